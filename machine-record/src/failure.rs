@@ -1,0 +1,129 @@
+//! Why a machine failed: one of a few kinds, a message, and what to do.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The classes of failure that a script can tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The record or the configuration is wrong
+    Input,
+    /// What was asked for does not exist
+    NotFound,
+    /// Credentials or permissions
+    Denied,
+    /// Quota, capacity or throttling
+    Limit,
+    /// Reality differs from the wish
+    Conflict,
+    /// A time limit was reached
+    Timeout,
+    /// The machine cannot be reached
+    Unreachable,
+    /// The machine shows another host key
+    HostKey,
+    /// Another machine answers at the address
+    WrongMachine,
+    /// Somebody else is at work there
+    Locked,
+    /// Nix cannot evaluate the configuration
+    Evaluation,
+    /// Nix cannot build the system
+    Build,
+    /// The closure did not arrive
+    Copy,
+    /// The system did not activate
+    Activation,
+    /// The new system failed and the previous one runs again
+    RolledBack,
+    /// Not begun, after too many failures
+    NotStarted,
+    /// A fault of the tool itself, or one that it does not know
+    Internal,
+}
+
+/// One failure: `what failed: cause`, with what to do in `hint`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub kind: Kind,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// Makes a failure from its kind and `what failed: cause`.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Failure { kind, message: message.into(), hint: None }
+    }
+
+    /// Adds what the reader can do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Reads an error's kind and hint from its chain of causes; the message is the whole chain.
+    pub fn of(error: &anyhow::Error) -> Self {
+        let known = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
+        Failure {
+            kind: known.map_or(Kind::Internal, |failure| failure.kind),
+            message: format!("{error:#}"),
+            hint: known.and_then(|failure| failure.hint.clone()),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Gives an error of another library its kind; one that has a kind keeps it.
+pub trait WithKind<T> {
+    fn with_kind(self, kind: Kind) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> WithKind<T> for Result<T, E> {
+    fn with_kind(self, kind: Kind) -> anyhow::Result<T> {
+        self.map_err(|error| {
+            let error = error.into();
+            if error.chain().any(|cause| cause.is::<Failure>()) {
+                error
+            } else {
+                Failure::new(kind, format!("{error:#}")).into()
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn kind_and_hint_are_found_below_added_context() {
+        let error = Err::<(), _>(Failure::new(Kind::Denied, "no permission").hint("ask"))
+            .context("cannot list images")
+            .unwrap_err();
+        let failure = Failure::of(&error);
+        assert_eq!(failure.kind, Kind::Denied);
+        assert_eq!(failure.message, "cannot list images: no permission");
+        assert_eq!(failure.hint.as_deref(), Some("ask"));
+    }
+
+    #[test]
+    fn a_kind_is_given_once() {
+        let error = Err::<(), _>(Failure::new(Kind::Limit, "slow down"))
+            .with_kind(Kind::Internal)
+            .unwrap_err();
+        assert_eq!(Failure::of(&error).kind, Kind::Limit);
+        let error = Err::<(), _>(std::io::Error::other("gone")).with_kind(Kind::Copy).unwrap_err();
+        assert_eq!(Failure::of(&error).kind, Kind::Copy);
+    }
+}

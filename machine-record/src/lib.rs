@@ -1,0 +1,50 @@
+//! What a machine record is, and how a tool passes it on.
+//!
+//! One JSON object per machine, in a stream. On the way in: any white space
+//! between objects, as `jq` accepts. On the way out: one line each, flushed at
+//! once. A *section* is the work of one tool: absent until that tool has run,
+//! complete from then on (`null`, not missing). Members that nobody knows pass
+//! through untouched and in place, byte for byte but for white space.
+//!
+//! A machine that fails is written out too, with the member `error` added, and
+//! every later tool hands such a record on as it came. So the end of a pipe
+//! lists every machine that entered it.
+//!
+//! | exit | meaning |
+//! |---|---|
+//! | 0 | done for every machine, also for none |
+//! | 1 | at least one record left with `error`, whoever made it; or stdout was closed |
+//! | 2 | wrong usage, or stdin is not a stream of records |
+//!
+//! Without the feature `cli` the crate only knows the record; with it come the
+//! flags that all tools share ([`StreamArgs`]), the stream from stdin to stdout
+//! ([`for_each`], [`run`]) and the lines on stderr ([`log`]). It has no network.
+
+mod failure;
+mod json;
+mod plan;
+mod record;
+mod sections;
+mod store_path;
+
+pub use failure::{Failure, Kind, WithKind};
+pub use json::{Malformed, Records};
+pub use plan::PlanEntry;
+pub use record::{Record, VERSION, check_name};
+pub use sections::{Activation, Ami, Closure, Instance, KeyPair, Section, Ssh, Wish};
+pub use store_path::StorePath;
+
+#[cfg(feature = "cli")]
+mod args;
+#[cfg(feature = "cli")]
+pub mod log;
+#[cfg(feature = "cli")]
+mod stream;
+
+#[cfg(feature = "cli")]
+pub use args::{LogFormat, StreamArgs, parse};
+#[cfg(feature = "cli")]
+pub use stream::{Job, Jobs, Tool, for_each, run};
+
+#[cfg(feature = "schema")]
+pub mod schema;

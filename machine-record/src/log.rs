@@ -1,0 +1,120 @@
+//! What people read: one plain line per event on stderr, each starting with `tool: machine:`.
+//!
+//! Several tools of one pipe share a terminal, so a line is written whole, in one call.
+
+use crate::{Failure, LogFormat, StreamArgs};
+use serde_json::json;
+use std::io::Write;
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+struct Settings {
+    tool: String,
+    quiet: bool,
+    verbose: bool,
+    format: LogFormat,
+}
+
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+
+pub(crate) fn set_up(tool: &str, args: &StreamArgs) {
+    let _ = SETTINGS.set(Settings {
+        tool: tool.into(),
+        quiet: args.quiet,
+        verbose: args.verbose,
+        format: args.log_format,
+    });
+}
+
+/// Whether `-v` was given: every command and API call is to be shown.
+pub fn is_verbose() -> bool {
+    SETTINGS.get().is_some_and(|settings| settings.verbose)
+}
+
+/// Says what happens to a machine; hidden by `-q`.
+pub fn event(machine: &str, text: &str) {
+    if !SETTINGS.get().is_some_and(|settings| settings.quiet) {
+        write(machine, "info", text, None);
+    }
+}
+
+/// Shows a command or an API call; only with `-v`.
+pub fn detail(machine: &str, text: &str) {
+    if is_verbose() {
+        write(machine, "debug", text, None);
+    }
+}
+
+/// Says what the reader should look at, though the work goes on; hidden by `-q`.
+pub fn warning(machine: &str, text: &str) {
+    if !SETTINGS.get().is_some_and(|settings| settings.quiet) {
+        write(machine, "warning", text, None);
+    }
+}
+
+/// Says that a machine failed, and what to do. Never hidden.
+pub fn failure(machine: &str, failure: &Failure) {
+    write(machine, "error", &failure.message, failure.hint.as_deref());
+}
+
+/// Says what is wrong with the whole run, not with one machine. Never hidden.
+pub fn error(text: &str) {
+    write("", "error", text, None);
+}
+
+/// Says what concerns the whole run; hidden by `-q`.
+pub fn note(text: &str) {
+    event("", text);
+}
+
+fn write(machine: &str, level: &str, text: &str, hint: Option<&str>) {
+    let tool = SETTINGS.get().map_or("nixpipe", |settings| &settings.tool);
+    let format = SETTINGS.get().map_or(LogFormat::Text, |settings| settings.format);
+    let mut out = String::new();
+    if format == LogFormat::Json {
+        let machine = (!machine.is_empty()).then_some(machine);
+        let line = json!({ "time": now(), "tool": tool, "machine": machine, "level": level, "event": text, "hint": hint });
+        out = format!("{line}\n");
+    } else {
+        let subject = if machine.is_empty() { String::new() } else { format!("{machine}: ") };
+        let word = if level == "warning" { "warning: " } else { "" };
+        for (index, line) in text.lines().enumerate() {
+            let word = if index == 0 { word } else { "" };
+            out += &format!("{tool}: {subject}{word}{}\n", printable(line));
+        }
+        for line in hint.unwrap_or_default().lines() {
+            out += &format!("{tool}: {subject}hint: {}\n", printable(line));
+        }
+    }
+    // Nobody is left to tell when stderr is closed.
+    let _ = std::io::stderr().lock().write_all(out.as_bytes());
+}
+
+/// Control characters of somebody else's output would move the cursor; tabs may stay.
+fn printable(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() && c != '\t' { '\u{FFFD}' } else { c }).collect()
+}
+
+/// The time in UTC as RFC 3339, to the millisecond.
+pub fn now() -> String {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (elapsed.as_secs() / 86_400, elapsed.as_secs() % 86_400);
+    // Days since 1970 to a date: years of 365.2425 days, counted from March so that a leap
+    // day is a year's last (the method is described in Calendrical Calculations, chapter 2).
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = year_of_era + era * 400 + carry;
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
+        second / 3600,
+        second / 60 % 60,
+        second % 60,
+        elapsed.subsec_millis()
+    )
+}

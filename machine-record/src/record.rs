@@ -1,0 +1,244 @@
+//! One machine's record: keeps every member it was given.
+
+use crate::{Failure, Kind, PlanEntry, Section};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The version of the record that this library writes.
+///
+/// A new member leaves it alone; a changed meaning raises it.
+pub const VERSION: u64 = 1;
+
+/// What a machine without a name is called, as in the tutorial.
+const DEFAULT_NAME: &str = "machine";
+
+/// What is known of one machine: members in the order they came, each with its JSON text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    members: Vec<(String, String)>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Record { members: vec![("version".into(), VERSION.to_string())] }
+    }
+}
+
+impl Record {
+    pub(crate) fn from_members(members: Vec<(String, String)>) -> Self {
+        Record { members }
+    }
+
+    /// The JSON text of a member; `None` if it is absent or null.
+    pub fn text(&self, member: &str) -> Option<&str> {
+        let (_, text) = self.members.iter().find(|(name, _)| name == member)?;
+        (text != "null").then_some(text)
+    }
+
+    /// The name, or `machine` where there is none.
+    pub fn name(&self) -> String {
+        self.string("name").ok().flatten().unwrap_or_else(|| DEFAULT_NAME.into())
+    }
+
+    /// Reads a member as a `T`; `None` if it is absent or null.
+    ///
+    /// # Errors
+    /// Kind `input`, naming the member, where it is something else.
+    pub fn read<T: DeserializeOwned>(&self, member: &str) -> Result<Option<T>, Failure> {
+        self.text(member).map(serde_json::from_str).transpose().map_err(|error| {
+            // The position is one within the member: no help to the reader of a stream.
+            let error = error.to_string();
+            let cause = error.split(" at line ").next().unwrap_or(&error);
+            Failure::new(Kind::Input, format!("cannot use the record's `{member}`: {cause}"))
+        })
+    }
+
+    /// Reads a member that holds text.
+    pub fn string(&self, member: &str) -> Result<Option<String>, Failure> {
+        self.read(member)
+    }
+
+    /// Reads a section, if it is there.
+    pub fn section<T: Section>(&self) -> Result<Option<T>, Failure> {
+        self.read(T::NAME)
+    }
+
+    /// Reads a section that must be there.
+    ///
+    /// # Errors
+    /// Kind `input`; the hint names the tool to run first.
+    pub fn require<T: Section>(&self) -> Result<T, Failure> {
+        self.section()?.ok_or_else(|| {
+            Failure::new(Kind::Input, format!("the record has no `{}`", T::NAME))
+                .hint(format!("run {} first", T::ADDED_BY))
+        })
+    }
+
+    /// Writes a section: in its place if it is there, else at the end.
+    pub fn put<T: Section>(&mut self, section: &T) -> Result<(), Failure> {
+        self.set(T::NAME, section)
+    }
+
+    /// Writes a member: in its place if it is there, else at the end.
+    pub fn set(&mut self, member: &str, value: &impl Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string(value)
+            .map_err(|error| Failure::new(Kind::Internal, format!("cannot write `{member}`: {error}")))?;
+        match self.members.iter_mut().find(|(name, _)| name == member) {
+            Some((_, old)) => *old = text,
+            None => self.members.push((member.into(), text)),
+        }
+        Ok(())
+    }
+
+    /// Takes a member out.
+    pub fn remove(&mut self, member: &str) {
+        self.members.retain(|(name, _)| name != member);
+    }
+
+    /// Appends what a tool would do to `plan`; entries that are there keep their text.
+    pub fn plan(&mut self, entry: &PlanEntry) -> Result<(), Failure> {
+        let entry = serde_json::to_string(entry)
+            .map_err(|error| Failure::new(Kind::Internal, format!("cannot write `plan`: {error}")))?;
+        let old = self.text("plan").unwrap_or("[]").to_string();
+        let text = match old.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some("") => format!("[{entry}]"),
+            Some(entries) => format!("[{entries},{entry}]"),
+            None => return Err(Failure::new(Kind::Input, "the record's `plan` is not a list")),
+        };
+        self.remove("plan");
+        self.members.push(("plan".into(), text));
+        Ok(())
+    }
+
+    /// Adds `error`, as `tool` made it.
+    pub(crate) fn fail(&mut self, tool: &str, failure: &Failure) {
+        #[derive(Serialize)]
+        struct Error<'a> {
+            tool: &'a str,
+            kind: Kind,
+            message: &'a str,
+            hint: Option<&'a str>,
+        }
+        let error =
+            Error { tool, kind: failure.kind, message: &failure.message, hint: failure.hint.as_deref() };
+        // Four strings always make JSON.
+        let _ = self.set("error", &error);
+    }
+
+    /// Puts `version` first where there is none, and refuses one that is newer than ours.
+    pub(crate) fn check_version(&mut self) -> Result<(), Failure> {
+        match self.read::<u64>("version")? {
+            Some(VERSION) => Ok(()),
+            None => {
+                self.remove("version");
+                self.members.insert(0, ("version".into(), VERSION.to_string()));
+                Ok(())
+            }
+            Some(version) => Err(Failure::new(
+                Kind::Input,
+                format!("the record is of version {version}, this tool knows version {VERSION}"),
+            )
+            .hint("use tools of one release throughout the pipe")),
+        }
+    }
+
+    /// The record without the named members.
+    pub fn without(&self, members: &[&str]) -> Record {
+        Record { members: self.members.iter().filter(|(name, _)| !members.contains(&name.as_str())).cloned().collect() }
+    }
+
+    /// The record as one line of JSON, without a newline.
+    pub fn to_line(&self) -> String {
+        let mut line = String::from("{");
+        for (name, text) in &self.members {
+            if line.len() > 1 {
+                line.push(',');
+            }
+            line.push_str(&serde_json::Value::from(name.as_str()).to_string());
+            line.push(':');
+            line.push_str(text);
+        }
+        line.push('}');
+        line
+    }
+}
+
+/// Checks that a name is a valid host name: it becomes one, and a file name, and a tag.
+///
+/// Labels of letters, digits and inner hyphens, at most 63 long, joined by dots, 253 in all
+/// (RFC 952, RFC 1123 section 2.1).
+pub fn check_name(name: &str) -> Result<(), Failure> {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if name.len() <= 253 && name.split('.').all(label) {
+        Ok(())
+    } else {
+        Err(Failure::new(Kind::Input, format!("not a valid host name: {name:?}"))
+            .hint("use letters, digits and hyphens, as in web-1"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Ami, KeyPair, Records};
+
+    fn record(text: &str) -> Record {
+        Records::new(text.as_bytes()).read().unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_missing_section_names_the_tool_that_adds_it() {
+        let failure = record(r#"{"ami":null}"#).require::<KeyPair>().unwrap_err();
+        assert_eq!(failure.message, "the record has no `keyPair`");
+        assert_eq!(failure.hint.as_deref(), Some("run keygen first"));
+        assert_eq!(record(r#"{"ami":null}"#).section::<Ami>().unwrap(), None);
+    }
+
+    #[test]
+    fn a_wrong_member_is_named() {
+        let failure = record(r#"{"name":"a","region":7}"#).string("region").unwrap_err();
+        assert!(failure.message.contains("`region`"), "{}", failure.message);
+        assert_eq!(failure.kind, Kind::Input);
+    }
+
+    #[test]
+    fn a_section_is_replaced_in_its_place() {
+        let mut record = record(r#"{"a":1,"ami":{"old":true},"b":2}"#);
+        record.set("ami", &"new").unwrap();
+        assert_eq!(record.to_line(), r#"{"a":1,"ami":"new","b":2}"#);
+        record.set("c", &3).unwrap();
+        assert_eq!(record.to_line(), r#"{"a":1,"ami":"new","b":2,"c":3}"#);
+    }
+
+    #[test]
+    fn the_plan_grows_and_keeps_what_is_there() {
+        let mut record = record(r#"{"plan":[{"x":1.50}],"b":2}"#);
+        record.plan(&PlanEntry::new("keygen", "create", "file/id_rsa.pem", "no such file")).unwrap();
+        let line = record.to_line();
+        assert!(line.starts_with(r#"{"b":2,"plan":[{"x":1.50},{"tool":"keygen""#), "{line}");
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_and_both_are_named() {
+        let failure = record(r#"{"version":2}"#).check_version().unwrap_err();
+        assert!(failure.message.contains('2') && failure.message.contains('1'));
+        let mut old = record(r#"{"name":"a"}"#);
+        old.check_version().unwrap();
+        assert_eq!(old.to_line(), r#"{"version":1,"name":"a"}"#);
+    }
+
+    #[test]
+    fn names_are_host_names() {
+        for good in ["a", "web-1", "A1", "web-1.example.org", &"x".repeat(63)] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "a b", "a/b", "a_b", "ä", "a..b", "../x", &"x".repeat(64)] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

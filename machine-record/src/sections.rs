@@ -1,0 +1,205 @@
+//! The sections of a record: what each tool adds, one doc line a field.
+
+use crate::StorePath;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
+
+/// A member that one tool adds and owns.
+pub trait Section: Serialize + DeserializeOwned {
+    /// The member's name
+    const NAME: &'static str;
+    /// The tool to run when it is missing
+    const ADDED_BY: &'static str;
+}
+
+macro_rules! section {
+    ($type:ty, $name:literal, $tool:literal) => {
+        impl Section for $type {
+            const NAME: &'static str = $name;
+            const ADDED_BY: &'static str = $tool;
+        }
+    };
+}
+
+/// The image to start from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Ami {
+    /// `ami-0eed77c38432886d2`
+    pub id: String,
+    /// The image's own name, such as `nixos/25.11.1234.abcdef-x86_64-linux`; null from the table
+    pub name: Option<String>,
+    /// The NixOS release, such as `20.09`
+    pub release: String,
+    /// The EC2 region that the id belongs to
+    pub region: String,
+    /// `x86_64-linux` or `aarch64-linux`
+    pub system: String,
+    /// Virtualisation and root device, such as `hvm-ebs`
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// RFC 3339, as EC2 writes it
+    pub creation_date: Option<String>,
+    /// RFC 3339: when the publisher means to withdraw it
+    pub deprecation_time: Option<String>,
+    /// `table`, `catalogue` or `ec2`
+    pub source: String,
+    /// `legacy-bios`, `uefi` or `uefi-preferred`, where the source tells
+    #[serde(default)]
+    pub boot_mode: Option<String>,
+}
+section!(Ami, "ami", "nixos-ami");
+
+/// The SSH key pair that opens the machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct KeyPair {
+    /// `generated-key-` and the SHA-256 of the public key line with its newline
+    pub name: String,
+    /// The OpenSSH public key: type and base64, no comment, no newline
+    pub public_key: String,
+    /// Absolute path of the private key; null for a key of the ssh-agent
+    pub private_key_file: Option<String>,
+    /// `ed25519` or `rsa`
+    pub algorithm: String,
+}
+section!(KeyPair, "keyPair", "keygen");
+
+/// The EC2 instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// `i-0123456789abcdef0`
+    pub id: String,
+    /// Such as `t3.micro`
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// `pending`, `running`, …, as EC2 calls it
+    pub state: Option<String>,
+    /// Null where the subnet gives none
+    pub public_dns: Option<String>,
+    /// Changes with each stop and start, unless it is an Elastic IP
+    pub public_ip: Option<String>,
+    /// The address inside the VPC
+    pub private_ip: Option<String>,
+    /// Such as `eu-central-1a`
+    pub availability_zone: Option<String>,
+    /// `sg-…`
+    pub security_group_id: Option<String>,
+    /// RFC 3339
+    pub launch_time: Option<String>,
+    /// True if this run made it
+    pub created: bool,
+}
+section!(Instance, "instance", "ec2-up");
+
+/// How to log in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Ssh {
+    /// Name or address
+    pub host: String,
+    /// TCP port
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// Login name
+    #[serde(default = "default_user")]
+    pub user: String,
+    /// OpenSSH public keys, or `SHA256:` fingerprints, of which the machine must show one
+    #[serde(default)]
+    pub host_keys: Vec<String>,
+    /// A jump host, as OpenSSH's `ProxyJump` takes it
+    #[serde(default)]
+    pub jump: Option<String>,
+}
+section!(Ssh, "ssh", "ec2-up");
+
+fn default_port() -> u16 {
+    22
+}
+
+fn default_user() -> String {
+    "root".into()
+}
+
+/// What the user wishes for one machine; flags of the same names say it for all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct Wish {
+    /// Such as `t3.micro`
+    pub instance_type: Option<String>,
+    /// GiB
+    pub volume_size: Option<u32>,
+    /// Such as `gp3`
+    pub volume_type: Option<String>,
+    /// `PORT[/udp][:CIDR]` each
+    pub open: Option<Vec<String>>,
+    /// CIDR blocks that may reach ssh
+    pub ssh_from: Option<Vec<String>>,
+    /// `subnet-…`
+    pub subnet: Option<String>,
+    /// Tags beside the tools' own
+    pub tags: Option<BTreeMap<String, String>>,
+    /// A spot instance
+    pub spot: Option<bool>,
+    /// `switch`, `boot`, `test` or `dry-activate`
+    pub action: Option<String>,
+}
+section!(Wish, "wish", "the user");
+
+/// The system that was built and put on the machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Closure {
+    /// The toplevel's derivation; null where only a store path was given
+    pub drv: Option<StorePath>,
+    /// The NixOS system
+    pub toplevel: StorePath,
+    /// Store paths of the closure; null if a failure came before they were counted
+    pub paths: Option<u64>,
+    /// Bytes of NAR of the closure
+    pub bytes: Option<u64>,
+    /// Store paths sent by this run
+    pub sent_paths: Option<u64>,
+    /// Bytes of NAR sent by this run, before compression
+    pub sent_bytes: Option<u64>,
+    /// True if this run evaluated the configuration
+    pub evaluated: bool,
+    /// True if this run built something
+    pub built: bool,
+    /// Seconds that this run took for the machine
+    pub seconds: f64,
+}
+section!(Closure, "closure", "nix-push");
+
+/// What came of the switch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Activation {
+    /// `switch`, `boot`, `test` or `dry-activate`
+    pub action: String,
+    /// `switched unchanged booted-next rebooted units-failed rolled-back refused dry`; null if it is not known
+    pub outcome: Option<String>,
+    /// The system that ran before
+    pub previous: Option<StorePath>,
+    /// The system that runs now
+    pub current: Option<StorePath>,
+    /// The number of the profile's generation
+    pub generation: Option<u64>,
+    /// The kernel's boot id, to see a reboot by
+    pub boot_id: Option<String>,
+    /// True if this run rebooted the machine
+    pub rebooted: bool,
+    /// Units that failed
+    pub failed_units: Vec<String>,
+    /// Seconds that this run took for the machine
+    pub seconds: f64,
+}
+section!(Activation, "activation", "nixos-switch");

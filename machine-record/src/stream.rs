@@ -1,0 +1,289 @@
+//! The stream: records from stdin to a tool's step and out to stdout.
+
+use crate::{Failure, Kind, Record, Records, StreamArgs, check_name, log};
+use anyhow::Result;
+use rustix::fs::FileType;
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+
+/// What the stream must know of a tool.
+#[derive(Clone, Copy, Debug)]
+pub struct Tool {
+    /// Its name, as in `error.tool`
+    pub name: &'static str,
+    /// True if it can make a record from its flags alone
+    pub starts: bool,
+    /// True if it names a machine that has no name: `machine`, as the tutorial does
+    pub names: bool,
+    /// How many machines it works on side by side unless `--jobs` says
+    pub jobs: u16,
+}
+
+/// The tools and the sections that they own.
+const OWNERS: [(&str, &str); 5] = [
+    ("nixos-ami", "ami"),
+    ("keygen", "keyPair"),
+    ("ec2-up", "instance"),
+    ("nix-push", "closure"),
+    ("nixos-switch", "activation"),
+];
+
+/// How many records may wait between stdin and the tool.
+const WAITING: usize = 4096;
+
+/// One machine in hand: a record that must be given back.
+pub struct Job {
+    pub record: Record,
+    output: Arc<Output>,
+    done: bool,
+}
+
+impl Job {
+    /// Writes the record out, with `error` if the work failed.
+    pub fn finish(mut self, result: Result<()>) {
+        self.done = true;
+        if let Err(error) = result {
+            self.output.fail(&mut self.record, &Failure::of(&error));
+        }
+        self.output.write(&self.record);
+    }
+
+    /// Takes the machine out of the stream without a record, for one that was no wish of the user.
+    pub fn discard(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.done {
+            // A machine is never lost, not even by a fault of the tool.
+            let failure = Failure::new(Kind::Internal, "the tool gave up this machine");
+            self.output.fail(&mut self.record, &failure);
+            self.output.write(&self.record);
+        }
+    }
+}
+
+/// The machines that have come and are not yet begun.
+pub struct Jobs {
+    arrived: mpsc::Receiver<Record>,
+    output: Arc<Output>,
+}
+
+impl Jobs {
+    /// Waits for a machine, and takes with it all others that have come by then, at most `most`.
+    ///
+    /// `None` at the end of the stream, and from the moment on when stdout is closed.
+    pub fn take(&self, most: usize) -> Option<Vec<Job>> {
+        let job = |record| Job { record, output: self.output.clone(), done: false };
+        let first = self.arrived.recv().ok()?;
+        if self.output.closed.load(Ordering::SeqCst) {
+            return None;
+        }
+        let rest = self.arrived.try_iter().take(most.saturating_sub(1));
+        Some(std::iter::once(first).chain(rest).map(job).collect())
+    }
+}
+
+/// Runs `step` for each machine of the stream, several at a time, and gives the exit status.
+///
+/// A machine is written as soon as it is ready; one that fails, or panics, holds up no other.
+pub fn for_each(tool: Tool, args: &StreamArgs, step: impl Fn(&mut Record) -> Result<()> + Sync) -> ExitCode {
+    let workers = args.jobs.unwrap_or(tool.jobs).max(1);
+    run(tool, args, |jobs| {
+        let jobs = Mutex::new(jobs);
+        let next = || jobs.lock().ok()?.take(1)?.pop();
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    while let Some(mut job) = next() {
+                        let result = catch_unwind(AssertUnwindSafe(|| step(&mut job.record)));
+                        job.finish(result.unwrap_or_else(|_| {
+                            Err(Failure::new(Kind::Internal, "the tool stopped: this is a bug").into())
+                        }));
+                    }
+                });
+            }
+        });
+        Ok(())
+    })
+}
+
+/// Hands `body` the machines of the stream as they come, and gives the exit status.
+///
+/// For tools that do many machines in one call; others use [`for_each`]. An error of `body` is one
+/// of the whole run: it is printed, and the status is 1.
+pub fn run(tool: Tool, args: &StreamArgs, body: impl FnOnce(Jobs) -> Result<()>) -> ExitCode {
+    let output = Arc::new(Output { tool: tool.name, failed: false.into(), closed: false.into(), stdout: Mutex::new(()) });
+    let input = match Input::of(tool, args) {
+        Ok(input) => input,
+        Err(what) => {
+            log::error(&what);
+            return ExitCode::from(2);
+        }
+    };
+    let (send, arrived) = mpsc::sync_channel(WAITING);
+    let usage = Arc::new(Mutex::new(None));
+    let reader = Reader { tool, args: args.clone(), output: output.clone(), names: HashSet::new(), nameless: false, send };
+    let verdict = usage.clone();
+    std::thread::spawn(move || {
+        // The lock is held until all is read: who asks for the verdict waits for it.
+        if let Ok(mut verdict) = verdict.lock() {
+            *verdict = reader.read(input).err();
+        }
+    });
+    if let Err(error) = body(Jobs { arrived, output: output.clone() }) {
+        log::failure("", &Failure::of(&error));
+        output.failed.store(true, Ordering::SeqCst);
+    }
+    if output.closed.load(Ordering::SeqCst) {
+        // The reader may wait for input that nobody will send.
+        return ExitCode::from(1);
+    }
+    if let Some(what) = usage.lock().ok().and_then(|mut what| what.take()) {
+        log::error(&what);
+        return ExitCode::from(2);
+    }
+    ExitCode::from(u8::from(output.failed.load(Ordering::SeqCst)))
+}
+
+enum Input {
+    Stdin,
+    Flags,
+}
+
+impl Input {
+    fn of(tool: Tool, args: &StreamArgs) -> Result<Self, String> {
+        let records = match rustix::fs::fstat(rustix::stdio::stdin()).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+            Ok(FileType::Fifo | FileType::Socket | FileType::RegularFile) => true,
+            Ok(FileType::Directory) => return Err("stdin is a directory, not a stream of records".into()),
+            // A terminal, /dev/null, or closed.
+            _ => false,
+        };
+        if records && !args.null_input {
+            Ok(Input::Stdin)
+        } else if tool.starts {
+            Ok(Input::Flags)
+        } else {
+            Err(format!("no records: {} needs the records of an earlier tool on stdin (see --help)", tool.name))
+        }
+    }
+}
+
+/// Reads the records, checks what concerns the stream, and hands them on.
+struct Reader {
+    tool: Tool,
+    args: StreamArgs,
+    output: Arc<Output>,
+    names: HashSet<String>,
+    nameless: bool,
+    send: mpsc::SyncSender<Record>,
+}
+
+impl Reader {
+    fn read(mut self, input: Input) -> Result<(), String> {
+        match input {
+            Input::Flags => self.admit(Record::default()),
+            Input::Stdin => {
+                let mut records = Records::new(io::stdin().lock());
+                let mut any = false;
+                while let Some(record) = records.read().map_err(|malformed| format!("stdin: {malformed}"))? {
+                    any = true;
+                    self.admit(record)?;
+                }
+                if !any && self.tool.starts {
+                    log::note("no records on stdin: nothing to do (to start from the flags alone, say -n)");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn admit(&mut self, mut record: Record) -> Result<(), String> {
+        if record.text("error").is_some() {
+            if !(self.args.retry && self.may_retry(&record)) {
+                self.output.failed.store(true, Ordering::SeqCst);
+                self.output.write(&record);
+                return Ok(());
+            }
+            record.remove("error");
+        }
+        if record.text("name").is_none() && self.args.name.is_some() && std::mem::replace(&mut self.nameless, true) {
+            return Err("--name names one machine, and a second record without a name has come".into());
+        }
+        match self.check(&mut record) {
+            // The other end is gone when the tool has stopped early: nothing is to be begun.
+            Ok(()) => drop(self.send.send(record)),
+            Err(failure) => {
+                self.output.fail(&mut record, &failure);
+                self.output.write(&record);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, record: &mut Record) -> Result<(), Failure> {
+        record.check_version()?;
+        if !self.args.plan {
+            record.remove("plan");
+        }
+        if record.text("name").is_none() {
+            if let Some(name) = &self.args.name {
+                record.set("name", name)?;
+            } else if self.tool.names {
+                record.set("name", &record.name())?;
+            }
+        }
+        let Some(name) = record.string("name")? else { return Ok(()) };
+        check_name(&name)?;
+        if !self.names.insert(name.clone()) {
+            return Err(Failure::new(Kind::Input, format!("a second machine of the name {name} in one stream"))
+                .hint("names are unique in a stream: rename one of them"));
+        }
+        Ok(())
+    }
+
+    /// An error of this tool, or one of a tool whose section is there by now.
+    fn may_retry(&self, record: &Record) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Error {
+            tool: String,
+        }
+        let Ok(Some(error)) = record.read::<Error>("error") else { return false };
+        error.tool == self.tool.name
+            || OWNERS.iter().any(|(tool, section)| *tool == error.tool && record.text(section).is_some())
+    }
+}
+
+/// Stdout, and what the exit status will be.
+struct Output {
+    tool: &'static str,
+    failed: AtomicBool,
+    closed: AtomicBool,
+    stdout: Mutex<()>,
+}
+
+impl Output {
+    fn fail(&self, record: &mut Record, failure: &Failure) {
+        log::failure(&record.name(), failure);
+        record.fail(self.tool, failure);
+        self.failed.store(true, Ordering::SeqCst);
+    }
+
+    fn write(&self, record: &Record) {
+        let line = record.to_line() + "\n";
+        let _turn = self.stdout.lock();
+        let mut stdout = io::stdout().lock();
+        let written = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
+        if let Err(error) = written
+            && !self.closed.swap(true, Ordering::SeqCst)
+        {
+            log::error(&format!("cannot write records to stdout: {error}; starting no more machines"));
+        }
+    }
+}
