@@ -1,0 +1,34 @@
+//! A session with a machine: its host key pinned, commands run, bytes streamed.
+//!
+//! The only crate that names `ssh2`. A host key is always checked, before anything is sent
+//! that the machine could use: there is no way to switch that off.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod address;
+mod channel;
+mod host_key;
+mod session;
+
+pub use address::Address;
+pub use channel::{Channel, Output};
+pub use host_key::{fingerprint, host_key};
+pub use session::Session;
+
+/// Quotes a word for a POSIX shell.
+pub fn quote(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:,+@%".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_quoted_word_comes_out_of_a_shell_as_it_was() {
+        for word in ["", "a", "a b", "it's", "$(x) `y` \"z\" \\ * ~ #", "new\nline", "é😀", "-n", "a=b"] {
+            let script = format!("printf %s {}", super::quote(word));
+            let output = std::process::Command::new("/bin/sh").arg("-c").arg(&script).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), word, "{script}");
+        }
+    }
+}

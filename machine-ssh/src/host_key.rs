@@ -1,0 +1,141 @@
+//! Host keys: seen in a key exchange, compared with what is pinned.
+
+use crate::session::{dial, shake_hands};
+use anyhow::Result;
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use machine_record::{Failure, Kind};
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+
+/// What is offered where no type is preferred: the strongest first, SHA-1 and DSA never.
+const ALGORITHMS: [&str; 6] = [
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+];
+
+/// Asks a machine for its host key by a key exchange, without logging in.
+///
+/// `prefer` lists key types such as `ssh-ed25519`, the wished one first; the machine shows the
+/// first that it has. Returns the OpenSSH public key: type and base64.
+///
+/// # Errors
+/// Kinds `unreachable` and `timeout`.
+pub fn host_key(host: &str, port: u16, prefer: &[&str], timeout: Duration) -> Result<String> {
+    let (session, _) = shake_hands(dial(host, port, timeout)?, host, prefer, timeout)?;
+    let blob = shown(&session, host)?;
+    let kind = key_type(&blob).unwrap_or("unknown");
+    Ok(format!("{kind} {}", STANDARD.encode(&blob)))
+}
+
+/// The SHA-256 fingerprint of an OpenSSH public key line, as `ssh-keygen -l` prints it.
+///
+/// # Errors
+/// Kind `input` where it is no public key.
+pub fn fingerprint(public_key: &str) -> Result<String, Failure> {
+    let blob = blob(public_key)
+        .ok_or_else(|| Failure::new(Kind::Input, format!("not an OpenSSH public key: {public_key:?}")))?;
+    Ok(fingerprint_of(&blob))
+}
+
+/// The host key of a session after the key exchange, in the wire format of RFC 4253 6.6.
+pub(crate) fn shown(session: &ssh2::Session, host: &str) -> Result<Vec<u8>> {
+    match session.host_key() {
+        Some((blob, _)) => Ok(blob.to_vec()),
+        None => Err(Failure::new(Kind::HostKey, format!("{host} showed no host key")).into()),
+    }
+}
+
+/// Checks a shown key against the pinned ones.
+pub(crate) fn check(blob: &[u8], pinned: &[String], host: &str) -> Result<()> {
+    if pinned.iter().any(|pin| matches(pin, blob)) {
+        return Ok(());
+    }
+    let wished: Vec<String> = pinned.iter().map(|pin| fingerprint(pin).unwrap_or_else(|_| pin.clone())).collect();
+    Err(Failure::new(
+        Kind::HostKey,
+        format!("{host} shows the host key {}, not {}", fingerprint_of(blob), wished.join(" or ")),
+    )
+    .hint("another machine answers at this address, or this one was made anew: compare with its console before trusting it")
+    .into())
+}
+
+/// The algorithms to offer so that the machine shows a key of a pinned type, if it can.
+pub(crate) fn algorithms(prefer: &[&str]) -> String {
+    let mut list: Vec<&str> = Vec::new();
+    for kind in prefer {
+        match *kind {
+            "ssh-rsa" => list.extend(["rsa-sha2-512", "rsa-sha2-256"]),
+            other => list.extend(ALGORITHMS.iter().find(|known| **known == other)),
+        }
+    }
+    list.extend(ALGORITHMS.iter().filter(|known| !prefer.contains(known)));
+    list.dedup();
+    list.join(",")
+}
+
+fn matches(pin: &str, shown: &[u8]) -> bool {
+    match pin.trim().strip_prefix("SHA256:") {
+        Some(digest) => digest.trim_end_matches('=') == STANDARD_NO_PAD.encode(Sha256::digest(shown)),
+        None => blob(pin).is_some_and(|blob| blob == shown),
+    }
+}
+
+fn fingerprint_of(blob: &[u8]) -> String {
+    format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(blob)))
+}
+
+/// The wire format of a line `type base64 [comment]`, if the type inside is the one it names.
+fn blob(public_key: &str) -> Option<Vec<u8>> {
+    let mut words = public_key.split_whitespace();
+    let (kind, text) = (words.next()?, words.next()?);
+    let blob = STANDARD.decode(text).ok()?;
+    (key_type(&blob) == Some(kind)).then_some(blob)
+}
+
+fn key_type(blob: &[u8]) -> Option<&str> {
+    let length = u32::from_be_bytes(blob.get(..4)?.try_into().ok()?) as usize;
+    std::str::from_utf8(blob.get(4..4 + length)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Made with `ssh-keygen -t ed25519`, printed with `ssh-keygen -l`.
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIILjIDoQXotsXeA+fpCIe1uXG+Zupk0aIuu8EKpwIfUY";
+    const PRINT: &str = "SHA256:HnASBmKSSgnTGtyrojxTIRh1amvuoWaTDCy0o2PKkM8";
+
+    #[test]
+    fn fingerprints_are_those_of_ssh_keygen() {
+        assert_eq!(fingerprint(KEY).unwrap(), PRINT);
+        assert_eq!(fingerprint(&format!("{KEY} root@web-1\n")).unwrap(), PRINT);
+        for bad in
+            ["", "ssh-ed25519", "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIILjIDoQXotsXeA+fpCIe1uXG+Zupk0aIuu8EKpwIfUY", PRINT]
+        {
+            assert!(fingerprint(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pin_is_a_key_or_a_fingerprint_and_nothing_else() {
+        let shown = blob(KEY).unwrap();
+        assert!(check(&shown, &[KEY.into()], "h").is_ok());
+        assert!(check(&shown, &["SHA256:x".into(), PRINT.into()], "h").is_ok());
+        for pins in [vec![], vec![String::new()], vec!["SHA256:".into()], vec!["SHA256:x".into()], vec!["*".into()]] {
+            let failure = Failure::of(&check(&shown, &pins, "h").unwrap_err());
+            assert_eq!(failure.kind, Kind::HostKey);
+        }
+    }
+
+    #[test]
+    fn pinned_types_are_asked_for_first() {
+        assert!(algorithms(&["ssh-rsa"]).starts_with("rsa-sha2-512,rsa-sha2-256,ssh-ed25519"));
+        assert_eq!(algorithms(&[]), ALGORITHMS.join(","));
+        assert!(!algorithms(&["ssh-dss"]).contains("dss"));
+    }
+}
