@@ -2,6 +2,7 @@
 
 use clap::{Args, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
+use std::time::Duration;
 
 /// Flags of every tool that reads or writes records.
 #[derive(Args, Clone, Debug)]
@@ -57,6 +58,24 @@ fn name(text: &str) -> Result<String, String> {
     crate::check_name(text).map(|()| text.to_string()).map_err(|failure| failure.message)
 }
 
+/// Reads a length of time from a flag: `90s`, `10m`, `1h`, or a bare number of seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 0.001),
+        None => match text.as_bytes().last() {
+            Some(b's') => (&text[..text.len() - 1], 1.0),
+            Some(b'm') => (&text[..text.len() - 1], 60.0),
+            Some(b'h') => (&text[..text.len() - 1], 3600.0),
+            _ => (text, 1.0),
+        },
+    };
+    // A year is more than anybody waits, and keeps clear of the clock's end.
+    match number.parse::<f64>() {
+        Ok(number) if number > 0.0 && number * unit <= 31_536_000.0 => Ok(Duration::from_secs_f64(number * unit)),
+        _ => Err("a length of time is a number and a unit, such as 90s, 10m or 1h".into()),
+    }
+}
+
 /// Reads the command line, and sets up stderr as it says.
 ///
 /// Ends the program for `--help`, `--version` and `--completions` (status 0) and for wrong
@@ -71,4 +90,22 @@ pub fn parse<A: Parser + CommandFactory + AsRef<StreamArgs>>() -> A {
     }
     crate::log::set_up(&tool, args.as_ref());
     args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+    use std::time::Duration;
+
+    #[test]
+    fn lengths_of_time_have_a_unit_or_are_seconds() {
+        for (text, milliseconds) in
+            [("90s", 90_000), ("10m", 600_000), ("1h", 3_600_000), ("2", 2_000), ("0.5s", 500), ("20ms", 20)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "s", "0", "-1s", "1d", "nan", "inf", "1e9h", "5 s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 }

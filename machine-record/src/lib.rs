@@ -42,7 +42,7 @@ pub mod log;
 mod stream;
 
 #[cfg(feature = "cli")]
-pub use args::{LogFormat, StreamArgs, parse};
+pub use args::{LogFormat, StreamArgs, duration, parse};
 #[cfg(feature = "cli")]
 pub use stream::{Job, Jobs, Tool, for_each, run};
 

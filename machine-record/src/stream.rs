@@ -52,6 +52,11 @@ impl Job {
         self.output.write(&self.record);
     }
 
+    /// A further machine of the stream, for a tool that finds several where it was asked once.
+    pub fn another(&self, record: Record) -> Job {
+        Job { record, output: self.output.clone(), done: false }
+    }
+
     /// Takes the machine out of the stream without a record, for one that was no wish of the user.
     pub fn discard(mut self) {
         self.done = true;
@@ -119,7 +124,8 @@ pub fn for_each(tool: Tool, args: &StreamArgs, step: impl Fn(&mut Record) -> Res
 /// For tools that do many machines in one call; others use [`for_each`]. An error of `body` is one
 /// of the whole run: it is printed, and the status is 1.
 pub fn run(tool: Tool, args: &StreamArgs, body: impl FnOnce(Jobs) -> Result<()>) -> ExitCode {
-    let output = Arc::new(Output { tool: tool.name, failed: false.into(), closed: false.into(), stdout: Mutex::new(()) });
+    let output =
+        Arc::new(Output { tool: tool.name, failed: false.into(), closed: false.into(), stdout: Mutex::new(()) });
     let input = match Input::of(tool, args) {
         Ok(input) => input,
         Err(what) => {
@@ -129,7 +135,8 @@ pub fn run(tool: Tool, args: &StreamArgs, body: impl FnOnce(Jobs) -> Result<()>)
     };
     let (send, arrived) = mpsc::sync_channel(WAITING);
     let usage = Arc::new(Mutex::new(None));
-    let reader = Reader { tool, args: args.clone(), output: output.clone(), names: HashSet::new(), nameless: false, send };
+    let reader =
+        Reader { tool, args: args.clone(), output: output.clone(), names: HashSet::new(), nameless: false, send };
     let verdict = usage.clone();
     std::thread::spawn(move || {
         // The lock is held until all is read: who asks for the verdict waits for it.
@@ -159,7 +166,8 @@ enum Input {
 
 impl Input {
     fn of(tool: Tool, args: &StreamArgs) -> Result<Self, String> {
-        let records = match rustix::fs::fstat(rustix::stdio::stdin()).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+        let records = match rustix::fs::fstat(rustix::stdio::stdin()).map(|stat| FileType::from_raw_mode(stat.st_mode))
+        {
             Ok(FileType::Fifo | FileType::Socket | FileType::RegularFile) => true,
             Ok(FileType::Directory) => return Err("stdin is a directory, not a stream of records".into()),
             // A terminal, /dev/null, or closed.
