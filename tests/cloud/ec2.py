@@ -1,0 +1,137 @@
+"""EC2 as moto answers it, made to behave like AWS where the tools depend on it.
+
+moto's response class is subclassed, so whatever is not named here is moto's own answer.
+"""
+
+import re
+
+from moto.core.responses import ActionResult
+from moto.ec2 import exceptions, urls
+from moto.ec2.exceptions import EC2ClientError
+from moto.ec2.models import core as tagged, elastic_ip_addresses, elastic_network_interfaces, instances as moto_instances
+from moto.ec2.responses import EC2Response
+from moto.ec2.utils import filter_dict_attribute_mapping
+
+import images
+from groups import GroupCalls
+from images import ImageCalls
+from instance import CloudInstance
+from launch import LaunchCalls
+from states import StateCalls
+
+# Parameters that hold ids, and what a malformed one is called.
+IDS = {
+    "InstanceId": "i", "InstanceIds": "i", "ImageId": "ami", "ImageIds": "ami", "GroupId": "sg", "GroupIds": "sg",
+    "SecurityGroupIds": "sg", "Groups": "sg", "VolumeId": "vol", "VolumeIds": "vol",
+}
+MALFORMED = {
+    "i": "InvalidInstanceID.Malformed", "ami": "InvalidAMIID.Malformed", "sg": "InvalidGroupId.Malformed",
+    "vol": "InvalidParameterValue",
+}
+# Old ids have 8 digits, those since 2016 have 17 (EC2 User Guide, "Resource IDs").
+FORM = re.compile(r"(i|ami|sg|vol)-([0-9a-f]{8}|[0-9a-f]{17})")
+
+
+class CloudEC2(GroupCalls, ImageCalls, LaunchCalls, StateCalls, EC2Response):
+    cloud = None  # set by `install`
+
+    # moto lets every RunInstances say `pending`; a repeated one has to show the state of now.
+    RESPONSE_KEY_PATH_TO_TRANSFORMER = {
+        key: value for key, value in EC2Response.RESPONSE_KEY_PATH_TO_TRANSFORMER.items()
+        if not key.startswith("RunInstances.")
+    }
+
+    @property
+    def ec2_backend(self):
+        backend = super().ec2_backend
+        images.load(backend)
+        return backend
+
+    def call_action(self):
+        try:
+            self._check()
+        except EC2ClientError as error:
+            status, headers, body = self.serialized(ActionResult(error))
+            headers["status"] = str(status)
+            return status, headers, body
+        return super().call_action()
+
+    def _check(self) -> None:
+        """What EC2 checks for every action alike: permission, the form of ids, tags, and that ids are known yet."""
+        action = self._get_action()
+        if self.cloud.faults.denied(action):
+            raise denied(self, action)
+        for name, prefix in IDS.items():
+            values = self.params.get(name)
+            for value in values if isinstance(values, list) else [values]:
+                if not isinstance(value, str):
+                    continue
+                form = FORM.fullmatch(value)
+                if not form or form[1] != prefix:
+                    raise EC2ClientError(MALFORMED[prefix], f'Invalid id: "{value}" (expecting "{prefix}-...")')
+                self._check_known(value)
+        for value in self.params.get("Resources", []):
+            self._check_known(value)
+            self._check_exists(value)
+        for spec in self.params.get("TagSpecifications", []):
+            check_tags(spec.get("Tags", []))
+        check_tags(self.params.get("Tags", []))
+
+    def _check_known(self, identifier: str) -> None:
+        if self.cloud.hidden(identifier):
+            if identifier.startswith("i-"):
+                raise exceptions.InvalidInstanceIdError(identifier)
+            raise exceptions.InvalidSecurityGroupNotFoundError(identifier)
+
+    def _check_exists(self, identifier: str) -> None:
+        """moto tags instances that do not exist."""
+        if identifier.startswith("i-") and self.ec2_backend.get_instance_by_id(identifier) is None:
+            raise exceptions.InvalidInstanceIdError(identifier)
+
+
+def denied(response, action: str) -> EC2ClientError:
+    arn = f"arn:aws:ec2:{response.region}:{response.current_account}:*"
+    return EC2ClientError(
+        "UnauthorizedOperation",
+        f"You are not authorized to perform this operation. User: arn:aws:iam::{response.current_account}:user/test is not "
+        f"authorized to perform: ec2:{action} on resource: {arn} because no identity-based policy allows the ec2:{action} "
+        f"action. Encoded authorization failure message: bG9jYWwgY2xvdWQ6IGRlbnkg{action}",
+    )
+
+
+def check_tags(tags: list[dict]) -> None:
+    """EC2 User Guide, "Tag restrictions"."""
+    for tag in tags:
+        key, value = tag.get("Key") or "", tag.get("Value") or ""
+        if not key or len(key) > 128:
+            raise EC2ClientError("InvalidParameterValue", "Tag key is empty or exceeds the maximum length of 128 characters")
+        if len(value) > 256:
+            raise EC2ClientError("InvalidParameterValue", "Tag value exceeds the maximum length of 256 characters")
+        if key.lower().startswith("aws:"):
+            raise EC2ClientError("InvalidParameterValue", f"Tag keys starting with 'aws:' are reserved for internal use: {key}")
+
+
+def tags_of(resource) -> list[dict]:
+    """The tags of one resource. moto searches all tags of the account, which is slow with 500 machines."""
+    if not resource.id:
+        return []
+    found = resource.ec2_backend.tags.get(resource.id) or {}
+    return [{"resource_id": resource.id, "key": key, "value": value, "resource_type": ""} for key, value in found.items()]
+
+
+def install(cloud) -> None:
+    """Puts this module in the place of moto's EC2. To be called before the first request."""
+    CloudEC2.cloud = cloud
+    CloudInstance.cloud = cloud
+    urls.url_paths = {"{0}/": CloudEC2.dispatch}
+    moto_instances.Instance = CloudInstance
+    tagged.TaggedEC2Resource.get_tags = tags_of
+    elastic_network_interfaces.random_public_ip = cloud.free_address
+    elastic_ip_addresses.random_ip = cloud.free_address
+    filter_dict_attribute_mapping.update({
+        "client-token": "client_token",
+        "instance-lifecycle": "lifecycle",
+        "root-device-name": "root_device_name",
+        "root-device-type": "root_device_type",
+        "metadata-options.http-tokens": "metadata_options.http_tokens",
+    })

@@ -1,0 +1,92 @@
+"""Faults on demand: what goes wrong, for which calls, how often.
+
+Counted faults are used up by the calls they hit; `late`, `deny` and `no-console` last until `clear`.
+"""
+
+import dataclasses
+import threading
+
+# Decided before or after a call is made; the connection or the answer suffers, whatever the call does.
+WIRE = ("throttle", "cut-before", "cut-after", "hang")
+COUNTED = WIRE + ("capacity",)
+LASTING = ("late", "deny", "no-console")
+
+
+@dataclasses.dataclass
+class Fault:
+    kind: str
+    action: str | None = None  # None: every EC2 call
+    left: int | None = None  # None: until cleared
+    seconds: float = 0.0
+    zone: str | None = None  # `capacity` only: the availability zone that is full
+
+
+class Faults:
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._faults: list[Fault] = []
+
+    def add(self, kind: str, value: str | None, action: str | None, zone: str | None) -> None:
+        """Adds a fault as a person names it: `throttle 3`, `late 2.5`, `deny RunInstances`."""
+        if kind == "clear":
+            self.clear()
+            return
+        if kind in COUNTED:
+            fault = Fault(kind, action, left=int(value or 1), zone=zone)
+            if fault.left < 1:
+                raise ValueError(f"{kind} takes a count of 1 or more, not {value}")
+        elif kind == "late":
+            fault = Fault(kind, action, seconds=float(value or ""))
+        elif kind == "deny":
+            if not (value or action):
+                raise ValueError("deny takes the name of an action, such as RunInstances")
+            fault = Fault(kind, value or action)
+        elif kind == "no-console":
+            fault = Fault(kind)
+        else:
+            raise ValueError(f"no fault is called {kind}: there are {' '.join(COUNTED + LASTING)} clear")
+        with self._lock:
+            self._faults.append(fault)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._faults.clear()
+
+    def wire(self, action: str) -> str | None:
+        """Uses up and names the oldest fault of the connection that concerns this call."""
+        with self._lock:
+            for fault in self._faults:
+                if fault.kind in WIRE and fault.action in (None, action):
+                    self._use(fault)
+                    return fault.kind
+        return None
+
+    def capacity(self, action: str, zone: str) -> bool:
+        with self._lock:
+            for fault in self._faults:
+                if fault.kind == "capacity" and fault.action in (None, action) and fault.zone in (None, zone):
+                    self._use(fault)
+                    return True
+        return False
+
+    def denied(self, action: str) -> bool:
+        with self._lock:
+            return any(f.kind == "deny" and f.action == action for f in self._faults)
+
+    def late(self, action: str) -> float:
+        """How many seconds that which `action` makes stays unseen."""
+        with self._lock:
+            return max((f.seconds for f in self._faults if f.kind == "late" and f.action in (None, action)), default=0.0)
+
+    def no_console(self) -> bool:
+        with self._lock:
+            return any(f.kind == "no-console" for f in self._faults)
+
+    def listed(self) -> list[dict]:
+        with self._lock:
+            return [dataclasses.asdict(fault) for fault in self._faults]
+
+    def _use(self, fault: Fault) -> None:
+        fault.left -= 1
+        if fault.left == 0:
+            self._faults.remove(fault)

@@ -1,0 +1,197 @@
+"""One instance from RunInstances to its end: its EC2 state, which takes time to change, and its machine."""
+
+import logging
+import queue
+import threading
+import time
+
+import imds
+
+log = logging.getLogger("life")
+
+CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
+
+
+class Life:
+    def __init__(self, cloud, instance, public_key: str | None):
+        self.cloud = cloud
+        self.instance = instance
+        self.public_key = public_key  # as it was at launch; replacing the key pair later changes nothing
+        self.machine = cloud.make_machine(instance.id) if cloud.make_machine else None
+        self.up = False  # the machine has power and a place in the network
+        self.killed = False
+        self.console_text: bytes | None = None  # a text put in place of the machine's, by a test
+        self._goal: str | None = None
+        self._due = 0.0
+        self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self._busy = 0
+        self._thread: threading.Thread | None = None
+        self._imds = None
+        self._posted = b""
+        self._posted_at = 0.0
+        self._changed_at = time.monotonic()
+
+    @property
+    def id(self) -> str:
+        return self.instance.id
+
+    @property
+    def name(self) -> str:
+        return self.instance.ec2_backend.tags.get(self.id, {}).get("Name", "")
+
+    # What EC2's calls ask for. Each sets the state that EC2 shows at once and the one that it leads to.
+
+    def launch(self) -> None:
+        self._move("pending", "running", self.cloud.settings.pending, self._create)
+
+    def terminate(self) -> None:
+        self.up = False
+        self._move("shutting-down", "terminated", self.cloud.settings.shutting_down, self._destroy)
+
+    def stop(self) -> None:
+        self.up = False
+        self._move("stopping", "stopped", self.cloud.settings.stopping, self._stop)
+
+    def start(self) -> None:
+        for nic in self.instance.nics.values():
+            nic.start()  # a new public address, unless it is an Elastic IP
+        self._move("pending", "running", self.cloud.settings.pending, self._power_on)
+
+    def reboot(self) -> None:
+        self._changed_at = time.monotonic()
+        self._do(self._power_on if self.killed else self._reboot)
+
+    # What `local-cloud kill` and `heal` ask for.
+
+    def kill(self) -> None:
+        self.killed, self.up = True, False
+        self._do(self._kill)
+
+    def revive(self) -> None:
+        if self.killed:
+            self._do(self._power_on)
+
+    def discard(self) -> None:
+        """Ends the machine whatever state it is in, without EC2's ceremony."""
+        self.up = False
+        self._do(self._destroy)
+
+    def join(self) -> None:
+        if self._thread:
+            self._thread.join(timeout=60)
+
+    def wait(self, seconds: float = 60) -> bool:
+        """Waits until everything asked for so far is done."""
+        if self.machine is None:
+            return True
+        done = threading.Event()
+        self._do(done.set)
+        return done.wait(seconds)
+
+    def settle(self, now: float) -> bool:
+        """Makes a state change that is due; true when nothing is left to come."""
+        if self._goal is None:
+            return True
+        if now < self._due or self._busy:
+            return False
+        goal, self._goal = self._goal, None
+        if goal == "terminated":
+            self.instance.terminate()  # frees the network interface and the volumes
+        elif goal == "stopped":
+            self.instance.stop()
+        elif goal == "running":
+            self.instance.running_since = now
+        self._show(goal)
+        return True
+
+    def console(self, latest: bool) -> bytes:
+        if self.console_text is not None:
+            return self.console_text
+        if self.machine is None:
+            return b""
+        now = time.monotonic()
+        lag = self.cloud.settings.console
+        if latest:
+            return self.machine.console()
+        # EC2 posts the console some time after a state change, then seldom.
+        if now - self._changed_at >= lag and now - self._posted_at >= lag:
+            self._posted, self._posted_at = self.machine.console(), now
+        return self._posted
+
+    def _move(self, state: str, goal: str, seconds: float, job) -> None:
+        self._show(state)
+        self._goal = goal
+        self._due = time.monotonic() + seconds
+        self._changed_at = time.monotonic()
+        self._do(job)
+        self.cloud.moving(self)
+
+    def _show(self, state: str) -> None:
+        self.instance._state.name = state
+        self.instance._state.code = CODES[state]
+
+    # Work on the machine takes time, so it is done in a thread of its own, in order.
+
+    def _do(self, job) -> None:
+        if self.machine is None:
+            return
+        with self.cloud.lock:
+            self._busy += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=f"life {self.id}", daemon=True)
+                self._thread.start()
+            self._jobs.put(job)
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()
+            try:
+                job()
+            except Exception as error:  # whatever a machine throws must not end the thread that has to destroy it
+                log.exception("%s: %s failed", self.id, getattr(job, "__name__", job))
+                self._failed(job, error)
+            with self.cloud.lock:
+                self._busy -= 1
+                self.cloud.route()
+                if job == self._destroy:
+                    self._thread = None
+                    return
+
+    def _failed(self, job, error: Exception) -> None:
+        if job != self._create:
+            return
+        # As EC2 does when a host fails: the instance goes from pending to terminated and says so.
+        with self.cloud.lock:
+            if self._goal == "running":
+                self.instance.state_reason.code = "Server.InternalError"
+                self.instance.state_reason.message = f"Server.InternalError: Internal error on launch: {error}"
+                self._goal = "terminated"
+                self._jobs.put(self._destroy)
+                self._busy += 1
+
+    def _create(self) -> None:
+        self.machine.create()
+        self._imds = imds.serve(self.machine.listen("169.254.169.254", 80), self)
+        self._power_on()
+
+    def _power_on(self) -> None:
+        self.machine.start()
+        self.killed, self.up = False, True
+
+    def _reboot(self) -> None:
+        self.machine.reboot()
+        self.up = True
+
+    def _stop(self) -> None:
+        self.machine.stop()
+        self.killed = False
+
+    def _kill(self) -> None:
+        self.machine.kill()
+
+    def _destroy(self) -> None:
+        self.up = False
+        if self._imds:
+            self._imds.close()
+            self._imds = None
+        self.machine.destroy()
