@@ -105,8 +105,8 @@ rec {
 
   util-linux = tool "util-linux" "2.38.1" {
     programs = ''
-      agetty blkid blockdev cal chrt column dmesg fallocate findmnt flock fsfreeze fstrim
-      getopt hexdump ionice ipcs logger losetup lsblk lscpu lslocks lsns mkswap more mount
+      agetty blkid blockdev chrt column dmesg fallocate findmnt flock fsfreeze fstrim hexdump
+      getopt ionice ipcs logger losetup lsblk lscpu lslocks lsns mkswap more mount
       mountpoint namei nsenter partx prlimit rename.ul rev runuser setpriv setsid swapoff
       swapon taskset umount unshare wall wdctl whereis wipefs
     '';
