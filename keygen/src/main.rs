@@ -1,1 +1,158 @@
-fn main() {}
+//! keygen: an SSH key pair for the machines of a stream.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use key::{Algorithm, Key};
+use machine_record::{Failure, KeyPair, Kind, PlanEntry, Record, StreamArgs, Tool, log};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+mod agent;
+mod key;
+mod key_file;
+
+const TOOL: Tool = Tool { name: "keygen", starts: true, names: false, jobs: 4 };
+
+const EXAMPLES: &str = "\
+Examples:
+  nixos-ami -n --release 25.11 --name web-1 | keygen | ec2-up
+      one key for the stream, in id_ed25519
+  keygen --type rsa < machines.json
+      the tutorial's: an RSA key in id_rsa.pem
+  keygen --file 'keys/{name}' < machines.json
+      a key for each machine
+  keygen --from-agent < machines.json
+      the first key of the ssh-agent; no file is written";
+
+/// Make an SSH key pair for a machine
+///
+/// Reads machine records and writes each with its `keyPair` added: a name, the public key, and
+/// the path of the private key. A key file that exists is used as it is, after a check of its
+/// mode and that it is a key; otherwise it is made, with mode 0600. It is never overwritten.
+#[derive(Parser)]
+#[command(version, after_long_help = EXAMPLES)]
+struct Args {
+    /// Algorithm of a key that is made [default: ed25519]
+    #[arg(long = "type", value_name = "TYPE", value_enum)]
+    algorithm: Option<Type>,
+
+    /// Size of an RSA key that is made, from 2048 to 4096
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u16).range(2048..=4096))]
+    bits: u16,
+
+    /// Private key file; {name} stands for the machine's name [default: id_ed25519 or id_rsa.pem]
+    #[arg(long, value_name = "PATH")]
+    file: Option<String>,
+
+    /// Take a key of the ssh-agent instead of a file
+    #[arg(long, conflicts_with_all = ["file", "algorithm"])]
+    from_agent: bool,
+
+    #[command(flatten)]
+    stream: StreamArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Type {
+    Ed25519,
+    Rsa,
+}
+
+impl AsRef<StreamArgs> for Args {
+    fn as_ref(&self) -> &StreamArgs {
+        &self.stream
+    }
+}
+
+fn main() -> ExitCode {
+    let args: Args = machine_record::parse();
+    machine_record::for_each(TOOL, &args.stream, |record| add_key_pair(&args, record))
+}
+
+fn add_key_pair(args: &Args, record: &mut Record) -> Result<()> {
+    let known: Option<KeyPair> = record.section()?;
+    if args.from_agent {
+        let public = agent::first_key()?;
+        return finish(record, known, public, None);
+    }
+    let path = path(args, record, known.as_ref())?;
+    let shown = path.display().to_string();
+    let public = match key_file::read(&path)? {
+        Some(key) => {
+            if let Some(wished) = args.algorithm
+                && wished.name() != key.algorithm.name()
+            {
+                let has = key.algorithm.name();
+                return Err(Failure::new(Kind::Conflict, format!("{shown} is an {has} key, not {}", wished.name()))
+                    .hint("name another file with --file, or leave --type out to use this key")
+                    .into());
+            }
+            log::event(&record.name(), &format!("using the key in {shown}"));
+            key
+        }
+        None if known.is_some() => {
+            return Err(Failure::new(Kind::NotFound, format!("the record's private key is gone: {shown}"))
+                .hint("bring the file back; a new key would not open the machine. To make one all the same, remove `keyPair` from the record")
+                .into());
+        }
+        None if args.stream.plan => {
+            log::event(&record.name(), &format!("+ file/{shown}: a new key"));
+            record.plan(&PlanEntry::new(TOOL.name, "create", format!("file/{shown}"), "no such file"))?;
+            return Ok(());
+        }
+        None => {
+            let (key, made) = key_file::create(&path, || match args.algorithm {
+                Some(Type::Rsa) => key::make_rsa(args.bits.into()),
+                _ => key::make_ed25519(),
+            })?;
+            let did = if made { "made the key" } else { "using the key" };
+            log::event(&record.name(), &format!("{did} in {shown}"));
+            key
+        }
+    };
+    finish(record, known, public, Some(shown))
+}
+
+/// The key file: the record's own, else the flag's, else the default.
+fn path(args: &Args, record: &Record, known: Option<&KeyPair>) -> Result<PathBuf> {
+    if let Some(path) = known.and_then(|pair| pair.private_key_file.as_ref()) {
+        return Ok(path.into());
+    }
+    let default = if args.algorithm == Some(Type::Rsa) { "id_rsa.pem" } else { "id_ed25519" };
+    let template = args.file.as_deref().unwrap_or(default);
+    if template.is_empty() {
+        return Err(Failure::new(Kind::Input, "--file is empty").into());
+    }
+    Ok(std::path::absolute(template.replace("{name}", &record.name()))?)
+}
+
+fn finish(record: &mut Record, known: Option<KeyPair>, key: Key, file: Option<String>) -> Result<()> {
+    if let Some(known) = known.filter(|known| !key.is(&known.public_key)) {
+        let from = file.as_deref().unwrap_or("the ssh-agent");
+        let names = known.name;
+        return Err(Failure::new(
+            Kind::Conflict,
+            format!("the key of {from} is not the record's: the record names {names}"),
+        )
+        .hint("name the file of the record's own key with --file")
+        .into());
+    }
+    record.put(&KeyPair {
+        name: key.name(),
+        public_key: key.public,
+        private_key_file: file,
+        algorithm: key.algorithm.name().into(),
+    })?;
+    Ok(())
+}
+
+impl Type {
+    fn name(self) -> &'static str {
+        match self {
+            Type::Ed25519 => Algorithm::Ed25519.name(),
+            Type::Rsa => Algorithm::Rsa.name(),
+        }
+    }
+}
