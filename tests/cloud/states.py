@@ -8,7 +8,7 @@ from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import utcnow
 from moto.ec2.exceptions import EC2ClientError, InvalidInstanceIdError, OperationNotPermitted4
 from moto.ec2.models.instance_types import INSTANCE_TYPES
-from moto.ec2.utils import filter_reservations
+from moto.ec2.utils import filter_dict_attribute_mapping, filter_reservations, is_tag_filter
 
 from launch import check_type, check_type_and_image
 from paging import page
@@ -36,7 +36,11 @@ class StateCalls:
             ]
             if seen.instances:
                 reservations.append(seen)
-        reservations = filter_reservations(reservations, self._filters_from_querystring())
+        filters = self._filters_from_querystring()
+        for name in filters:
+            if name not in filter_dict_attribute_mapping and not is_tag_filter(name):
+                raise EC2ClientError("InvalidParameterValue", f"The filter '{name}' is invalid")
+        reservations = filter_reservations(reservations, filters)
         reservations, token = page(reservations, size, self._get_param("NextToken"))
         return ActionResult({"Reservations": reservations, "NextToken": token})
 
