@@ -100,6 +100,8 @@ class Cloud:
     def settle(self) -> None:
         """Lets every state change whose time has come happen. Called before each request and each look at the state."""
         now = time.monotonic()
+        for life in self.lives.values():
+            life.notice_poweroff()
         for life in list(self._moving.values()):
             if life.settle(now):
                 del self._moving[life.id]

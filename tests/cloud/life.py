@@ -54,7 +54,8 @@ class Life:
 
     def start(self) -> None:
         for nic in self.instance.nics.values():
-            nic.start()  # a new public address, unless it is an Elastic IP
+            nic.start()  # takes a new public address
+        self._keep_elastic_ip()
         self._move("pending", "running", self.cloud.settings.pending, self._power_on)
 
     def reboot(self) -> None:
@@ -99,10 +100,20 @@ class Life:
             self.instance.terminate()  # frees the network interface and the volumes
         elif goal == "stopped":
             self.instance.stop()
+            self._keep_elastic_ip()
         elif goal == "running":
             self.instance.running_since = now
         self._show(goal)
         return True
+
+    def notice_poweroff(self) -> None:
+        """A machine that shut itself down is stopped or terminated, as its attribute says (EC2 User Guide,
+        "instance initiated shutdown behavior")."""
+        if self.up and not self._busy and self._goal is None and not self.machine.running():
+            if self.instance.instance_initiated_shutdown_behavior == "terminate":
+                self.terminate()
+            else:
+                self.stop()
 
     def console(self, latest: bool) -> bytes:
         if self.console_text is not None:
@@ -117,6 +128,12 @@ class Life:
         if now - self._changed_at >= lag and now - self._posted_at >= lag:
             self._posted, self._posted_at = self.machine.console(), now
         return self._posted
+
+    def _keep_elastic_ip(self) -> None:
+        """moto lets a stop and a start take the Elastic IP from an interface."""
+        for address in self.instance.ec2_backend.addresses:
+            if address.eni in self.instance.nics.values():
+                address.eni.public_ip = address.public_ip
 
     def _move(self, state: str, goal: str, seconds: float, job) -> None:
         self._show(state)

@@ -100,4 +100,8 @@ def port_taken() -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Taking moto's tables apart object by object would need more than a second.
+    os._exit(code)
