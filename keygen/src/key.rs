@@ -116,16 +116,20 @@ pub fn read(text: &str) -> Result<Key> {
 }
 
 fn read_openssh(text: &str) -> Result<Key> {
-    let private = ssh_key::PrivateKey::from_openssh(text).with_kind(Kind::Input)?;
+    let other = || {
+        Failure::new(Kind::Input, "it is of a kind that EC2 does not take")
+            .hint("EC2 takes ed25519 and RSA keys: name a new file with --file, and one is made")
+    };
+    let private = match ssh_key::PrivateKey::from_openssh(text) {
+        // The kinds that this crate was built without.
+        Err(ssh_key::Error::AlgorithmUnknown) => return Err(other().into()),
+        private => private.with_kind(Kind::Input)?,
+    };
     if private.is_encrypted() {
         return Err(encrypted());
     }
     let wire = private.public_key().to_bytes()?;
-    Key::from_wire(&wire).ok_or_else(|| {
-        Failure::new(Kind::Input, format!("EC2 takes no {} keys", private.algorithm()))
-            .hint("name a new file with --file: ed25519 and RSA keys can be made")
-            .into()
-    })
+    Ok(Key::from_wire(&wire).ok_or_else(other)?)
 }
 
 fn encrypted() -> anyhow::Error {

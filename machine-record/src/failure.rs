@@ -5,7 +5,7 @@ use std::fmt;
 
 /// The classes of failure that a script can tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The record or the configuration is wrong
@@ -119,9 +119,7 @@ mod tests {
 
     #[test]
     fn a_kind_is_given_once() {
-        let error = Err::<(), _>(Failure::new(Kind::Limit, "slow down"))
-            .with_kind(Kind::Internal)
-            .unwrap_err();
+        let error = Err::<(), _>(Failure::new(Kind::Limit, "slow down")).with_kind(Kind::Internal).unwrap_err();
         assert_eq!(Failure::of(&error).kind, Kind::Limit);
         let error = Err::<(), _>(std::io::Error::other("gone")).with_kind(Kind::Copy).unwrap_err();
         assert_eq!(Failure::of(&error).kind, Kind::Copy);

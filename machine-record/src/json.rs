@@ -46,15 +46,7 @@ pub struct Records<R> {
 impl<R: Read> Records<R> {
     /// Begins to read; a byte order mark at the very beginning is skipped.
     pub fn new(input: R) -> Self {
-        Records {
-            input,
-            buffer: vec![0; 64 * 1024].into(),
-            start: 0,
-            end: 0,
-            line: 1,
-            column: 1,
-            begun: false,
-        }
+        Records { input, buffer: vec![0; 64 * 1024].into(), start: 0, end: 0, line: 1, column: 1, begun: false }
     }
 
     /// Reads one record; `None` at the end of the input.
@@ -159,8 +151,11 @@ impl<R: Read> Records<R> {
             let (line, column) = (self.line, self.column);
             let mut text = Vec::new();
             self.string(&mut text)?;
-            let name: String = serde_json::from_slice(&text)
-                .map_err(|_| Malformed { line, column, what: "not a valid name".into() })?;
+            let name: String = serde_json::from_slice(&text).map_err(|_| Malformed {
+                line,
+                column,
+                what: "not a valid name".into(),
+            })?;
             if !names.insert(name.clone()) {
                 return Err(Malformed { line, column, what: format!("the name {name:?} stands twice in one object") });
             }

@@ -20,6 +20,8 @@
 //! flags that all tools share ([`StreamArgs`]), the stream from stdin to stdout
 //! ([`for_each`], [`run`]) and the lines on stderr ([`log`]). It has no network.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 mod failure;
 mod json;
 mod plan;
@@ -46,5 +48,5 @@ pub use args::{LogFormat, StreamArgs, duration, parse};
 #[cfg(feature = "cli")]
 pub use stream::{Job, Jobs, Tool, for_each, run};
 
-#[cfg(feature = "schema")]
-pub mod schema;
+#[cfg(test)]
+mod schema;

@@ -18,12 +18,8 @@ struct Settings {
 static SETTINGS: OnceLock<Settings> = OnceLock::new();
 
 pub(crate) fn set_up(tool: &str, args: &StreamArgs) {
-    let _ = SETTINGS.set(Settings {
-        tool: tool.into(),
-        quiet: args.quiet,
-        verbose: args.verbose,
-        format: args.log_format,
-    });
+    let _ =
+        SETTINGS.set(Settings { tool: tool.into(), quiet: args.quiet, verbose: args.verbose, format: args.log_format });
 }
 
 /// Whether `-v` was given: every command and API call is to be shown.
@@ -73,7 +69,8 @@ fn write(machine: &str, level: &str, text: &str, hint: Option<&str>) {
     let mut out = String::new();
     if format == LogFormat::Json {
         let machine = (!machine.is_empty()).then_some(machine);
-        let line = json!({ "time": now(), "tool": tool, "machine": machine, "level": level, "event": text, "hint": hint });
+        let line =
+            json!({ "time": now(), "tool": tool, "machine": machine, "level": level, "event": text, "hint": hint });
         out = format!("{line}\n");
     } else {
         let subject = if machine.is_empty() { String::new() } else { format!("{machine}: ") };

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// One change that a tool would make.
 #[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PlanEntry {
     /// The tool that would do it

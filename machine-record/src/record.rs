@@ -111,7 +111,7 @@ impl Record {
     }
 
     /// Adds `error`, as `tool` made it.
-    pub(crate) fn fail(&mut self, tool: &str, failure: &Failure) {
+    pub fn fail(&mut self, tool: &str, failure: &Failure) {
         #[derive(Serialize)]
         struct Error<'a> {
             tool: &'a str,
@@ -119,14 +119,13 @@ impl Record {
             message: &'a str,
             hint: Option<&'a str>,
         }
-        let error =
-            Error { tool, kind: failure.kind, message: &failure.message, hint: failure.hint.as_deref() };
+        let error = Error { tool, kind: failure.kind, message: &failure.message, hint: failure.hint.as_deref() };
         // Four strings always make JSON.
         let _ = self.set("error", &error);
     }
 
     /// Puts `version` first where there is none, and refuses one that is newer than ours.
-    pub(crate) fn check_version(&mut self) -> Result<(), Failure> {
+    pub fn check_version(&mut self) -> Result<(), Failure> {
         match self.read::<u64>("version")? {
             Some(VERSION) => Ok(()),
             None => {

@@ -23,7 +23,7 @@ macro_rules! section {
 
 /// The image to start from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Ami {
     /// `ami-0eed77c38432886d2`
@@ -53,7 +53,7 @@ section!(Ami, "ami", "nixos-ami");
 
 /// The SSH key pair that opens the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct KeyPair {
     /// `generated-key-` and the SHA-256 of the public key line with its newline
@@ -69,7 +69,7 @@ section!(KeyPair, "keyPair", "keygen");
 
 /// The EC2 instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
     /// `i-0123456789abcdef0`
@@ -98,7 +98,7 @@ section!(Instance, "instance", "ec2-up");
 
 /// How to log in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Ssh {
     /// Name or address
@@ -128,7 +128,7 @@ fn default_user() -> String {
 
 /// What the user wishes for one machine; flags of the same names say it for all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Wish {
     /// Such as `t3.micro`
@@ -154,7 +154,7 @@ section!(Wish, "wish", "the user");
 
 /// The system that was built and put on the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Closure {
     /// The toplevel's derivation; null where only a store path was given
@@ -180,7 +180,7 @@ section!(Closure, "closure", "nix-push");
 
 /// What came of the switch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Activation {
     /// `switch`, `boot`, `test` or `dry-activate`

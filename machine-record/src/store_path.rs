@@ -71,7 +71,7 @@ impl AsRef<std::path::Path> for StorePath {
     }
 }
 
-#[cfg(feature = "schema")]
+#[cfg(test)]
 impl schemars::JsonSchema for StorePath {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "StorePath".into()

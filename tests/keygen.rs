@@ -1,0 +1,157 @@
+//! Keys as other programs read them, and files as they must be.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::os::unix::fs::{MetadataExt, symlink};
+use tests::Folder;
+
+#[test]
+fn openssh_and_openssl_read_what_is_made() {
+    let folder = Folder::new("interop");
+    for (flags, file, check) in [
+        ("--type ed25519", "id_ed25519", "true"),
+        ("--type rsa", "id_rsa.pem", "openssl rsa -check -noout -in id_rsa.pem"),
+        ("--type rsa --bits 4096 --file big.pem", "big.pem", "openssl rsa -check -noout -in big.pem"),
+    ] {
+        let pair = folder.sh(&format!("keygen -n {flags}"), "").ok().record()["keyPair"].clone();
+        let public = pair["publicKey"].as_str().unwrap();
+        folder.sh(check, "").ok();
+        let theirs = folder.sh(&format!("ssh-keygen -y -f {file}"), "").ok().stdout;
+        assert_eq!(theirs.split_whitespace().take(2).collect::<Vec<_>>().join(" "), public);
+        // The name is that of the line with its newline, as the tutorial makes it.
+        let sum = folder.sh(&format!("printf '%s\\n' '{public}' | sha256sum"), "").ok().stdout;
+        assert_eq!(pair["name"], format!("generated-key-{}", &sum[..64]));
+        let path = folder.path().join(file);
+        assert_eq!(pair["privateKeyFile"], path.to_str().unwrap());
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+    }
+    assert!(
+        std::fs::read_to_string(folder.path().join("id_rsa.pem"))
+            .unwrap()
+            .starts_with("-----BEGIN RSA PRIVATE KEY-----\n")
+    );
+}
+
+#[test]
+fn keys_of_others_are_used_as_they_are() {
+    let folder = Folder::new("foreign");
+    for make in [
+        "ssh-keygen -q -t ed25519 -N '' -f k",
+        "ssh-keygen -q -t rsa -b 2048 -N '' -f k",
+        "ssh-keygen -q -t rsa -b 2048 -m PEM -N '' -f k",
+        "ssh-keygen -q -t rsa -b 2048 -m PKCS8 -N '' -f k",
+    ] {
+        let theirs =
+            folder.sh(&format!("rm -f k k.pub; {make}; cut -d' ' -f1,2 k.pub; sha256sum k >sum"), "").ok().stdout;
+        let pair = folder.sh("keygen -n --file k", "").ok().record()["keyPair"].clone();
+        assert_eq!(pair["publicKey"], theirs.trim(), "{make}");
+        folder.sh("sha256sum -c --quiet sum", "").ok();
+    }
+}
+
+#[test]
+fn files_that_cannot_be_used_are_refused_and_left_alone() {
+    let folder = Folder::new("refused");
+    for (make, word) in [
+        ("ssh-keygen -q -t ed25519 -N secret -f k", "encrypted"),
+        ("ssh-keygen -q -t rsa -m PEM -N secret -f k", "encrypted"),
+        ("ssh-keygen -q -t ecdsa -N '' -f k", "EC2 does not take"),
+        ("ssh-keygen -q -t ed25519 -N '' -f k; chmod 640 k", "0640"),
+        ("echo hello > k; chmod 600 k", "not a private key"),
+        (": > k; chmod 600 k", "not a private key"),
+        ("head -c 100000 /dev/urandom > k; chmod 600 k", "not a private key"),
+        ("mkdir k", "not a file"),
+        ("mkfifo -m 600 k", "not a file"),
+        ("ln -s nowhere k", "link"),
+    ] {
+        folder.sh(&format!("rm -rf k k.pub; {make}; ls -l k > before"), "").ok();
+        let ran = folder.sh("timeout 10 keygen -n --file k", "");
+        let error = ran.record()["error"].clone();
+        assert_eq!((ran.status, &error["kind"]), (1, &"input".into()), "{make}: {ran:?}");
+        assert!(error["message"].as_str().unwrap().contains(word), "{make}: {error}");
+        folder.sh("ls -l k | diff before -", "").ok();
+    }
+}
+
+#[test]
+fn a_link_to_a_good_key_is_followed() {
+    let folder = Folder::new("link");
+    folder.sh("keygen -n --file real", "").ok();
+    symlink("real", folder.path().join("k")).unwrap();
+    assert!(folder.sh("keygen -n --file k", "").ok().record()["keyPair"].is_object());
+}
+
+#[test]
+fn ten_at_once_make_one_key_and_all_are_right() {
+    let folder = Folder::new("race");
+    for kind in ["ed25519", "rsa"] {
+        let script = format!("for n in 1 2 3 4 5 6 7 8 9 10; do keygen -n --type {kind} --file {kind} & done; wait");
+        let ran = folder.sh(&script, "").ok();
+        let keys: Vec<_> = ran.records().iter().map(|record| record["keyPair"]["publicKey"].clone()).collect();
+        assert_eq!(keys.len(), 10);
+        assert!(keys.iter().all(|key| *key == keys[0]));
+        let theirs = folder.sh(&format!("ssh-keygen -y -f {kind}"), "").ok().stdout;
+        assert!(theirs.starts_with(keys[0].as_str().unwrap()));
+    }
+    assert_eq!(folder.sh("ls -A", "").stdout, "ed25519\nrsa\n", "nothing else is left behind");
+}
+
+#[test]
+fn a_full_disk_leaves_no_file() {
+    let folder = Folder::new("full");
+    // Needs root: a file system of one page, already full.
+    let ran = folder.sh(
+        "mkdir d && mount -t tmpfs -o size=4k,mode=700 none d && head -c 4096 /dev/zero > d/fill
+         keygen -n --file d/k; status=$?; ls -A d > left; umount d; exit $status",
+        "",
+    );
+    assert_eq!(ran.status, 1, "{}", ran.stderr);
+    assert!(ran.record()["error"]["message"].as_str().unwrap().contains("No space left"), "{ran:?}");
+    assert_eq!(folder.sh("cat left", "").stdout, "fill\n");
+}
+
+#[test]
+fn a_killed_keygen_leaves_a_whole_key_or_none() {
+    let folder = Folder::new("killed");
+    let script = "for n in $(seq 20); do
+        rm -f k; keygen -n --type rsa --bits 3072 --file k > /dev/null 2>&1 & sleep 0.00$((n % 10))$((RANDOM % 10)); kill -9 $! 2>/dev/null; wait $! 2>/dev/null
+        if [ -e k ]; then openssl rsa -check -noout -in k 2>/dev/null >&2 || exit 9; fi
+        done; rm -f k; ls -A; keygen -n --type rsa --file k";
+    let ran = folder.sh(script, "").ok();
+    assert_eq!(ran.stdout.lines().count(), 1, "only the last record: {}", ran.stdout);
+}
+
+#[test]
+fn each_machine_can_have_its_own_key() {
+    let folder = Folder::new("each");
+    let ran = folder.sh("mkdir keys; keygen --file 'keys/{name}'", "{\"name\":\"a\"}{\"name\":\"b\"}").ok();
+    let records = ran.records();
+    assert_ne!(records[0]["keyPair"]["publicKey"], records[1]["keyPair"]["publicKey"]);
+    assert_eq!(folder.sh("ls keys", "").stdout, "a\nb\n");
+}
+
+#[test]
+fn a_records_own_key_is_kept() {
+    let folder = Folder::new("own");
+    let first = folder.sh("keygen -n --name a --file one", "").ok().stdout;
+    // A flag speaks for machines that have none yet.
+    assert_eq!(folder.sh("keygen --file other --type rsa", &first).status, 1, "one is an ed25519 key");
+    assert_eq!(folder.sh("keygen --file other", &first).ok().stdout, first);
+    let gone = folder.sh("mv one two; keygen", &first);
+    assert_eq!(gone.record()["error"]["kind"], "not-found");
+    let swapped = folder.sh("keygen -n --file one > /dev/null; keygen", &first);
+    assert_eq!(swapped.record()["error"]["kind"], "conflict");
+}
+
+#[test]
+fn the_agents_key_is_taken_without_a_file() {
+    let folder = Folder::new("agent");
+    let script = "eval \"$(ssh-agent)\" > /dev/null; trap 'kill $SSH_AGENT_PID' EXIT
+        ssh-keygen -q -t ed25519 -N '' -C work -f k && ssh-add -q k && rm k && keygen -n --from-agent; cut -d' ' -f1,2 k.pub >&2";
+    let ran = folder.sh(script, "").ok();
+    let pair = ran.record()["keyPair"].clone();
+    assert!(pair["privateKeyFile"].is_null());
+    assert!(ran.stderr.contains(pair["publicKey"].as_str().unwrap()), "{}", ran.stderr);
+    let none = folder.sh("keygen -n --from-agent", "");
+    assert_eq!(none.record()["error"]["kind"], "not-found");
+}
