@@ -30,8 +30,9 @@ class Count:
 
 
 class Proxy(threading.Thread):
-    def __init__(self):
+    def __init__(self, port: int = PORT):
         super().__init__(name="proxy", daemon=True)
+        self.port = port
         self.loop = asyncio.new_event_loop()
         self.delay = 0.0  # seconds for the round trip
         self.errors: dict[str, str] = {}  # addresses that could not be listened on
@@ -101,10 +102,10 @@ class Proxy(threading.Thread):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setblocking(False)
         try:
-            listener.bind((address, PORT))
+            listener.bind((address, self.port))
         except OSError as error:
             listener.close()
-            self.errors[address] = f"cannot listen on {address} port {PORT}: {error.strerror}"
+            self.errors[address] = f"cannot listen on {address} port {self.port}: {error.strerror}"
             log.error("%s", self.errors[address])
             return
         listener.listen(128)
