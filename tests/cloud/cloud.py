@@ -145,9 +145,8 @@ class Cloud:
 
     def reset(self) -> None:
         """Empties the account and ends every machine; the server stays."""
-        from moto.core import BaseBackend  # noqa: F401  (moto must be loaded before its backends are reset)
-        from moto.moto_api._internal.models import moto_api_backend
         from moto import settings
+        from moto.moto_api._internal.models import moto_api_backend
 
         with self.lock:
             lives = list(self.lives.values())

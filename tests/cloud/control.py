@@ -30,6 +30,9 @@ class Control:
                 status, result = "400 Bad Request", {"error": f"the parameter {error} is missing"}
             except (ValueError, LookupError, RuntimeError) as error:
                 status, result = "400 Bad Request", {"error": str(error)}
+            except Exception as error:  # a bug: the caller gets a word, the log the rest
+                log.exception("%s %s failed", method, environ["PATH_INFO"])
+                status, result = "500 Internal Server Error", {"error": f"{words[0]} failed, see server.log: {error}"}
         if isinstance(result, bytes):
             kind, reply = "text/plain", result
         else:

@@ -3,6 +3,7 @@
 moto's response class is subclassed, so whatever is not named here is moto's own answer.
 """
 
+import base64
 import re
 
 from moto.core.responses import ActionResult
@@ -19,6 +20,7 @@ from instance import CloudInstance
 from launch import LaunchCalls
 from states import StateCalls
 
+ACCOUNT = "123456789012"
 # Parameters that hold ids, and what a malformed one is called.
 IDS = {
     "InstanceId": "i", "InstanceIds": "i", "ImageId": "ami", "ImageIds": "ami", "GroupId": "sg", "GroupIds": "sg",
@@ -58,9 +60,9 @@ class CloudEC2(GroupCalls, ImageCalls, LaunchCalls, StateCalls, EC2Response):
 
     def _check(self) -> None:
         """What EC2 checks for every action alike: permission, the form of ids, tags, and that ids are known yet."""
-        action = self._get_action()
-        if self.cloud.faults.denied(action):
-            raise denied(self, action)
+        for action in self._needed_actions():
+            if self.cloud.faults.denied(action):
+                raise EC2ClientError("UnauthorizedOperation", denied(action, self.region))
         for name, prefix in IDS.items():
             values = self.params.get(name)
             for value in values if isinstance(values, list) else [values]:
@@ -77,6 +79,21 @@ class CloudEC2(GroupCalls, ImageCalls, LaunchCalls, StateCalls, EC2Response):
             check_tags(spec.get("Tags", []))
         check_tags(self.params.get("Tags", []))
 
+    def _needed_actions(self) -> list[str]:
+        """Tags in a call that makes something need the permission to make tags as well (EC2 User Guide, "Grant
+        permission to tag Amazon EC2 resources during creation")."""
+        tags = self.params.get("TagSpecifications") or self.params.get("TagSpecification")
+        return [self._get_action(), *(["CreateTags"] if tags else [])]
+
+    def _authenticate_and_authorize_normal_action(self, resource="*") -> None:
+        wanted = self._get_action
+        try:
+            for action in self._needed_actions():
+                self._get_action = lambda action=action: action  # moto asks IAM about what this returns
+                super()._authenticate_and_authorize_normal_action(resource)
+        finally:
+            self._get_action = wanted
+
     def _check_known(self, identifier: str) -> None:
         if self.cloud.hidden(identifier):
             if identifier.startswith("i-"):
@@ -89,13 +106,13 @@ class CloudEC2(GroupCalls, ImageCalls, LaunchCalls, StateCalls, EC2Response):
             raise exceptions.InvalidInstanceIdError(identifier)
 
 
-def denied(response, action: str) -> EC2ClientError:
-    arn = f"arn:aws:ec2:{response.region}:{response.current_account}:*"
-    return EC2ClientError(
-        "UnauthorizedOperation",
-        f"You are not authorized to perform this operation. User: arn:aws:iam::{response.current_account}:user/test is not "
-        f"authorized to perform: ec2:{action} on resource: {arn} because no identity-based policy allows the ec2:{action} "
-        f"action. Encoded authorization failure message: bG9jYWwgY2xvdWQ6IGRlbnkg{action}",
+def denied(action: str, region: str, user: str = "test") -> str:
+    """What EC2 says with UnauthorizedOperation. The encoded part is long there, and opaque."""
+    return (
+        f"You are not authorized to perform this operation. User: arn:aws:iam::{ACCOUNT}:user/{user} is not authorized to "
+        f"perform: ec2:{action} on resource: arn:aws:ec2:{region}:{ACCOUNT}:* because no identity-based policy allows the "
+        f"ec2:{action} action. Encoded authorization failure message: "
+        + base64.b64encode(f'{{"allowed":false,"action":"ec2:{action}"}}'.encode()).decode().rstrip("=")
     )
 
 

@@ -20,6 +20,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.test import run_wsgi_app
 
 from control import Control
+from ec2 import denied
 
 log = logging.getLogger("gateway")
 
@@ -139,6 +140,13 @@ class Gateway:
             log.exception("%s %s failed", service, action)
             return error("InternalError", f"An internal error has occurred ({type(cause).__name__})")
         code = CODE.search(reply)
+        if service == "ec2" and code and code[1] == b"AccessDenied":
+            # moto's IAM answers for EC2 as other services do.
+            user = re.search(rb":user/(\S+) ", reply)
+            needed = re.search(rb"perform: ec2:(\w+)", reply)
+            region = scope(environ["HTTP_AUTHORIZATION"])[1]
+            action = needed[1].decode() if needed else action
+            return error("UnauthorizedOperation", denied(action, region, user[1].decode() if user else "unknown"))
         number = int(status.split()[0])
         if number >= 300 and code:
             number = STATUS.get(code[1].decode(), number)
