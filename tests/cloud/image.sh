@@ -1,0 +1,71 @@
+#!/bin/sh
+# image.sh: makes the image of the local cloud's machines, unless it is there.
+#
+#   /var/lib/nixpipe-cloud/debian   programs and libraries, unpacked from Debian packages
+#   /var/lib/nixpipe-cloud/image    the root file system of a machine, see image/root.sh
+#
+# Both carry a stamp: a digest of what they were made from. Must run as root, on
+# Debian 12, whose packages (from the mirror that apt is set up with) they are.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+repository=$(cd "$here/../.." && pwd)
+cloud=${NIXPIPE_CLOUD:-/var/lib/nixpipe-cloud}
+nixpkgs=$repository/tests/nixpkgs
+
+say() { echo "image: $*" >&2; }
+fail() { say "$*"; exit 1; }
+digest() { find "$@" -type f ! -path '*/tests/*.md' -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1; }
+is_current() { [ "$(cat "$cloud/$1.stamp" 2>/dev/null)" = "$2" ] && [ -d "$cloud/$1" ]; }
+
+debian_stamp=$(digest "$nixpkgs/pkgs/debian.txt")
+image_stamp=$(digest "$nixpkgs/default.nix" "$nixpkgs/build-support" "$nixpkgs/lib" "$nixpkgs/nixos" "$nixpkgs/pkgs" "$here/image" "$here/image.sh")
+if is_current debian "$debian_stamp" && is_current image "$image_stamp"; then
+    exit 0
+fi
+
+[ "$(id -u)" = 0 ] || fail "cannot make the image: must run as root"
+grep -qs '^VERSION_ID="12"' /etc/os-release && grep -qs '^ID=debian' /etc/os-release ||
+    fail "cannot make the image: it is made of Debian 12's packages, on Debian 12 (needed: mmdebstrap, nix-bin, systemd-container, iproute2)"
+missing=
+for pair in mmdebstrap=mmdebstrap nix-build=nix-bin systemd-nspawn=systemd-container ip=iproute2; do
+    command -v "${pair%=*}" > /dev/null || missing="$missing ${pair#*=}"
+done
+if [ -n "$missing" ]; then
+    say "installing$missing (to unpack Debian packages, build the system and run machines)"
+    # shellcheck disable=SC2086
+    apt-get -qq install -y --no-install-recommends $missing > /dev/null || fail "cannot install$missing: see apt-get's message above"
+fi
+
+mkdir -p "$cloud"
+if ! is_current debian "$debian_stamp"; then
+    say "unpacking Debian packages into $cloud/debian"
+    rm -rf "$cloud/debian" "$cloud/debian.new" "$cloud/debian.stamp"
+    # Where the host's apt gets Debian 12 from, whatever shape its lists have.
+    sources=$(apt-get indextargets --format 'deb $(SITE) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' | grep -E ' bookworm[^ ]* main$' | sort -u)
+    [ -n "$sources" ] || fail "cannot find a Debian 12 (bookworm) mirror among apt's sources: see /etc/apt/sources.list.d"
+    packages=$(grep -v '^#' "$nixpkgs/pkgs/debian.txt" | paste -sd,)
+    echo "$sources" | mmdebstrap --quiet --mode=root --variant=extract --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+        --include="$packages" bookworm "$cloud/debian.new" - > "$cloud/debian.log" 2>&1 ||
+        { tail -n 20 "$cloud/debian.log" >&2; fail "cannot unpack Debian packages: see $cloud/debian.log"; }
+    mv "$cloud/debian.new" "$cloud/debian"
+    rm "$cloud/debian.log"
+    echo "$debian_stamp" > "$cloud/debian.stamp"
+fi
+
+say "building the machines' first system"
+export NIX_CONFIG="sandbox = false
+substituters =
+build-users-group ="
+export NIX_PATH="nixpkgs=$nixpkgs"
+# What is built for the image is rooted beside it.
+build() { nix-build --quiet --out-link "$cloud/$1" "$here/image/system.nix" -A "$1" > /dev/null 2> "$cloud/build.log" || { tail -n 30 "$cloud/build.log" >&2; fail "cannot build the $1 of the image: see $cloud/build.log"; }; }
+build system
+build tools
+
+say "making $cloud/image"
+rm -rf "$cloud/image" "$cloud/image.new" "$cloud/image.stamp"
+"$here/image/root.sh" "$cloud/debian" "$(readlink -f "$cloud/system")" "$(readlink -f "$cloud/tools")" "$cloud/image.new" ||
+    fail "cannot make $cloud/image: see the message above"
+mv "$cloud/image.new" "$cloud/image"
+rm -f "$cloud/build.log"
+echo "$image_stamp" > "$cloud/image.stamp"
