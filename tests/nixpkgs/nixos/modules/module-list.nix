@@ -1,0 +1,26 @@
+# The modules of every system.
+[
+  ./boot/file-systems.nix
+  ./boot/kernel.nix
+  ./boot/loader.nix
+  ./boot/specialisation.nix
+  ./config/closure.nix
+  ./config/etc.nix
+  ./config/locale.nix
+  ./config/networking.nix
+  ./config/nix.nix
+  ./config/system-path.nix
+  ./config/system.nix
+  ./config/users.nix
+  ./misc/assertions.nix
+  ./misc/extra-arguments.nix
+  ./misc/nixpkgs.nix
+  ./misc/version.nix
+  ./programs/shells.nix
+  ./security/elevation.nix
+  ./services/openssh.nix
+  ./system/activation.nix
+  ./system/boot-loader.nix
+  ./system/toplevel.nix
+  ./systemd
+]
