@@ -35,6 +35,11 @@ pub fn tool(name: &str) -> PathBuf {
     folder.join(name)
 }
 
+/// How many points of a long suite to try: all with `scripts/test --all`, else a few.
+pub fn sample(all: usize, few: usize) -> usize {
+    if std::env::var("NIXPIPE_TEST_ALL").is_ok_and(|value| !value.is_empty()) { all } else { few }
+}
+
 /// What a command left behind.
 #[derive(Debug)]
 pub struct Ran {
