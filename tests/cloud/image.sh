@@ -37,6 +37,11 @@ if [ -n "$missing" ]; then
 fi
 
 mkdir -p "$cloud"
+exec 9> "$cloud/image.lock"
+flock 9
+if is_current debian "$debian_stamp" && is_current image "$image_stamp"; then
+    exit 0 # another run has just made it
+fi
 if ! is_current debian "$debian_stamp"; then
     say "unpacking Debian packages into $cloud/debian"
     rm -rf "$cloud/debian" "$cloud/debian.new" "$cloud/debian.stamp"
@@ -63,9 +68,16 @@ build system
 build tools
 
 say "making $cloud/image"
-rm -rf "$cloud/image" "$cloud/image.new" "$cloud/image.stamp"
+rm -rf "$cloud/image.new" "$cloud/image.stamp"
 "$here/image/root.sh" "$cloud/debian" "$(readlink -f "$cloud/system")" "$(readlink -f "$cloud/tools")" "$cloud/image.new" ||
     fail "cannot make $cloud/image: see the message above"
+# Machines that run go on with the image that they were made from, under another name.
+if [ -d "$cloud/image" ]; then
+    mv "$cloud/image" "$cloud/image.old.$$"
+fi
 mv "$cloud/image.new" "$cloud/image"
+if ! [ -d "$cloud/run/machines" ] || [ -z "$(ls "$cloud/run/machines")" ]; then
+    rm -rf "$cloud"/image.old.*
+fi
 rm -f "$cloud/build.log"
 echo "$image_stamp" > "$cloud/image.stamp"

@@ -220,8 +220,8 @@ class Machine:
     def _boot(self):
         """Runs one boot to its end; returns systemd-nspawn's exit code, or None when nothing could be booted."""
         try:
-            entry = bootloader.next_entry(self._path("boot"))
-            init = entry.init(self._path("root"))
+            entry = bootloader.next_entry(self.path("boot"))
+            init = entry.init(self.path("root"))
         except bootloader.BootError as error:
             self._say(f"error: {error}.\r\nEntering rescue mode...\r\ngrub rescue>")
             return None
@@ -232,7 +232,11 @@ class Machine:
             with self._log.open("ab") as console:
                 self._container = subprocess.Popen(
                     self._command(entry, init),
-                    env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "groups": " ".join(map(str, _groups(self.id)))},
+                    env={
+                        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                        "groups": " ".join(map(str, _groups(self.id))),
+                        "SYSTEMD_NSPAWN_TMPFS_TMP": "0",  # /tmp is on the disk, as on NixOS
+                    },
                     stdin=subprocess.DEVNULL,
                     stdout=console,
                     stderr=console,
@@ -291,8 +295,8 @@ class Machine:
 
     # Helpers.
 
-    def _path(self, name):
-        """Returns a path of the machine's disk as this process can open it: through the holder's mounts."""
+    def path(self, name):
+        """Returns `root` or `boot` as this process can open it: through the holder's mounts."""
         return pathlib.Path(f"/proc/{self._holder.pid}/root{self.folder}/{name}")
 
     def _say(self, line):
@@ -357,11 +361,15 @@ def _start_time(pid):
     return stat.rpartition(")")[2].split()[19]
 
 
-def _groups(name):
-    """Returns the cgroups of a machine: one in the unified hierarchy, one in systemd's own where there is one."""
+def hierarchies():
+    """Returns the cgroup hierarchies in which machines have a group: the unified one, and systemd's own where there is one."""
     top = pathlib.Path("/sys/fs/cgroup")
-    hierarchies = [top] if (top / "cgroup.procs").exists() else [top / "unified", top / "systemd"]
-    return [hierarchy / f"nixpipe-{name}" for hierarchy in hierarchies if hierarchy.is_dir()]
+    found = [top] if (top / "cgroup.procs").exists() else [top / "unified", top / "systemd"]
+    return [hierarchy for hierarchy in found if hierarchy.is_dir()]
+
+
+def _groups(name):
+    return [hierarchy / f"nixpipe-{name}" for hierarchy in hierarchies()]
 
 
 def _kill_groups(name):

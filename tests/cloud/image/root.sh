@@ -19,7 +19,8 @@ ln -s usr/lib lib
 ln -s usr/lib64 lib64
 ln -s /run var/run
 touch etc/NIXOS
-echo uninitialized > etc/machine-id
+# Empty, not missing: systemd makes one up at the first boot, but sets up no units by presets.
+: > etc/machine-id
 : > etc/resolv.conf
 
 # Hard links: the image is only ever the lower part of an overlay.
@@ -65,14 +66,14 @@ for wants in "$units"/*.wants; do
 done
 
 # Programs that units name without a directory, or that stand in for the kernel.
-for program in dash=sh mkdir mount sleep dbus-daemon journalctl kmod=modprobe systemctl systemd-tmpfiles; do
+for program in dash=sh mkdir mount sleep dbus-daemon journalctl kmod=modprobe systemctl systemd-machine-id-setup \
+    systemd-tmpfiles; do
     from=$debian/usr/bin/${program%%=*}
     cp "$from" "usr/lib/local-cloud/${program#*=}"
 done
 install -m 755 "$here/stage-1.sh" usr/lib/local-cloud/stage-1
 find usr/lib/systemd/system -type f -name '*.service' -exec sed -i -E \
-    -e 's,^(Exec[A-Za-z]*=[-!+@:]*)(/usr/bin/|/sbin/|/bin/)?(dbus-daemon|dbus-send|journalctl|modprobe|systemctl|systemd-tmpfiles)\b,\1/usr/lib/local-cloud/\3,' \
-    -e 's,@/usr/lib/local-cloud/dbus-daemon @dbus-daemon,@/usr/lib/local-cloud/dbus-daemon @dbus-daemon,' \
+    -e 's,^(Exec[A-Za-z]*=[-!+@:]*)(/usr/bin/|/sbin/|/bin/)?(dbus-daemon|dbus-send|journalctl|modprobe|systemctl|systemd-machine-id-setup|systemd-tmpfiles)\b,\1/usr/lib/local-cloud/\3,' \
     {} +
 # Root has no password, so the console of a machine in trouble lets nobody in: it waits.
 for unit in emergency rescue; do

@@ -1,14 +1,7 @@
 # What is in the store of the machines' image.
 {
-  # What runs before the first deployment: as NixOS's image for EC2, whose name comes from the metadata.
-  system =
-    (import <nixpkgs/nixos> {
-      configuration = {
-        imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];
-        networking.hostName = "";
-        system.stateVersion = "26.05";
-      };
-    }).system;
+  # What runs before the first deployment.
+  system = (import <nixpkgs/nixos> { configuration = ./configuration.nix; }).system;
 
   # All tools, so that machines can build, too.
   tools =

@@ -1,0 +1,49 @@
+# Systems for machine_check.py: the image's own with something changed.
+let
+  system =
+    change:
+    (import <nixpkgs/nixos> {
+      configuration = {
+        imports = [
+          ./image/configuration.nix
+          change
+        ];
+      };
+    }).system;
+
+  greeter = text: { pkgs, ... }: {
+    environment.etc.greeting.text = text;
+    systemd.services.greeter = {
+      description = "Says ${text}";
+      wantedBy = [ "multi-user.target" ];
+      script = "echo ${text}; exec sleep infinity";
+    };
+  };
+in
+{
+  one = system (greeter "one");
+  two = system (greeter "two");
+  special = system {
+    imports = [ (greeter "parent") ];
+    specialisation.child.configuration.environment.etc.child.text = "here";
+  };
+  failing = system {
+    systemd.services.failing = {
+      wantedBy = [ "multi-user.target" ];
+      serviceConfig.Type = "oneshot";
+      script = "exit 7";
+    };
+  };
+  activation = system { system.activationScripts.broken = "false"; };
+  interface = system { system.extraSystemBuilderCmds = "printf 'systemd 3' > $out/init-interface-version"; };
+  inhibited = system { system.switch.inhibitors.kernel = "another"; };
+  reloaded = system {
+    imports = [ (greeter "two") ];
+    systemd.services.greeter.reloadIfChanged = true;
+    systemd.services.greeter.reload = "touch /run/reloaded";
+  };
+  fish = system ({ pkgs, ... }: {
+    users.users.root.shell = pkgs.fish;
+    environment.systemPackages = [ pkgs.fish ];
+  });
+}
