@@ -1,1 +1,160 @@
-fn main() {}
+//! nix-push: from a NixOS configuration to its closure on the machine.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use evaluate::Settings;
+use machine_record::{Failure, Kind, Record, StreamArgs, Tool};
+use source::Source;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+mod build;
+mod closure;
+mod evaluate;
+mod facts;
+mod hash;
+mod nar;
+mod nix;
+mod plan;
+mod push;
+mod remote;
+mod send;
+mod serve;
+mod source;
+
+const TOOL: Tool = Tool { name: "nix-push", starts: false, names: false, jobs: 8 };
+
+const EXAMPLES: &str = "\
+Input: machine records with `ssh`, as ec2-up writes them. A record's own `configuration` wins over
+the command line. The configuration finds the record as the module argument `machine`:
+  { machine, ... }: { networking.hostName = machine.name; }
+
+Examples:
+  ec2-up < machines.json | nix-push configuration.nix | nixos-switch
+      the usual pipe
+  nix-push --flake .#web < machines.json
+      nixosConfigurations.web of the flake here
+  nix-push --toplevel ./result --plan < machines.json
+      what would be sent of a system that is built already";
+
+/// Build a NixOS configuration and put its closure on the machine
+///
+/// Reads machine records, evaluates the configuration for each, builds the system, sends the
+/// machine the store paths that it lacks, and keeps them there from being collected as garbage.
+/// Writes each record with its `closure` added. Nothing is activated: nixos-switch does that.
+#[derive(Parser)]
+#[command(version, after_long_help = EXAMPLES)]
+struct Args {
+    /// NixOS configuration: a file, a folder with a default.nix, a flake reference, or a built system
+    #[arg(group = "source")]
+    configuration: Option<String>,
+
+    /// Flake to take the configuration from [default NAME: the machine's name]
+    #[arg(long, value_name = "REF#NAME", group = "source")]
+    flake: Option<String>,
+
+    /// NixOS configuration as a Nix expression
+    #[arg(long, value_name = "NIX", group = "source")]
+    expr: Option<String>,
+
+    /// File that evaluates to a NixOS system by itself, <nixpkgs> included
+    #[arg(long, value_name = "FILE", group = "source")]
+    hermetic: Option<PathBuf>,
+
+    /// System that is built already: a store path, or a link to one
+    #[arg(long, value_name = "PATH", group = "source")]
+    toplevel: Option<PathBuf>,
+
+    /// Add to Nix's search path, such as nixpkgs=/path
+    #[arg(short = 'I', long = "nix-path", value_name = "NAME=PATH")]
+    nix_path: Vec<String>,
+
+    /// Give the configuration another module argument, as a Nix expression
+    #[arg(long, num_args = 2, value_names = ["NAME", "NIX"])]
+    arg: Vec<String>,
+
+    /// Give the configuration another module argument, as text
+    #[arg(long, num_args = 2, value_names = ["NAME", "TEXT"])]
+    argstr: Vec<String>,
+
+    /// Set an option of nix.conf for evaluating and building
+    #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"])]
+    option: Vec<String>,
+
+    /// Let the machine fetch what it can from its own caches first
+    #[arg(long)]
+    substitute_on_destination: bool,
+
+    /// How to compress what is sent
+    #[arg(long, value_enum, default_value_t = Compress::Auto)]
+    compress: Compress,
+
+    /// Longest wait for the machine: to connect, and for a sign of life later
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = machine_record::duration)]
+    timeout: Duration,
+
+    #[command(flatten)]
+    stream: StreamArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Compress {
+    /// The best that the machine knows
+    Auto,
+    Zstd,
+    Gzip,
+    None,
+}
+
+impl AsRef<StreamArgs> for Args {
+    fn as_ref(&self) -> &StreamArgs {
+        &self.stream
+    }
+}
+
+fn main() -> ExitCode {
+    let args: Args = machine_record::parse();
+    let settings = args.settings();
+    machine_record::for_each(TOOL, &args.stream, |record| {
+        let source = args.source(record)?;
+        if args.stream.plan {
+            plan::plan(&args, &settings, &source, record)
+        } else {
+            push::push(&args, &settings, &source, record)
+        }
+    })
+}
+
+impl Args {
+    fn settings(&self) -> Settings {
+        let pairs = |flag: &str, pairs: &[String]| -> Vec<String> {
+            pairs.chunks(2).flat_map(|pair| [flag.to_string()].into_iter().chain(pair.iter().cloned())).collect()
+        };
+        Settings {
+            nix_path: self.nix_path.clone(),
+            arguments: [pairs("--arg", &self.arg), pairs("--argstr", &self.argstr)].concat(),
+            options: pairs("--option", &self.option),
+            ..Settings::default()
+        }
+    }
+
+    /// The record's own configuration, else the command line's.
+    fn source(&self, record: &Record) -> Result<Source> {
+        if let Some(source) = Source::of(record)? {
+            return Ok(source);
+        }
+        match (&self.configuration, &self.flake, &self.expr, &self.hermetic, &self.toplevel) {
+            (Some(text), ..) => Source::guess(text),
+            (_, Some(text), ..) => Source::flake(text),
+            (_, _, Some(text), ..) => Ok(Source::Inline(text.clone())),
+            (_, _, _, Some(file), _) => Source::hermetic(file),
+            (_, _, _, _, Some(path)) => Source::toplevel(path),
+            _ => Err(Failure::new(Kind::Input, "no configuration")
+                .hint("name one, as in: nix-push configuration.nix; or write `configuration` into the record")
+                .into()),
+        }
+    }
+}

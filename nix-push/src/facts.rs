@@ -1,0 +1,112 @@
+//! A machine's own record, as Nix sees it.
+
+use anyhow::Result;
+use machine_record::{Failure, Kind, Record};
+use serde_json::{Map, Value};
+
+/// Left out, so that one deploy does not change what the next one evaluates to.
+const OURS: [&str; 4] = ["closure", "activation", "plan", "error"];
+const PASSING: [&str; 2] = ["state", "created"];
+
+/// The record as JSON for Nix's `builtins.fromJSON`.
+///
+/// # Errors
+/// Kind `input` for what Nix would bend: it would not be the value that the user wrote.
+pub fn json(record: &Record) -> Result<String> {
+    let mut facts = record.without(&OURS);
+    if let Some(mut instance) = facts.read::<Map<String, Value>>("instance")? {
+        instance.retain(|name, _| !PASSING.contains(&name.as_str()));
+        facts.set("instance", &instance)?;
+    }
+    let text = facts.to_line();
+    match bent(&text) {
+        Some(value) => Err(Failure::new(Kind::Input, format!("Nix cannot hold a value of the record: {value}"))
+            .hint("write it as a string, or leave it out of the record")
+            .into()),
+        None => Ok(text),
+    }
+}
+
+/// The first value that Nix would change: an integer beyond 64 bits, a number beyond a double,
+/// a NUL in a string. The text is JSON already.
+fn bent(text: &str) -> Option<&str> {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let start = at;
+        match bytes[at] {
+            b'"' => {
+                at += 1;
+                while bytes.get(at).is_some_and(|byte| *byte != b'"') {
+                    if bytes[at..].starts_with(b"\\u0000") {
+                        return Some("\\u0000");
+                    }
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+            }
+            b'-' | b'0'..=b'9' => {
+                while bytes.get(at).is_some_and(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte)) {
+                    at += 1;
+                }
+                let number = &text[start..at];
+                let held = if number.contains(['.', 'e', 'E']) {
+                    number.parse::<f64>().is_ok_and(f64::is_finite)
+                } else {
+                    number.parse::<i64>().is_ok()
+                };
+                if !held {
+                    return Some(number);
+                }
+            }
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+/// A string literal of the Nix language.
+pub fn nix_string(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use machine_record::Records;
+
+    fn facts(text: &str) -> Result<String> {
+        json(&Records::new(text.as_bytes()).read().unwrap().unwrap())
+    }
+
+    #[test]
+    fn what_a_deploy_changes_is_left_out() {
+        let first = r#"{"name":"a","x":{"y":[1,2.50,null]},"instance":{"id":"i-1","state":"pending","created":true}}"#;
+        let next = r#"{"name":"a","x":{"y":[1,2.50,null]},"instance":{"id":"i-1","state":"running","created":false},"closure":{"toplevel":"/"},"activation":{},"plan":[],"error":{}}"#;
+        assert_eq!(facts(first).unwrap(), facts(next).unwrap());
+        assert_eq!(facts(first).unwrap(), r#"{"name":"a","x":{"y":[1,2.50,null]},"instance":{"id":"i-1"}}"#);
+    }
+
+    #[test]
+    fn what_nix_would_bend_is_refused() {
+        for good in [
+            "9223372036854775807",
+            "-9223372036854775808",
+            "2.50",
+            "1e300",
+            r#""12345678901234567890""#,
+            r#""\\u0000""#,
+        ] {
+            assert!(facts(&format!(r#"{{"x":[{good}]}}"#)).is_ok(), "{good}");
+        }
+        for bad in ["9223372036854775808", "-9223372036854775809", "1e999", r#""a\u0000b""#, r#"{"k\u0000":1}"#] {
+            let failure = Failure::of(&facts(&format!(r#"{{"x":[{bad}]}}"#)).unwrap_err());
+            assert_eq!(failure.kind, Kind::Input, "{bad}");
+        }
+    }
+
+    #[test]
+    fn nothing_in_a_string_is_code() {
+        assert_eq!(nix_string(r#"a"b\c${d}$$"#), r#""a\"b\\c\${d}\$\$""#);
+    }
+}

@@ -1,0 +1,161 @@
+//! NAR: Nix's archive of one store path, written from the files of the store.
+//!
+//! The format is that of `nix-store --dump` (NixOS/nix `src/libutil/archive.cc`, and figure 5.2
+//! of Dolstra's thesis): strings as in the serve protocol, entries sorted by name.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Writes the NAR of `path` to `sink`, in pieces of at most `PIECE` bytes or so.
+pub fn write(path: &Path, sink: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let mut nar = Nar { piece: Vec::with_capacity(PIECE), sink };
+    nar.string(b"nix-archive-1")?;
+    nar.node(path)?;
+    nar.flush()
+}
+
+/// Large enough to make calls rare, small enough for the processor's cache.
+const PIECE: usize = 128 * 1024;
+
+struct Nar<'a, S> {
+    piece: Vec<u8>,
+    sink: &'a mut S,
+}
+
+impl<S: FnMut(&[u8]) -> Result<()>> Nar<'_, S> {
+    fn node(&mut self, path: &Path) -> Result<()> {
+        let shown = || format!("cannot read {}", path.display());
+        let metadata = fs::symlink_metadata(path).with_context(shown)?;
+        self.strings(&[b"(", b"type"])?;
+        if metadata.is_file() {
+            self.strings(&[b"regular"])?;
+            // Nix looks at the owner's bit alone.
+            if metadata.permissions().mode() & 0o100 != 0 {
+                self.strings(&[b"executable", b""])?;
+            }
+            self.string(b"contents")?;
+            self.contents(path, metadata.len()).with_context(shown)?;
+        } else if metadata.is_dir() {
+            self.string(b"directory")?;
+            let entries: std::io::Result<Vec<OsString>> =
+                fs::read_dir(path).with_context(shown)?.map(|entry| Ok(entry?.file_name())).collect();
+            let mut names = entries.with_context(shown)?;
+            names.sort_unstable();
+            for name in names {
+                self.strings(&[b"entry", b"(", b"name", name.as_bytes(), b"node"])?;
+                self.node(&path.join(&name))?;
+                self.string(b")")?;
+            }
+        } else if metadata.is_symlink() {
+            let target = fs::read_link(path).with_context(shown)?;
+            self.strings(&[b"symlink", b"target", target.as_os_str().as_bytes()])?;
+        } else {
+            bail!("cannot read {}: neither a file, nor a folder, nor a link", path.display());
+        }
+        self.string(b")")
+    }
+
+    fn contents(&mut self, path: &Path, size: u64) -> Result<()> {
+        self.bytes(&size.to_le_bytes())?;
+        let mut file = File::open(path)?;
+        let mut left = size;
+        while left > 0 {
+            if self.piece.len() >= PIECE {
+                self.flush()?;
+            }
+            let most = left.min((PIECE - self.piece.len()) as u64);
+            let count = (&mut file).take(most).read_to_end(&mut self.piece)? as u64;
+            ensure!(count == most, "it became shorter while it was read");
+            left -= count;
+        }
+        self.bytes(&[0; 8][..padding(size)])
+    }
+
+    fn strings(&mut self, texts: &[&[u8]]) -> Result<()> {
+        texts.iter().try_for_each(|text| self.string(text))
+    }
+
+    fn string(&mut self, text: &[u8]) -> Result<()> {
+        self.bytes(&(text.len() as u64).to_le_bytes())?;
+        self.bytes(text)?;
+        self.bytes(&[0; 8][..padding(text.len() as u64)])
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.piece.len() + bytes.len() > PIECE {
+            self.flush()?;
+        }
+        self.piece.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        (self.sink)(&self.piece)?;
+        self.piece.clear();
+        Ok(())
+    }
+}
+
+fn padding(length: u64) -> usize {
+    (length.next_multiple_of(8) - length) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+
+    fn nar(path: &Path) -> Vec<u8> {
+        let mut all = Vec::new();
+        write(path, &mut |piece| {
+            assert!(piece.len() <= PIECE);
+            all.extend_from_slice(piece);
+            Ok(())
+        })
+        .unwrap();
+        all
+    }
+
+    #[test]
+    fn odd_files_are_written_as_nix_writes_them() {
+        let root = std::env::temp_dir().join(format!("nar-test-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let tree = root.join("tree");
+        fs::create_dir_all(tree.join("deep/er/still")).unwrap();
+        fs::create_dir(tree.join("empty folder")).unwrap();
+        for (name, size) in [("empty", 0), ("seven", 7), ("eight", 8), ("B", 1), ("b", 1), ("ä\u{1F600}", 9)] {
+            fs::write(tree.join(name), vec![b'x'; size]).unwrap();
+        }
+        for size in [PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5] {
+            fs::write(tree.join(format!("deep/er/{size}")), vec![7; size]).unwrap();
+        }
+        fs::write(tree.join(std::ffi::OsStr::from_bytes(b"not \xff UTF-8\n")), "").unwrap();
+        fs::write(tree.join("run"), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(tree.join("run"), fs::Permissions::from_mode(0o555)).unwrap();
+        fs::write(tree.join("group"), "only the group may run it").unwrap();
+        fs::set_permissions(tree.join("group"), fs::Permissions::from_mode(0o454)).unwrap();
+        symlink("nowhere/at all", tree.join("dangling")).unwrap();
+        symlink("deep", tree.join("link to a folder")).unwrap();
+        for path in [tree.clone(), tree.join("empty"), tree.join("run"), tree.join("dangling")] {
+            let Ok(dump) = Command::new("nix-store").arg("--dump").arg(&path).output() else {
+                panic!("this test needs nix-store");
+            };
+            assert!(dump.status.success());
+            assert!(nar(&path) == dump.stdout, "{}", path.display());
+        }
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused() {
+        let error = write(Path::new("/dev/null"), &mut |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("/dev/null"), "{error}");
+        assert!(write(Path::new("/nix/no such"), &mut |_| Ok(())).is_err());
+    }
+}

@@ -1,0 +1,128 @@
+//! Running the Nix of this computer.
+
+use crate::serve::{Pipe, Serve};
+use anyhow::{Context, Result};
+use machine_record::{Failure, Kind, log};
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
+
+/// How many of the last lines on stderr are kept to explain a failure.
+const TAIL: usize = 200;
+
+/// What a command of Nix left behind.
+pub struct Outcome {
+    pub success: bool,
+    pub stdout: String,
+    /// The last lines of stderr, all of which have been shown
+    pub stderr: Vec<String>,
+}
+
+impl Outcome {
+    /// The error that Nix ended with, in one line.
+    pub fn error(&self) -> &str {
+        let error = self.stderr.iter().rev().find_map(|line| line.trim_start().strip_prefix("error: "));
+        error.or(self.stderr.last().map(|line| line.trim())).unwrap_or("Nix said nothing")
+    }
+}
+
+/// Runs a command of Nix with `input` on its stdin; shows what it says as it says it.
+pub fn run(machine: &str, program: &str, arguments: &[String], input: String) -> Result<Outcome> {
+    let mut child = spawn(machine, program, arguments)?;
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let stderr = follow(machine, &mut child);
+    let finished: std::io::Result<_> = std::thread::scope(|scope| {
+        // A command that fails early reads nothing: its own words say more than a broken pipe.
+        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
+        let mut text = Vec::new();
+        stdout.map(|mut stdout| stdout.read_to_end(&mut text)).transpose()?;
+        Ok((text, child.wait()?))
+    });
+    let (text, status) = finished.with_context(|| format!("cannot run {program}"))?;
+    let stderr = stderr.and_then(|lines| lines.join().ok()).unwrap_or_default();
+    Ok(Outcome { success: status.success(), stdout: String::from_utf8_lossy(&text).into_owned(), stderr })
+}
+
+fn spawn(machine: &str, program: &str, arguments: &[String]) -> Result<Child> {
+    log::detail(machine, &format!("{program} {}", arguments.join(" ")));
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| {
+            let failure = Failure::new(Kind::NotFound, format!("cannot run {program}: {error}"));
+            match error.kind() {
+                ErrorKind::NotFound => failure.hint("install Nix, and see that its commands are in PATH"),
+                _ => failure,
+            }
+            .into()
+        })
+}
+
+/// Shows each line of stderr, and gives the last ones at the end.
+fn follow(machine: &str, child: &mut Child) -> Option<JoinHandle<Vec<String>>> {
+    let stderr = child.stderr.take()?;
+    let machine = machine.to_string();
+    Some(std::thread::spawn(move || {
+        let mut tail = VecDeque::new();
+        let mut lines = BufReader::new(stderr);
+        let mut line = Vec::new();
+        while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_string();
+            line.clear();
+            // What is built is kept by a temporary root instead, which nothing can leave behind.
+            if text.is_empty() || text.starts_with("warning: you did not specify '--add-root'") {
+                continue;
+            }
+            log::event(&machine, &format!("nix: {text}"));
+            tail.push_back(text);
+            if tail.len() > TAIL {
+                tail.pop_front();
+            }
+        }
+        tail.into()
+    }))
+}
+
+/// The local store: a `nix-store --serve` of our own.
+///
+/// What it is asked to lock is kept from garbage collection until it ends, and it ends with us,
+/// however we end.
+pub struct Local {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: ChildStdout,
+}
+
+pub type LocalStore = Serve<Local>;
+
+/// Opens the local store.
+pub fn store(machine: &str) -> Result<LocalStore> {
+    let arguments = ["--serve", "--write"].map(String::from);
+    let mut child = spawn(machine, "nix-store", &arguments)?;
+    follow(machine, &mut child);
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take().context("nix-store has no stdout")?);
+    let mut store = Serve::greet(Local { child, stdin, stdout })?;
+    store.greeted().context("cannot use the local store")?;
+    Ok(store)
+}
+
+impl Pipe for Local {
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let stdin = self.stdin.as_mut().context("nix-store has no stdin")?;
+        stdin.write_all(bytes).context("cannot ask the local store")
+    }
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        self.stdout.read(buffer).context("cannot hear the local store")
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.wait();
+    }
+}

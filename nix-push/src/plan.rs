@@ -1,0 +1,120 @@
+//! What a push would do: what would be built, and what would be sent.
+
+use crate::closure::Closure;
+use crate::evaluate::{Evaluated, Settings, evaluate};
+use crate::remote::Remote;
+use crate::send::size;
+use crate::source::Source;
+use crate::{Args, TOOL, nix, push};
+use anyhow::Result;
+use machine_record::{Failure, Kind, PlanEntry, Record, Ssh, StorePath, log};
+use machine_ssh::Address;
+use serde_json::json;
+use std::collections::HashSet;
+
+/// Evaluates, and says what is to be done; writes nothing but derivations in the local store.
+pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Record) -> Result<()> {
+    let machine = record.name();
+    let evaluated = match source {
+        Source::Toplevel(_) => None,
+        _ => Some(evaluate(settings, source, record)?),
+    };
+    let toplevel = match (&evaluated, source) {
+        (Some(evaluated), _) => &evaluated.toplevel,
+        (None, Source::Toplevel(toplevel)) => toplevel,
+        (None, _) => return Err(Failure::new(Kind::Internal, "no system was evaluated").into()),
+    };
+    let mut store = nix::store(&machine)?;
+    let resource = format!("closure/{}", toplevel.base_name());
+    if !push::lock(&mut store, toplevel, evaluated.as_ref())? {
+        let Some(Evaluated { drv, .. }) = &evaluated else {
+            return Err(Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store")).into());
+        };
+        let Work { build, fetch } = work(&machine, settings, drv)?;
+        let reason = format!("{} derivations to build, {} paths to fetch", build.len(), fetch.len());
+        log::event(&machine, &format!("+ {resource}: {reason}; what is to be sent is known after that"));
+        record.plan(
+            &PlanEntry::new(TOOL.name, "build", &resource, reason).details(json!({ "build": build, "fetch": fetch })),
+        )?;
+        return Ok(record.plan(&PlanEntry::new(TOOL.name, "send", &resource, "known after it is built"))?);
+    }
+    let closure = Closure::of(&mut store, std::slice::from_ref(toplevel))?;
+    let (paths, bytes) = if record.section::<Ssh>()?.is_none() {
+        // The machine is one that an earlier step would make.
+        (closure.infos.len(), closure.bytes())
+    } else {
+        let remote = Remote::connect(&Address::of(record)?, args.timeout)?;
+        if remote.facts.has.contains(toplevel) {
+            (0, 0)
+        } else {
+            let (_session, mut serve) = remote.serve()?;
+            let all: Vec<StorePath> = closure.infos.iter().map(|info| info.path.clone()).collect();
+            serve.ask_valid_paths(false, false, &all)?;
+            serve.greeted()?;
+            let valid: HashSet<StorePath> = serve.valid_paths()?;
+            let missing = push::missing(&closure.infos.iter().collect::<Vec<_>>(), &valid);
+            (missing.len(), missing.iter().map(|info| info.nar_size).sum())
+        }
+    };
+    if paths == 0 {
+        log::event(&machine, &format!("nothing to send: the machine has {toplevel}"));
+        return Ok(());
+    }
+    let reason = format!("{paths} of {} paths are missing: {}", closure.infos.len(), size(bytes));
+    log::event(&machine, &format!("+ {resource}: {reason}"));
+    let details = json!({ "paths": paths, "bytes": bytes });
+    Ok(record.plan(&PlanEntry::new(TOOL.name, "send", &resource, reason).details(details))?)
+}
+
+/// What stands between a derivation and its output.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Work {
+    build: Vec<String>,
+    fetch: Vec<String>,
+}
+
+fn work(machine: &str, settings: &Settings, drv: &StorePath) -> Result<Work> {
+    let mut arguments: Vec<String> = ["--realise", "--dry-run", drv.as_str()].map(String::from).to_vec();
+    arguments.extend(settings.options.iter().cloned());
+    let outcome = nix::run(machine, "nix-store", &arguments, String::new())?;
+    if !outcome.success {
+        return Err(Failure::new(Kind::Build, format!("cannot plan {drv}: {}", outcome.error())).into());
+    }
+    Ok(Work::parse(&outcome.stderr))
+}
+
+impl Work {
+    /// Reads the lists that Nix prints: a headline, then an indented path each.
+    fn parse(lines: &[String]) -> Self {
+        let mut work = Work::default();
+        let mut fetching = false;
+        for line in lines {
+            match line.strip_prefix("  ") {
+                Some(path) if fetching => work.fetch.push(path.trim().into()),
+                Some(path) => work.build.push(path.trim().into()),
+                None => fetching = line.contains("fetched"),
+            }
+        }
+        work
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nix_lists_are_understood() {
+        let lines = [
+            "warning: the group 'nixbld' does not exist",
+            "these 2 derivations will be built:",
+            "  /nix/store/x-a.drv",
+            "  /nix/store/x-b.drv",
+            "this path will be fetched (0.1 MiB download, 0.5 MiB unpacked):",
+            "  /nix/store/x-c",
+        ]
+        .map(String::from);
+        let work = Work::parse(&lines);
+        assert_eq!((work.build.len(), work.fetch.len()), (2, 1));
+    }
+}

@@ -1,0 +1,247 @@
+//! One push, from the configuration to the rooted system on the machine.
+
+use crate::closure::{self, Closure};
+use crate::evaluate::{Evaluated, Settings, evaluate};
+use crate::nix::{self, LocalStore};
+use crate::remote::{self, Facts, Packing, Remote};
+use crate::send::{self, Sent, size};
+use crate::serve::PathInfo;
+use crate::source::Source;
+use crate::{Args, Compress, build};
+use anyhow::{Context, Result, anyhow};
+use machine_record::{Failure, Kind, Record, StorePath, log};
+use machine_ssh::Address;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a connection may lie idle while this computer evaluates and builds: firewalls forget
+/// silent ones.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// A system in the local store, kept there for as long as this lives.
+pub struct System {
+    pub toplevel: StorePath,
+    pub closure: Closure,
+    pub store: LocalStore,
+}
+
+/// Evaluates, builds, sends and roots; writes `closure`, as far as it came.
+pub fn push(args: &Args, settings: &Settings, source: &Source, record: &mut Record) -> Result<()> {
+    let began = Instant::now();
+    let mut section = None;
+    let result = work(args, settings, source, record, &mut section);
+    if let Some(mut section) = section {
+        section.seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+        record.put(&section)?;
+    }
+    result
+}
+
+fn work(
+    args: &Args,
+    settings: &Settings,
+    source: &Source,
+    record: &Record,
+    section: &mut Option<machine_record::Closure>,
+) -> Result<()> {
+    let address = Address::of(record)?;
+    let stop = AtomicBool::new(false);
+    // The key exchange goes on while this computer evaluates and builds.
+    let (remote, system) = std::thread::scope(|scope| {
+        let system = scope.spawn(|| prepare(settings, source, record, section, &stop));
+        let remote = Remote::connect(&address, args.timeout).map(|remote| (remote, Instant::now()));
+        stop.store(remote.is_err(), Ordering::SeqCst);
+        (remote, system.join().unwrap_or_else(|_| Err(anyhow!("the tool stopped: this is a bug"))))
+    });
+    let system = match (system, &remote) {
+        (Ok(system), _) => system,
+        // What is wrong with the configuration is more than that nobody is there to hear of it.
+        (Err(error), _) if !stop.load(Ordering::SeqCst) || Failure::of(&error).kind != Kind::NotStarted => {
+            return Err(error);
+        }
+        (Err(error), _) => return Err(remote.err().unwrap_or(error)),
+    };
+    let (mut remote, connected) = remote?;
+    if connected.elapsed() > IDLE {
+        remote = Remote::connect(&address, args.timeout)?;
+    }
+    deliver(args, &record.name(), remote, system, section)
+}
+
+/// What happens on this computer: evaluating, building, and listing the closure.
+fn prepare(
+    settings: &Settings,
+    source: &Source,
+    record: &Record,
+    section: &mut Option<machine_record::Closure>,
+    stop: &AtomicBool,
+) -> Result<System> {
+    let machine = record.name();
+    let (drv, toplevel, evaluated) = match source {
+        Source::Toplevel(toplevel) => (None, toplevel.clone(), None),
+        _ => {
+            let evaluated = evaluate(settings, source, record)?;
+            (Some(evaluated.drv.clone()), evaluated.toplevel.clone(), Some(evaluated))
+        }
+    };
+    let section = section.insert(machine_record::Closure {
+        drv,
+        toplevel: toplevel.clone(),
+        paths: None,
+        bytes: None,
+        sent_paths: None,
+        sent_bytes: None,
+        evaluated: evaluated.is_some(),
+        built: false,
+        seconds: 0.0,
+    });
+    if stop.load(Ordering::SeqCst) {
+        return Err(Failure::new(Kind::NotStarted, "the machine cannot be reached").into());
+    }
+    let mut store = nix::store(&machine)?;
+    if !lock(&mut store, &toplevel, evaluated.as_ref())? {
+        let evaluated =
+            evaluated.ok_or_else(|| Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store")))?;
+        build::build(&machine, settings, &evaluated)?;
+        section.built = true;
+    }
+    let closure = Closure::of(&mut store, std::slice::from_ref(&toplevel)).context("cannot list the closure")?;
+    section.paths = Some(closure.infos.len() as u64);
+    section.bytes = Some(closure.bytes());
+    Ok(System { toplevel, closure, store })
+}
+
+/// Keeps the system and its derivation from being collected; true if the system is there.
+pub fn lock(store: &mut LocalStore, toplevel: &StorePath, evaluated: Option<&Evaluated>) -> Result<bool> {
+    let paths: Vec<_> =
+        evaluated.map(|evaluated| evaluated.drv.clone()).into_iter().chain([toplevel.clone()]).collect();
+    store.ask_valid_paths(true, false, &paths)?;
+    let valid = store.valid_paths()?;
+    if let Some(Evaluated { drv, .. }) = evaluated
+        && !valid.contains(drv)
+    {
+        // It was nobody's for a moment, between two processes.
+        return Err(Failure::new(Kind::Evaluation, format!("{drv} was collected as garbage"))
+            .hint("run the pipe again")
+            .into());
+    }
+    Ok(valid.contains(toplevel))
+}
+
+/// Sends what the machine lacks, and roots the system there.
+fn deliver(
+    args: &Args,
+    machine: &str,
+    remote: Remote,
+    system: System,
+    section: &mut Option<machine_record::Closure>,
+) -> Result<()> {
+    let System { toplevel, closure, mut store } = system;
+    let toplevel = &toplevel;
+    let mut note = |paths: usize, bytes: u64| {
+        if let Some(section) = section {
+            (section.sent_paths, section.sent_bytes) = (Some(paths as u64), Some(bytes));
+        }
+    };
+    let whole = format!("{} paths, {}", closure.infos.len(), size(closure.bytes()));
+    if remote.facts.has.contains(toplevel) {
+        remote.root(toplevel)?;
+        note(0, 0);
+        log::event(machine, &format!("nothing to send: the machine has {toplevel} ({whole})"));
+        return Ok(());
+    }
+    let packing = packing(args.compress, &remote.facts)?;
+    let free = remote.facts.free;
+    let beyond = closure.beyond(&mut store, &remote.facts.has)?;
+    let (session, mut serve) = remote.serve()?;
+    let asked: Vec<StorePath> = beyond.infos.iter().map(|info| &info.path).chain(&beyond.known).cloned().collect();
+    serve.ask_valid_paths(true, args.substitute_on_destination, &asked)?;
+    // The answer comes while this waits for its own.
+    let mut intake = remote::open_intake(&session, packing, toplevel)?;
+    let answer = serve.greeted().and_then(|()| serve.valid_paths());
+    let mut valid = remote::explain(answer, &mut serve.pipe)?;
+    let mut wanted = beyond.infos;
+    if !beyond.known.iter().all(|path| valid.contains(path)) {
+        // Something else than a whole system is at one of its links: nothing is to rest on it.
+        wanted = closure.infos.iter().collect();
+        let all: Vec<StorePath> = wanted.iter().map(|info| info.path.clone()).collect();
+        serve.ask_valid_paths(true, args.substitute_on_destination, &all)?;
+        let answer = serve.valid_paths();
+        valid = remote::explain(answer, &mut serve.pipe)?;
+    }
+    let missing = missing(&wanted, &valid);
+    let bytes = missing.iter().map(|info| info.nar_size).sum();
+    room(bytes, free)?;
+    log::event(machine, &format!("sending {} of {whole}: {}", missing.len(), size(bytes)));
+    let began = Instant::now();
+    note(0, 0);
+    let Sent { packed, .. } = send::send(machine, &mut intake, packing, &missing)?;
+    note(missing.len(), bytes);
+    remote::rooted(&mut intake, toplevel)?;
+    let seconds = began.elapsed().as_secs_f64();
+    let rate = size((bytes as f64 / seconds) as u64);
+    log::event(
+        machine,
+        &format!("sent {} paths, {} as {} in {seconds:.1} s ({rate}/s)", missing.len(), size(bytes), size(packed)),
+    );
+    Ok(())
+}
+
+/// What is wanted and not there, references first.
+pub fn missing<'a>(wanted: &[&'a PathInfo], valid: &HashSet<StorePath>) -> Vec<&'a PathInfo> {
+    let missing: Vec<_> = wanted.iter().filter(|info| !valid.contains(&info.path)).copied().collect();
+    closure::in_order(&missing)
+}
+
+/// Checks that the machine's disk can hold what is to come.
+fn room(bytes: u64, free: Option<u64>) -> Result<()> {
+    match free {
+        Some(free) if free < bytes => Err(Failure::new(
+            Kind::Copy,
+            format!("not enough room in the machine's store: {} are to come, {} are free", size(bytes), size(free)),
+        )
+        .hint("make room there, for example with nix-collect-garbage, or give it a larger volume (--volume-size)")
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+fn packing(wish: Compress, facts: &Facts) -> Result<Packing> {
+    let absent = |program: &str| {
+        Failure::new(Kind::Copy, format!("the machine has no {program}"))
+            .hint("leave --compress out: what it has is used")
+    };
+    Ok(match wish {
+        Compress::Zstd if !facts.zstd => return Err(absent("zstd").into()),
+        Compress::Gzip if !facts.gzip => return Err(absent("gzip").into()),
+        Compress::Zstd => Packing::Zstd,
+        Compress::Gzip => Packing::Gzip,
+        Compress::None => Packing::None,
+        Compress::Auto if facts.zstd => Packing::Zstd,
+        Compress::Auto if facts.gzip => Packing::Gzip,
+        Compress::Auto => Packing::None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_packing_that_the_machine_knows_is_taken() {
+        let facts = |zstd, gzip| Facts { zstd, gzip, ..Facts::default() };
+        assert_eq!(packing(Compress::Auto, &facts(true, true)).unwrap(), Packing::Zstd);
+        assert_eq!(packing(Compress::Auto, &facts(false, true)).unwrap(), Packing::Gzip);
+        assert_eq!(packing(Compress::Auto, &facts(false, false)).unwrap(), Packing::None);
+        assert!(packing(Compress::Zstd, &facts(false, true)).is_err());
+    }
+
+    #[test]
+    fn a_full_machine_is_seen_before_anything_is_sent() {
+        let failure = Failure::of(&room(5 << 30, Some(1 << 30)).unwrap_err());
+        assert_eq!(failure.kind, Kind::Copy);
+        assert!(failure.message.contains("5.0 GiB") && failure.message.contains("1.0 GiB"), "{failure}");
+        assert!(room(5, None).is_ok() && room(5, Some(5)).is_ok());
+    }
+}

@@ -1,0 +1,240 @@
+//! The machine's side of a push: what it is asked, and the scripts that it runs.
+//!
+//! Two commands on one connection. The first tells what the machine has, then becomes the serve
+//! protocol: it is asked what is valid, and keeps what is still to come from being collected as
+//! garbage. The second takes the paths as one compressed stream, and roots the system.
+
+use crate::serve::Serve;
+use anyhow::{Context, Result, bail};
+use machine_record::{Failure, Kind, StorePath, WithKind};
+use machine_ssh::{Address, Channel, Session, quote};
+use std::time::Duration;
+
+/// Where a bare machine keeps its Nix: NixOS, then Nix on another system.
+const PATH: &str = "PATH=/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:$PATH; export PATH\n";
+
+/// Marks where the script's words begin, should a login shell have said something before.
+const MARK: &str = "nix-push: facts";
+
+/// Tells the facts, then does as it is told: `root` or `serve`.
+const FACTS: &str = r#"
+echo "nix-push: facts"
+command -v nix-store >/dev/null && echo "tool=nix-store"
+command -v zstd >/dev/null && echo "tool=zstd"
+command -v gzip >/dev/null && echo "tool=gzip"
+for link in /run/current-system /nix/var/nix/profiles/system /nix/var/nix/gcroots/nixpipe/pushed; do
+  [ -e "$link" ] && echo "has=$(readlink -f "$link")"
+done
+df -Pk /nix/store | { read -r _; read -r _ _ _ free _; echo "free=$free"; }
+echo "end"
+read -r what top
+case $what in
+  root) root;;
+  serve) exec nix-store --serve --write;;
+esac
+"#;
+
+/// Roots what was pushed. The root is there before the check, so that nothing can be collected
+/// between the two; it takes its fixed name only after the check, in one step.
+const ROOT: &str = r#"
+root() {
+  roots=/nix/var/nix/gcroots/nixpipe
+  mkdir -p $roots && ln -sfn "$top" $roots/.pushed.$$ || return
+  if nix-store --check-validity "$top" && mv -fT $roots/.pushed.$$ $roots/pushed
+  then echo "rooted"
+  else rm -f $roots/.pushed.$$
+  fi
+}
+"#;
+
+/// What the machine says of itself.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Systems that it keeps: the running one, the profile's, the one pushed last
+    pub has: Vec<StorePath>,
+    pub zstd: bool,
+    pub gzip: bool,
+    /// Bytes that its store's file system has left
+    pub free: Option<u64>,
+}
+
+/// How the stream to the machine is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    Zstd,
+    Gzip,
+    None,
+}
+
+/// A machine that has told its facts.
+pub struct Remote {
+    pub session: Session,
+    pub facts: Facts,
+    channel: Channel,
+}
+
+impl Remote {
+    /// Connects, and hears the facts.
+    pub fn connect(address: &Address, timeout: Duration) -> Result<Self> {
+        let session = Session::connect(address, timeout)?;
+        let mut channel = session.open(&shell(&format!("{PATH}{ROOT}{FACTS}"), &[]))?;
+        let mut said = Vec::new();
+        let mut piece = [0; 4096];
+        let facts = loop {
+            if let Some(facts) = Facts::parse(&String::from_utf8_lossy(&said)) {
+                break facts?;
+            }
+            match channel.read_some(&mut piece)? {
+                0 => {
+                    let words = words(&channel.take_stderr()).unwrap_or_else(|| "it ended without a word".into());
+                    bail!(Failure::new(Kind::Copy, format!("cannot run a script on the machine: {words}")));
+                }
+                count => said.extend_from_slice(&piece[..count]),
+            }
+        };
+        Ok(Remote { session, facts, channel })
+    }
+
+    /// Roots a system that is there.
+    pub fn root(mut self, toplevel: &StorePath) -> Result<()> {
+        self.channel.write_all(format!("root {toplevel}\n").as_bytes())?;
+        self.channel.finish_input()?;
+        rooted(&mut self.channel, toplevel)
+    }
+
+    /// Begins the serve protocol. What is locked through it stays for as long as it is held.
+    pub fn serve(mut self) -> Result<(Session, Serve<Channel>)> {
+        self.channel.write_all(b"serve\n")?;
+        Ok((self.session, Serve::greet(self.channel)?))
+    }
+}
+
+impl Facts {
+    /// Reads what the script says; `None` until it has said all.
+    fn parse(said: &str) -> Option<Result<Facts>> {
+        let (_, said) = said.split_once(MARK)?;
+        let (said, _) = said.split_once("\nend\n")?;
+        let mut facts = Facts::default();
+        let mut nix = false;
+        for line in said.lines() {
+            match line.split_once('=') {
+                Some(("tool", "nix-store")) => nix = true,
+                Some(("tool", "zstd")) => facts.zstd = true,
+                Some(("tool", "gzip")) => facts.gzip = true,
+                // A system is asked for as valid before anything rests on it.
+                Some(("has", path)) => facts.has.extend(StorePath::new(path)),
+                Some(("free", kib)) => facts.free = kib.parse::<u64>().ok().map(|kib| kib * 1024),
+                _ => {}
+            }
+        }
+        facts.has.sort_unstable();
+        facts.has.dedup();
+        if nix {
+            Some(Ok(facts))
+        } else {
+            Some(Err(Failure::new(Kind::Copy, "the machine has no nix-store")
+                .hint("is it a NixOS machine? Nix is looked for in /run/current-system/sw/bin and in PATH")
+                .into()))
+        }
+    }
+}
+
+/// Begins the command that takes paths and then roots `toplevel`.
+pub fn open_intake(session: &Session, packing: Packing, toplevel: &StorePath) -> Result<Channel> {
+    let take = match packing {
+        Packing::Zstd => "zstd -dqc | nix-store --serve --write",
+        Packing::Gzip => "gzip -dc | nix-store --serve --write",
+        Packing::None => "nix-store --serve --write",
+    };
+    session.open(&shell(&format!("{PATH}{ROOT}top=$1\n{take}\nroot\n"), &[toplevel.as_str()]))
+}
+
+/// Waits for the word that the system is rooted.
+pub fn rooted(channel: &mut Channel, toplevel: &StorePath) -> Result<()> {
+    let mut said = Vec::new();
+    let mut piece = [0; 256];
+    loop {
+        match channel.read_some(&mut piece)? {
+            0 => break,
+            count => said.extend_from_slice(&piece[..count]),
+        }
+        if said == b"rooted\n" {
+            return Ok(());
+        }
+    }
+    let words = words(&channel.take_stderr()).unwrap_or_else(|| "it said nothing".into());
+    Err(Failure::new(Kind::Copy, format!("the machine cannot keep {toplevel}: {words}"))
+        .hint("log in as a user who may write to /nix/var/nix/gcroots, such as root")
+        .into())
+}
+
+/// What a machine's command complained of, in one line.
+pub fn words(stderr: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(stderr);
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let error = lines().find(|line| line.starts_with("error")).or(lines().next_back())?;
+    Some(error.trim_start_matches("error:").trim().into())
+}
+
+/// A command for any login shell that runs `script` under /bin/sh.
+fn shell(script: &str, arguments: &[&str]) -> String {
+    let arguments: String = arguments.iter().map(|argument| format!(" {}", quote(argument))).collect();
+    format!("exec /bin/sh -c {} nix-push{arguments}", quote(script))
+}
+
+/// The failure behind an answer that did not come: what the machine's nix-store said, if it did.
+pub fn explain<T>(result: Result<T>, channel: &mut Channel) -> Result<T> {
+    result
+        .map_err(|error| match words(&channel.take_stderr()) {
+            Some(words) => refused(&words).into(),
+            None => error,
+        })
+        .with_kind(Kind::Copy)
+        .context("cannot copy to the machine")
+}
+
+/// A failure in the words of the machine's nix-store.
+fn refused(words: &str) -> Failure {
+    let failure = Failure::new(Kind::Copy, format!("the machine's nix-store said: {words}"));
+    if words.contains("No space left on device") || words.contains("disk is full") {
+        failure.hint("make room on the machine, for example with nix-collect-garbage, and run the pipe again: what has arrived stays")
+    } else if words.contains("lacks a valid signature") || words.contains("lacks a signature") {
+        failure.hint(
+            "log in as root or as one of the machine's trusted-users, or sign the paths with a key that it trusts",
+        )
+    } else {
+        failure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_come_after_whatever_a_login_shell_says() {
+        let path = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nixos-system";
+        let said = format!(
+            "Welcome!\nhas=/etc\nnix-push: facts\ntool=nix-store\ntool=zstd\nhas={path}\nhas={path}\nhas=/etc/x\nfree=20\nend\n"
+        );
+        let facts = Facts::parse(&said).unwrap().unwrap();
+        assert_eq!(
+            facts,
+            Facts { has: vec![StorePath::new(path).unwrap()], zstd: true, gzip: false, free: Some(20 * 1024) }
+        );
+        assert!(Facts::parse(&said[..said.len() - 1]).is_none());
+    }
+
+    #[test]
+    fn a_machine_without_nix_is_told_so() {
+        let failure = Failure::of(&Facts::parse("nix-push: facts\ntool=gzip\nend\n").unwrap().unwrap_err());
+        assert_eq!((failure.kind, failure.hint.is_some()), (Kind::Copy, true));
+    }
+
+    #[test]
+    fn a_full_disk_has_a_hint() {
+        let said = b"warning: x\nerror: writing to file '/nix/store/x': No space left on device\n";
+        let failure = refused(&words(said).unwrap());
+        assert!(failure.hint.is_some() && !failure.message.contains("error"), "{failure}");
+    }
+}

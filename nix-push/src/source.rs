@@ -1,0 +1,147 @@
+//! Where a machine's configuration comes from.
+
+use anyhow::{Context, Result};
+use machine_record::{Failure, Kind, Record, StorePath, WithKind};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where the configuration comes from, by a flag or the record's `configuration`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A NixOS configuration: a file, or a folder with a default.nix
+    Plain(PathBuf),
+    /// The same as text
+    Inline(String),
+    /// A file that is a NixOS system by itself, or a function to one
+    Hermetic(PathBuf),
+    /// `nixosConfigurations.<name>` of a flake; the name is the machine's unless said
+    Flake { reference: String, name: Option<String> },
+    /// A system that is built already
+    Toplevel(StorePath),
+}
+
+impl Source {
+    /// Reads the record's `configuration`.
+    pub fn of(record: &Record) -> Result<Option<Source>> {
+        record.string("configuration")?.map(|text| Source::guess(&text)).transpose()
+    }
+
+    /// Tells a path, a flake reference and a built system from each other.
+    pub fn guess(text: &str) -> Result<Source> {
+        let path = Path::new(text);
+        if path.join("bin/switch-to-configuration").exists() {
+            Source::toplevel(path)
+        } else if path.exists() {
+            Source::plain(path)
+        } else if text.contains('#') || has_scheme(text) {
+            Source::flake(text)
+        } else {
+            Source::plain(path)
+        }
+    }
+
+    pub fn plain(path: &Path) -> Result<Source> {
+        Ok(Source::Plain(file(path)?))
+    }
+
+    pub fn hermetic(path: &Path) -> Result<Source> {
+        Ok(Source::Hermetic(file(path)?))
+    }
+
+    pub fn toplevel(path: &Path) -> Result<Source> {
+        let real = fs::canonicalize(path)
+            .with_context(|| format!("cannot use the system {}", path.display()))
+            .with_kind(Kind::Input)?;
+        let store_path = StorePath::new(real.to_string_lossy())
+            .map_err(|_| Failure::new(Kind::Input, format!("{} is no path of the Nix store", path.display())))?;
+        Ok(Source::Toplevel(store_path))
+    }
+
+    pub fn flake(text: &str) -> Result<Source> {
+        let (reference, name) = match text.split_once('#') {
+            Some((reference, name)) => (reference, Some(name.to_string()).filter(|name| !name.is_empty())),
+            None => (text, None),
+        };
+        let reference = if has_scheme(reference) { reference.into() } else { local_flake(Path::new(reference))? };
+        Ok(Source::Flake { reference, name })
+    }
+
+    /// What to call it in a line for people.
+    pub fn shown(&self) -> String {
+        match self {
+            Source::Plain(path) | Source::Hermetic(path) => path.display().to_string(),
+            Source::Inline(_) => "the expression".into(),
+            Source::Flake { reference, .. } => reference.clone(),
+            Source::Toplevel(path) => path.to_string(),
+        }
+    }
+}
+
+/// An absolute path to what exists.
+fn file(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path).with_kind(Kind::Input)?;
+    fs::metadata(&path).map_err(|error| {
+        Failure::new(Kind::Input, format!("cannot read the configuration {}: {error}", path.display()))
+    })?;
+    Ok(path)
+}
+
+/// `github:`, `git+https:` and the like (RFC 3986, section 3.1).
+fn has_scheme(text: &str) -> bool {
+    let Some((scheme, _)) = text.split_once(':') else { return false };
+    scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte))
+}
+
+/// A flake in a folder: through git where there is a repository, as the commands of Nix do, so
+/// that only what git knows is copied to the store.
+fn local_flake(path: &Path) -> Result<String> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let folder = fs::canonicalize(path)
+        .map_err(|error| Failure::new(Kind::Input, format!("cannot read the flake {}: {error}", path.display())))?;
+    let root = folder.ancestors().find(|folder| folder.join(".git").exists());
+    Ok(match root {
+        None => format!("path:{}", escape(&folder)),
+        Some(root) if root == folder => format!("git+file://{}", escape(root)),
+        Some(root) => {
+            let below = folder.strip_prefix(root).unwrap_or(&folder);
+            format!("git+file://{}?dir={}", escape(root), escape(below))
+        }
+    })
+}
+
+/// Percent-encodes a path for a URL.
+fn escape(path: &Path) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    let bytes = path.to_string_lossy().into_owned().into_bytes();
+    bytes
+        .into_iter()
+        .map(|byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flakes_are_told_from_paths() {
+        let flake = |reference: &str, name: Option<&str>| Source::Flake {
+            reference: reference.into(),
+            name: name.map(String::from),
+        };
+        assert_eq!(Source::guess("github:a/b#web").unwrap(), flake("github:a/b", Some("web")));
+        assert_eq!(Source::guess("git+https://x.org/a").unwrap(), flake("git+https://x.org/a", None));
+        assert_eq!(Source::guess("/usr#web").unwrap(), flake("path:/usr", Some("web")));
+        assert_eq!(Source::guess("/usr").unwrap(), Source::Plain("/usr".into()));
+        assert_eq!(Source::guess("/usr/../etc/passwd").unwrap(), Source::Plain("/usr/../etc/passwd".into()));
+        let failure = Failure::of(&Source::guess("/no/such.nix").unwrap_err());
+        assert_eq!(failure.kind, Kind::Input);
+        assert!(failure.message.contains("/no/such.nix"));
+    }
+
+    #[test]
+    fn paths_become_urls() {
+        assert_eq!(escape(Path::new("/a b/c#d/é")), "/a%20b/c%23d/%C3%A9");
+    }
+}
