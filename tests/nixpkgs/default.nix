@@ -44,4 +44,5 @@ let
 in
 if crossSystem != null && crossSystem.system or crossSystem != system
 then throw "this <nixpkgs> cannot cross-compile: name the machine's system with `system`"
-else lib.fix (lib.extends (lib.composeManyExtensions layers) base)
+# Asking for the platform's name refuses an unknown one.
+else builtins.seq hostPlatform.config (lib.fix (lib.extends (lib.composeManyExtensions layers) base))

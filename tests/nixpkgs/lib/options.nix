@@ -60,7 +60,7 @@ rec {
   showOption = parts:
     let
       quote = part:
-        if part == "*" || match "[a-zA-Z_][a-zA-Z0-9_'-]*" part != null || match "<.*>|\\[.*\\]" part != null then part
+        if part == "*" || match "[a-zA-Z_][a-zA-Z0-9_'-]*" part != null || match "<.*>" part != null then part
         else lib.escapeNixString part;
     in
     concatStringsSep "." (map quote parts);

@@ -93,7 +93,7 @@ rec {
   mkAliasDefinitions = mkAliasAndWrapDefinitions lib.id;
   mkAliasAndWrapDefinitions = wrap: option: mkIf (isAttrs option && option.isDefined) (wrap (mkMerge option.definitions));
   mkAliasAndWrapDefsWithPriority = wrap: option:
-    mkIf option.isDefined (mkOverride option.highestPrio (wrap (mkMerge option.definitions)));
+    mkIf option.isDefined (wrap (mkMerge (map (mkOverride option.highestPrio) option.definitions)));
   # A value made from that of another option, with its priority, so that forcing the one forces the other.
   mkDerivedConfig = option: f: mkOverride (option.highestPrio or defaultPriority) (f option.value);
 }

@@ -1,5 +1,5 @@
 # The package set of the system.
-{ config, lib, options, ... }:
+{ config, lib, options, pkgs, ... }:
 let
   inherit (lib) mkOption types;
   cfg = config.nixpkgs;
@@ -32,12 +32,12 @@ in
         inherit (lib.systems.elaborate
           (if options.nixpkgs.hostPlatform.isDefined then cfg.hostPlatform
           else if cfg.localSystem != null then cfg.localSystem
-          else cfg.system)) system;
+          else if options.nixpkgs.system.isDefined then cfg.system
+          else throw "Neither nixpkgs.hostPlatform nor the legacy option nixpkgs.system has been set. Set nixpkgs.hostPlatform = \"x86_64-linux\"; in the configuration.")) system;
       }
     );
     assertions = [ {
-      assertion = cfg.buildPlatform == null
-        || (lib.systems.elaborate cfg.buildPlatform).system == config._module.args.pkgs.system or (lib.systems.elaborate cfg.buildPlatform).system;
+      assertion = cfg.buildPlatform == null || (lib.systems.elaborate cfg.buildPlatform).system == pkgs.system;
       message = "nixpkgs.buildPlatform: this <nixpkgs> cannot cross-compile.";
     } ];
   };

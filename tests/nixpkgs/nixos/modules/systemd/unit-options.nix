@@ -3,8 +3,12 @@
 let
   inherit (lib) mkOption types;
   atom = types.nullOr (types.oneOf [ types.bool types.int types.float types.str types.path types.package ]);
-  value = types.either atom (types.listOf atom);
-  # Several definitions of one setting are all meant if they are lists; plain ones must agree.
+  # As soon as one definition of a setting is a list, all of them are meant; plain ones must agree.
+  value = types.either atom (types.listOf atom) // {
+    merge = loc: defs:
+      if lib.any (d: lib.isList d.value) defs then lib.concatMap (d: lib.toList d.value) defs
+      else lib.mergeEqualOption loc defs;
+  };
   settings = description: mkOption { type = types.attrsOf value; default = { }; inherit description; };
   names = description: mkOption { type = types.listOf (types.strMatching "[a-zA-Z0-9@%:_.\\-]+[.](service|socket|device|mount|automount|swap|target|path|timer|scope|slice)"); default = [ ]; inherit description; };
   flag = default: description: mkOption { type = types.bool; inherit default description; };
