@@ -170,7 +170,7 @@ class Life:
             with self.cloud.lock:
                 self._busy -= 1
                 self.cloud.route()
-                if job == self._destroy:
+                if job == self._destroy and self._jobs.empty():
                     self._thread = None
                     return
 

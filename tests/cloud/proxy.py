@@ -5,6 +5,7 @@ It can be slow (`delay`) and it can be cut. One thread carries all connections; 
 
 import asyncio
 import collections
+import concurrent.futures
 import logging
 import socket
 import struct
@@ -34,6 +35,8 @@ class Proxy(threading.Thread):
         super().__init__(name="proxy", daemon=True)
         self.port = port
         self.loop = asyncio.new_event_loop()
+        # Only for connecting, which waits for the machine.
+        self.loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(64))
         self.delay = 0.0  # seconds for the round trip
         self.errors: dict[str, str] = {}  # addresses that could not be listened on
         self._counts: dict[str, Count] = collections.defaultdict(Count)
