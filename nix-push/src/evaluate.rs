@@ -24,11 +24,8 @@ pub struct Settings {
 
 /// The system that a configuration describes.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Evaluated {
-    #[serde(rename = "drvPath")]
     pub drv: StorePath,
-    #[serde(rename = "outPath")]
     pub toplevel: StorePath,
 }
 
@@ -71,7 +68,7 @@ fn explain(source: &Source, error: &str) -> Failure {
     }
 }
 
-/// The Nix expression that yields `drvPath` and `outPath`.
+/// The Nix expression that yields `drv` and `toplevel`. (A set with `outPath` would print as text.)
 fn expression(source: &Source, record: &Record, arguments: bool) -> Result<String> {
     let machine = nix_string(&json(record)?);
     let system = match record.string("system")?.or(record.section::<Ami>()?.map(|ami| ami.system)) {
@@ -105,7 +102,8 @@ call = f: if builtins.isFunction f
   else f;
 extend = nixos: if nixos ? extendModules then nixos.extendModules {{ inherit specialArgs; }} else nixos;
 nixos = {nixos};
-in {{ inherit (nixos.config.system.build.toplevel) drvPath outPath; }}
+toplevel = nixos.config.system.build.toplevel;
+in {{ drv = toplevel.drvPath; toplevel = toplevel.outPath; }}
 "
     ))
 }
@@ -155,7 +153,7 @@ mod tests {
     fn the_record_reaches_nix_as_it_is() {
         let odd = record(r#"{"name":"a","x":"${builtins.abort \"no\"} \\ \" ''"}"#);
         let text = expression(&Source::Inline("{ }".into()), &odd, false).unwrap();
-        let question = text.replace("{ inherit (nixos.config.system.build.toplevel) drvPath outPath; }", "machine.x");
+        let question = text.replace("{ drv = toplevel.drvPath; toplevel = toplevel.outPath; }", "machine.x");
         let outcome =
             nix::run("a", "nix-instantiate", &["--eval".into(), "--json".into(), "-".into()], question).unwrap();
         assert!(outcome.success, "{:?}", outcome.stderr);
