@@ -6,6 +6,7 @@
   ./boot/specialisation.nix
   ./config/closure.nix
   ./config/etc.nix
+  ./config/evaluation.nix
   ./config/locale.nix
   ./config/networking.nix
   ./config/nix.nix
