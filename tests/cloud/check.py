@@ -338,12 +338,22 @@ def log_in(identifier: str, folder: pathlib.Path, command: str) -> str:
     return done.stdout
 
 
+# Asks the metadata service with nothing but bash, since a machine has no curl of its own.
+ASK = r"""
+ask() {
+    exec 3<>/dev/tcp/169.254.169.254/80
+    printf '%s %s HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n%s\r\n\r\n' "$1" "$2" "$3" >&3
+    cat <&3
+}
+answer=$(ask PUT /latest/api/token 'X-aws-ec2-metadata-token-ttl-seconds: 60')
+token=${answer##*$'\n'}
+ask GET /latest/meta-data/instance-id "X-aws-ec2-metadata-token: $token"
+"""
+
+
 def machine(identifier: str, folder: pathlib.Path) -> None:
-    ask = (
-        'token=$(curl -sf -X PUT -H "X-aws-ec2-metadata-token-ttl-seconds: 60" http://169.254.169.254/latest/api/token) && '
-        'curl -sf -H "X-aws-ec2-metadata-token: $token" http://169.254.169.254/latest/meta-data/instance-id'
-    )
-    check(log_in(identifier, folder, ask).strip() == identifier, "the metadata service names the instance")
+    reply = log_in(identifier, folder, ASK)
+    check(reply.splitlines()[-1] == identifier, f"the metadata service names the instance: {reply}")
     log_in(identifier, folder, "echo kept > /root/kept && sync")
     control("kill", machine=identifier)
     address = describe(identifier)["PublicIpAddress"]
