@@ -1,0 +1,108 @@
+# What the session and the detached jobs share. POSIX sh; sent without these comments.
+#
+# /run/nixpipe (0700 root, gone after a reboot) holds
+#   lock        flock: whoever changes what is below, for a short time
+#   deploy/     the deployment in hand; while it exists the machine is taken
+#     token-T     T is its token
+#     vars        what was asked for, as shell assignments
+#     job.sh      the detached jobs
+#     log         what they say
+#     result      how the activation ended: `VERDICT STATUS`
+#     armed-T     the rescuers are ready; by exactly one rename it becomes
+#                 confirmed-T (the new system stays) or expired-T (the old one comes back)
+#     restored    the old system runs again; by exactly one rename expired-T becomes
+#                 returned-T (somebody could log in) or rebooting-T (nobody could)
+#   last/       the deployment before, with its `outcome`
+# /var/lib/nixpipe/commit-pending exists while profile and boot entry may disagree.
+
+run=/run/nixpipe
+dir=$run/deploy
+pending=/var/lib/nixpipe/commit-pending
+profile=/nix/var/nix/profiles/system
+roots=/nix/var/nix/gcroots/nixpipe
+stc_lock=/run/nixos/switch-to-configuration.lock
+
+# Where a link ends, or nothing.
+target() { readlink -e "$1" || :; }
+
+# A file of one line that is whole or absent.
+put() { printf '%s\n' "$2" >"$1.new" && mv -T "$1.new" "$1"; }
+
+# The one rename that decides: $1 becomes $2, for exactly one of those who try.
+decide() { mv -T "$dir/$1-$token" "$dir/$2-$token" 2>/dev/null; }
+decided() { [ -e "$dir/$1-$token" ]; }
+
+root() { mkdir -p "$roots" && ln -sfn "$2" "$roots/.$1" && mv -T "$roots/.$1" "$roots/$1"; }
+
+# The machine is changed by one process at a time. Children are started with fd 9 closed: one
+# that outlives the job would hold the lock.
+lock() { exec 9>"$run/lock" && flock -w "${1:-600}" 9; }
+unlock() { exec 9>&-; }
+
+# The system that the boot loader starts by default; nothing if the loader is not known.
+# NixOS writes GRUB's menu, systemd-boot's entries or extlinux's menu (nixpkgs
+# nixos/modules/system/boot/loader); each names the system as init=/nix/store/.../init.
+boot_entry() {
+  if [ -f /boot/loader/loader.conf ]; then
+    entry=$(sed -n 's/^default  *//p' /boot/loader/loader.conf)
+    # Boot counting adds +N to a name.
+    for file in "/boot/loader/entries/${entry%.conf}".conf "/boot/loader/entries/${entry%.conf}"+*.conf; do
+      [ -f "$file" ] && first_init "$file" && return
+    done
+  elif [ -f /boot/grub/grub.cfg ]; then
+    # NixOS puts the default system first; any other default is the user's own.
+    entry=$(sed -n 's/^ *set default="\{0,1\}\([0-9a-z]*\)"\{0,1\} *$/\1/p' /boot/grub/grub.cfg | sed -n 1p)
+    [ "${entry:-0}" = 0 ] && first_init /boot/grub/grub.cfg
+  elif [ -f /boot/extlinux/extlinux.conf ]; then
+    first_init /boot/extlinux/extlinux.conf
+  fi
+  :
+}
+first_init() { sed -n 's|.*init=\(/nix/store/[^/ ]*\)/.*|\1|p' "$1" | sed -n 1p; }
+
+# What a killed switch-to-configuration leaves behind: units it had yet to start.
+leftover() { [ -e /run/nixos/start-list ] || [ -e /run/nixos/restart-list ] || [ -e /run/nixos/reload-list ]; }
+
+# How far the deployment is.
+stage() {
+  if [ ! -e "$dir/token-$token" ]; then
+    if [ -e "$run/last/token-$token" ]; then echo done; else echo gone; fi
+  elif decided confirmed; then echo committing
+  elif decided rebooting; then echo rebooting
+  elif decided returned; then echo returned
+  elif decided expired; then if [ -e "$dir/restored" ]; then echo restored; else echo restoring; fi
+  elif ! decided armed; then echo setup
+  elif [ -e "$dir/result" ]; then echo window
+  else echo activating; fi
+}
+
+# Starts a job now, or in $2 seconds. It survives what a switch does to others: nothing that it
+# depends on can stop it, isolating emergency.target leaves it, and its timer counts monotonic
+# time. Stopping it ends in SIGKILL after five seconds.
+job() {
+  what=$1 delay=${2:-}
+  set -- --quiet --collect --unit="nixpipe-$what" -p DefaultDependencies=no -p IgnoreOnIsolate=yes \
+    -p OOMScoreAdjust=-900 -p TimeoutStopSec=5s -p Type=exec
+  if [ -n "$delay" ]; then
+    set -- "$@" --on-active="${delay}s" --timer-property=AccuracySec=100ms \
+      --timer-property=DefaultDependencies=no --timer-property=IgnoreOnIsolate=yes
+  fi
+  systemd-run "$@" "$shell" "$dir/job.sh" "$what" "$token" </dev/null 9>&-
+}
+
+# Its unit is there as long as its timer is.
+rescue_now() { systemctl start --no-block nixpipe-rescue.service 2>/dev/null || job rescue; }
+
+# Ends the deployment: the second rename frees the machine. `last` is the account of it until the
+# next reboot, the journal for longer.
+finish() {
+  put "$dir/outcome" "$1"
+  systemd-cat -t nixpipe <"$dir/log" 9>&- || :
+  rm -f "$roots/previous"
+  rm -rf "$run/last"
+  mv -T "$dir" "$run/last"
+  disarm
+}
+disarm() {
+  systemctl stop nixpipe-rescue.timer nixpipe-window.timer nixpipe-return.timer nixpipe-reboot.timer 2>/dev/null 9>&-
+}

@@ -1,0 +1,290 @@
+//! One switch, from the first session to its end, over as many connections as it takes.
+
+use crate::answers::{Answers, Reader};
+use crate::{Action, Args, Elevate, script};
+use anyhow::Result;
+use machine_record::{Activation, Closure, Failure, Instance, Kind, Record, StorePath, Wish as Wishes, log};
+use machine_ssh::{Address, Session};
+use std::time::{Duration, Instant};
+
+/// How long a restored system waits for a login before it reboots.
+const RETURN: Duration = Duration::from_secs(120);
+
+/// How long a machine may take to reboot and answer again.
+const BOOT: Duration = Duration::from_secs(240);
+
+/// How often a session is begun anew that was lost before it had done anything.
+const STARTS: usize = 3;
+
+/// What is to be done on one machine.
+pub struct Wish<'a> {
+    pub args: &'a Args,
+    pub machine: String,
+    pub action: Action,
+    /// None where it is for the machine to say: with `--rollback`
+    pub toplevel: Option<StorePath>,
+    pub region: Option<String>,
+    pub instance: Option<String>,
+    expect: Option<StorePath>,
+    address: Address,
+    proof: Address,
+}
+
+impl<'a> Wish<'a> {
+    /// Reads flags and record; the record's own wish wins.
+    pub fn of(args: &'a Args, record: &Record) -> Result<Wish<'a>> {
+        let wishes: Wishes = record.section()?.unwrap_or_default();
+        let last: Option<Activation> = record.section()?;
+        let address = Address::of(record)?;
+        let mut proof = address.clone();
+        if let Some((host, port)) = &args.confirm_via {
+            (proof.host, proof.port) = (host.clone(), *port);
+        }
+        let toplevel = if args.rollback || args.status { None } else { Some(record.require::<Closure>()?.toplevel) };
+        Ok(Wish {
+            args,
+            machine: record.name(),
+            action: wishes.action.as_deref().map(crate::action).transpose()?.unwrap_or(args.action),
+            toplevel,
+            region: record.string("region")?,
+            instance: record.section::<Instance>()?.map(|instance| instance.id),
+            // The flag wins here: it is how one says that another system may be replaced.
+            expect: args.expect_current.clone().or(last.and_then(|last| last.current)),
+            address,
+            proof,
+        })
+    }
+
+    /// The assignments that tell the script what to do.
+    fn values(&self, mode: &str, token: &str, offset: usize) -> Vec<(&'static str, String)> {
+        let args = self.args;
+        let text = |path: &Option<StorePath>| path.as_ref().map_or(String::new(), |path| path.to_string());
+        let seconds = |time: Duration| time.as_secs().max(1).to_string();
+        let back_to = match (&args.to, args.rollback) {
+            (Some(to), _) => to.clone(),
+            (None, rollback) => if rollback { "previous" } else { "" }.into(),
+        };
+        let mut values = vec![
+            ("mode", mode.into()),
+            ("token", token.into()),
+            ("offset", offset.to_string()),
+            ("seen", "0".into()),
+            ("instance", self.instance.clone().unwrap_or_default()),
+            ("action", self.action.word().into()),
+            ("toplevel", text(&self.toplevel)),
+            ("back_to", back_to),
+            ("generation", String::new()),
+            ("specialisation", args.specialisation.clone().unwrap_or_default()),
+            ("expect", text(&self.expect)),
+            ("who", whoami()),
+            ("lock_timeout", seconds(args.lock_timeout)),
+            ("activation_timeout", seconds(args.activation_timeout)),
+            ("confirm_timeout", seconds(args.confirm_timeout)),
+            ("return_timeout", seconds(RETURN)),
+            ("health_timeout", seconds(args.health_timeout)),
+            ("allow_failed_units", u8::from(args.allow_failed_units).to_string()),
+            ("keep_failed", u8::from(args.no_auto_rollback).to_string()),
+        ];
+        if mode == "confirm" {
+            let quoted: Vec<String> = args.health.iter().map(|check| machine_ssh::quote(check)).collect();
+            values.push(("health", quoted.join(" ")));
+        }
+        values
+    }
+}
+
+/// Who deploys, for those who find the machine taken.
+fn whoami() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".into());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let line = format!("{user}@{} (process {})", host.trim(), std::process::id());
+    line.replace(|c: char| c.is_control() || c == '\'', "?")
+}
+
+/// How a deployment ended, as far as it is known.
+pub struct End {
+    pub answers: Answers,
+    pub seconds: f64,
+    /// True if the machine has booted since it was first looked at
+    pub booted: bool,
+    /// True if the machine was, or may have been, begun with
+    pub begun: bool,
+    pub failure: Option<anyhow::Error>,
+}
+
+/// What became of one session.
+enum Asked {
+    /// It came to its end
+    Stage(String),
+    /// The machine refused, for good
+    Refused(Failure),
+    /// The connection did not come about, or was lost
+    Lost(anyhow::Error),
+}
+
+/// Switches the machine, and stays with it until it is known which system it keeps.
+pub fn deploy(wish: &Wish) -> End {
+    let start = Instant::now();
+    let token = script::token(&wish.machine);
+    let mut run = Run { wish, token, offset: 0, answers: Answers::default(), boot: None };
+    let failure = run.to_the_end().err();
+    End {
+        seconds: start.elapsed().as_secs_f64(),
+        booted: run.has_booted(),
+        begun: run.answers.one("previous").is_some(),
+        answers: run.answers,
+        failure,
+    }
+}
+
+/// Asks one thing and does no more: for what changes nothing.
+pub fn ask_once(wish: &Wish, mode: &str) -> Result<Answers> {
+    let mut run = Run { wish, token: script::token(&wish.machine), offset: 0, answers: Answers::default(), boot: None };
+    match run.ask(mode, &wish.address) {
+        Asked::Stage(_) => Ok(run.answers),
+        Asked::Refused(failure) => Err(failure.into()),
+        Asked::Lost(error) => Err(error),
+    }
+}
+
+struct Run<'a> {
+    wish: &'a Wish<'a>,
+    token: String,
+    offset: usize,
+    answers: Answers,
+    /// The boot id at the first look
+    boot: Option<String>,
+}
+
+impl Run<'_> {
+    fn to_the_end(&mut self) -> Result<()> {
+        let mut stage = String::from("gone");
+        for _ in 0..STARTS {
+            stage = match self.ask("start", &self.wish.address) {
+                Asked::Stage(stage) => stage,
+                Asked::Refused(failure) => return Err(failure.into()),
+                // Before the first answer there is nothing to stay with.
+                Asked::Lost(error) if self.boot.is_none() => return Err(error),
+                Asked::Lost(error) => {
+                    self.say(&format!("{error:#}; the machine goes on by itself, looking again"));
+                    self.ask_again("attach")?
+                }
+            };
+            // Lost before anything was set up: as if it had not been asked.
+            if stage != "gone" || self.has_booted() {
+                break;
+            }
+        }
+        loop {
+            stage = match stage.as_str() {
+                "window" => self.confirm()?,
+                "restored" => self.ask_again("give-back")?,
+                "returned" | "rebooting" | "setup" => self.ask_again("attach")?,
+                _ => return Ok(()),
+            };
+        }
+    }
+
+    /// Proves that a new login works, for as long as the machine waits for it.
+    fn confirm(&mut self) -> Result<String> {
+        let proof = &self.wish.proof;
+        self.say(&format!("active, not yet the one that boots; logging in anew at {} port {}", proof.host, proof.port));
+        let end = Instant::now() + self.wish.args.confirm_timeout;
+        loop {
+            let error = match self.ask("confirm", proof) {
+                Asked::Stage(stage) => return Ok(stage),
+                Asked::Refused(failure) => return Err(failure.into()),
+                Asked::Lost(error) => error,
+            };
+            // Another host key does not become the right one.
+            if Instant::now() >= end || Failure::of(&error).kind == Kind::HostKey {
+                self.say(&format!("no new login: {error:#}; the machine goes back to the previous system by itself"));
+                return self.ask_again("attach");
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    /// Asks until the machine answers, for as long as it may need to come back by itself.
+    fn ask_again(&mut self, mode: &str) -> Result<String> {
+        let args = self.wish.args;
+        let end = Instant::now() + args.activation_timeout + args.confirm_timeout + RETURN + BOOT;
+        let mut told = String::new();
+        loop {
+            let error = match self.ask(mode, &self.wish.address) {
+                Asked::Stage(stage) => return Ok(stage),
+                Asked::Refused(failure) => return Err(failure.into()),
+                Asked::Lost(error) => error,
+            };
+            if Instant::now() >= end {
+                return Err(error.context("what became of the machine is not known"));
+            }
+            let text = format!("{error:#}");
+            if text != told {
+                log::detail(&self.wish.machine, &format!("waiting: {text}"));
+                told = text;
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    fn ask(&mut self, mode: &str, address: &Address) -> Asked {
+        let mut reader = Reader::new(&self.wish.machine, self.offset);
+        let values = self.wish.values(mode, &self.token, self.offset);
+        let heard = hear(&mut reader, address, self.wish.args, &script::session(&values));
+        self.offset = reader.offset;
+        let answers = std::mem::take(&mut reader.answers);
+        drop(reader);
+        let (stage, refusal) = (answers.stage().map(str::to_string), answers.refusal());
+        // Another client's deployment of the same system is ours as well.
+        if let Some(token) = answers.one("token") {
+            self.token = token.into();
+        }
+        if self.boot.is_none() {
+            self.boot = answers.one("boot-id").map(str::to_string);
+        }
+        self.answers.extend(answers);
+        match (heard, stage, refusal) {
+            (_, _, Some(failure)) => Asked::Refused(failure),
+            (_, Some(stage), None) => Asked::Stage(stage),
+            (Err(error), None, None) => Asked::Lost(error),
+            (Ok(words), None, None) => Asked::Lost(
+                Failure::new(Kind::Internal, format!("the machine's shell ended without an answer: {}", words.trim()))
+                    .into(),
+            ),
+        }
+    }
+
+    fn has_booted(&self) -> bool {
+        self.boot.as_deref() != self.answers.one("boot-id")
+    }
+
+    fn say(&self, text: &str) {
+        log::event(&self.wish.machine, text);
+    }
+}
+
+/// Runs the script on the machine and gives what it wrote on stderr.
+fn hear(reader: &mut Reader, address: &Address, args: &Args, script: &str) -> Result<String> {
+    let session = Session::connect(address, args.connect_timeout)?;
+    // Any login shell understands these words.
+    let mut channel = session.open(match args.elevate {
+        Elevate::None => "exec /bin/sh -s",
+        Elevate::Sudo => "exec sudo -n /bin/sh -s",
+        Elevate::Doas => "exec doas -n /bin/sh -s",
+    })?;
+    channel.write_all(script.as_bytes())?;
+    channel.finish_input()?;
+    let mut piece = [0; 16 * 1024];
+    loop {
+        match channel.read_some(&mut piece)? {
+            0 => break,
+            count => reader.take(&piece[..count]),
+        }
+    }
+    let words = String::from_utf8_lossy(&channel.take_stderr()).into_owned();
+    for line in words.lines() {
+        log::detail(&address.machine, line);
+    }
+    Ok(words)
+}

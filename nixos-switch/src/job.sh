@@ -1,0 +1,246 @@
+# The detached half: what happens on the machine whether or not anybody is connected. Each job is
+# a transient systemd unit: sh /run/nixpipe/deploy/job.sh JOB TOKEN. Any of them may die anywhere.
+
+main() {
+  . "$dir/vars" || exit 0
+  # A job of an earlier deployment has nothing to say here.
+  [ "$token" = "$2" ] || exit 0
+  PATH=$tools
+  export PATH
+  exec >>"$dir/log" 2>&1 </dev/null
+  case $1 in
+    activate) activate ;;
+    commit) commit ;;
+    rescue | window) rescue ;;
+    reboot | return) reboot ;;
+  esac
+}
+
+# Runs switch-to-configuration of system $1 with action $2; while somebody else's holds NixOS's
+# lock (it then ends with EAGAIN) tries again for $3 seconds.
+stc() {
+  end=$(($(uptime_seconds) + $3))
+  while :; do
+    [ ! -e "$stc_lock" ] || flock -w "$3" "$stc_lock" true 9>&-
+    "$1/bin/switch-to-configuration" "$2" 9>&-
+    status=$?
+    if [ $status != 11 ] || [ "$(uptime_seconds)" -ge $end ]; then return $status; fi
+    sleep 1
+  done
+}
+uptime_seconds() { read -r up _ </proc/uptime && echo "${up%.*}"; }
+
+# Runs the new system as `test`: profile and boot entry stay the old one's.
+activate() {
+  decided armed || exit 0
+  settle_pending
+  failed_units >"$dir/failed-before"
+  since=$(date +%s)
+  stc "$system" test "$lock_timeout"
+  status=$?
+  verdict=$(judge $status)
+  [ "$verdict" = ok ] || echo "switch-to-configuration ended with status $status: $verdict"
+  keep=$keep_failed
+  case $verdict in
+    ok) keep=1 ;;
+    units-failed)
+      name_units "$since"
+      [ "$allow_failed_units" = 0 ] || keep=1 ;;
+    locked | refused | reboot-needed)
+      # Nothing has changed, so there is nothing to go back from.
+      lock && decide armed refused && finish "$verdict $status"
+      exit 0 ;;
+  esac
+  # The window's timer is armed before the activation's is stopped: there is always one.
+  [ "$keep" = 0 ] || job window "$confirm_timeout"
+  put "$dir/result" "$verdict $status"
+  if [ "$keep" = 1 ]; then
+    systemctl stop nixpipe-rescue.timer
+  else
+    # Should this fail, its timer does it.
+    rescue_now
+  fi
+}
+
+# What a status of switch-to-configuration means, by looking at the machine as well (statuses:
+# nixpkgs pkgs/by-name/sw/switch-to-configuration-ng).
+judge() {
+  unchanged=0
+  [ "$(target /run/current-system)" = "$previous" ] && [ "$(target /etc/static)" = "$static" ] && unchanged=1
+  case $1:$unchanged in
+    0:?)
+      # The link to the running system is set before units start, so it proves little.
+      if leftover; then echo incomplete
+      elif [ "$(target /run/current-system)" != "$system" ]; then echo incomplete
+      # With an overlay on /etc there is no /etc/static.
+      elif [ -n "$(target /etc/static)" ] && [ "$(target /etc/static)" != "$(target "$system/etc")" ]; then echo incomplete
+      else echo ok; fi ;;
+    4:?) echo units-failed ;;
+    100:1) echo reboot-needed ;;
+    1:1) echo refused ;;
+    11:1) echo locked ;;
+    *) echo failed ;;
+  esac
+}
+
+failed_units() { systemctl list-units --failed --plain --no-legend --no-pager | cut -d' ' -f1 | sort; }
+
+# The units that failed, with the end of their log; switch-to-configuration names them.
+name_units() {
+  sed -n 's/^warning: the following units failed: //p' "$dir/log" | tr -d ' ' | tr ',' '\n' | sort -u >"$dir/failed.new"
+  [ -s "$dir/failed.new" ] || failed_units | comm -13 "$dir/failed-before" - >"$dir/failed.new"
+  mv -T "$dir/failed.new" "$dir/failed"
+  while read -r unit; do
+    echo "the end of $unit's log:"
+    journalctl --no-pager -q -b -u "$unit" --since "@$1" -n 10 -o cat | sed 's/^/  /'
+  done <"$dir/failed"
+}
+
+# Goes back, unless the new system was confirmed: then that is finished.
+rescue() {
+  decide armed expired
+  if decided confirmed; then commit; return; fi
+  decided expired || return
+  [ -e "$dir/reason" ] || put "$dir/reason" "$(reason)"
+  job return "$return_timeout"
+  systemctl stop nixpipe-activate.service
+  lock && decided expired && [ ! -e "$dir/restored" ] && restore
+}
+
+reason() {
+  result=$(cat "$dir/result" 2>/dev/null)
+  case $result in
+    '') echo "the activation did not end within $activation_timeout s" ;;
+    ok*) echo "nobody confirmed the new system within $confirm_timeout s" ;;
+    units-failed*) echo "units failed: $(paste -sd' ' "$dir/failed")" ;;
+    incomplete*) echo "the activation ended half-way" ;;
+    failed*) echo "the activation failed with status ${result#* }" ;;
+  esac
+}
+
+# Makes the previous system run again. Should that fail, the reboot is near.
+restore() {
+  echo "going back to $previous: $(cat "$dir/reason")"
+  # Units that a killed switch had stopped and not yet started stand in these lists. Those that
+  # only the new system has must not be asked for.
+  for list in start restart reload; do
+    list=/run/nixos/$list-list
+    [ -e "$list" ] || continue
+    while read -r unit; do
+      template=$(printf %s "$unit" | sed 's/@.*\./@./')
+      if [ -e "$previous/etc/systemd/system/$unit" ] || [ -e "$previous/etc/systemd/system/$template" ]; then
+        printf '%s\n' "$unit"
+      fi
+    done <"$list" >"$list.new"
+    mv -T "$list.new" "$list"
+  done
+  stc "$previous" test 100
+  status=$?
+  # What the new system had removed, and what emergency.target had stopped.
+  timeout 60 systemctl start default.target 9>&- || echo 'default.target does not start again'
+  if [ "$(target /run/current-system)" = "$previous" ]; then
+    put "$dir/restored" "$status"
+    echo "$previous runs again (status $status); without a login the machine reboots soon"
+  else
+    echo "$previous does not run again (status $status)"
+  fi
+}
+
+# The last resort: the boot entry is still the old system's.
+reboot() {
+  decide armed expired
+  decide expired rebooting || return
+  echo 'nobody could log in to the restored system: rebooting'
+  systemd-cat -t nixpipe <"$dir/log"
+  timeout 20 sync
+  systemctl reboot
+  sleep 40
+  systemctl reboot -f
+  sleep 20
+  systemctl reboot -ff
+  echo b >/proc/sysrq-trigger
+}
+
+# Makes the confirmed system the one that boots.
+commit() {
+  lock
+  decided confirmed || return
+  case $action in
+    test) finish 'switched 0'; return ;;
+    switch)
+      case $(cat "$dir/result") in
+        ok*) outcome=switched ;;
+        units-failed*) outcome=units-failed ;;
+        *) finish 'left 0'; return ;;
+      esac
+      if [ "$(target /run/current-system)" != "$system" ]; then finish 'superseded 0'; return; fi ;;
+    boot) outcome=booted-next ;;
+  esac
+  link=$(readlink "$profile" || :)
+  old=$(target "$profile")
+  mkdir -p "${pending%/*}" && chmod 700 "${pending%/*}" && note_pending &&
+    set_profile && stc "$toplevel" boot 100
+  status=$?
+  if [ $status = 0 ]; then
+    settled
+    rm -f "$roots/pushed"
+    finish "$outcome 0"
+    return
+  fi
+  undo_commit
+  put "$dir/reason" "the boot entry could not be written (status $status)"
+  if [ "$action" = boot ]; then finish "boot-failed $status"; return; fi
+  decide confirmed expired
+  job return "$return_timeout"
+  restore
+}
+
+# On disk before anything is changed: what is committed, and what was there.
+note_pending() {
+  printf '%s\n' "$toplevel" "$link" "$old" "$generation" >"$pending.new" && sync "$pending.new" &&
+    mv -T "$pending.new" "$pending" && sync "${pending%/*}"
+}
+settled() {
+  sync
+  rm -f "$pending"
+  sync "${pending%/*}"
+}
+
+# A generation that was asked for by number is chosen, not made a second time.
+set_profile() {
+  if [ -n "$generation" ]; then nix-env -p "$profile" --switch-generation "$generation" 9>&-
+  elif [ "$(target "$profile")" != "$toplevel" ]; then nix-env -p "$profile" --set "$toplevel" 9>&-; fi
+}
+
+# Profile and boot entry as they were: `link` and `old`.
+undo_commit() {
+  new=$(readlink "$profile" || :)
+  if [ -n "$link" ] && [ "$new" != "$link" ]; then
+    number=${link#system-}
+    nix-env -p "$profile" --switch-generation "${number%-link}" 9>&-
+    # Only a generation that this commit made is deleted.
+    number=${new#system-}
+    [ -n "$generation" ] || nix-env -p "$profile" --delete-generations "${number%-link}" 9>&-
+  fi
+  if [ -z "$old" ] || [ "$(boot_entry)" = "$old" ] || stc "$old" boot 100; then
+    settled
+  else
+    echo "cannot write the boot entry of $old again; the next run tries it"
+  fi
+}
+
+# A commit that a crash cut short: finished if its system runs, else undone.
+settle_pending() {
+  [ -e "$pending" ] || return
+  (
+    { read -r toplevel; read -r link; read -r old; read -r generation; } <"$pending"
+    echo "the commit of $toplevel was cut short"
+    if [ "$(target /run/current-system)" = "$toplevel" ]; then
+      set_profile && stc "$toplevel" boot 100 && settled
+    elif [ "$(target "$profile")" = "$toplevel" ]; then
+      undo_commit
+    else
+      link='' && undo_commit
+    fi
+  )
+}

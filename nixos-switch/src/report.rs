@@ -1,0 +1,165 @@
+//! What is said of a switch: the section `activation`, and the failure if it is one.
+
+use crate::answers::Answers;
+use crate::deploy::{self, End, Wish};
+use anyhow::Result;
+use machine_record::{Activation, Failure, Kind, Record, StorePath, log};
+
+/// Puts together what is known; no section if nothing was learned of the machine.
+pub fn report(wish: &Wish, end: End) -> (Option<Activation>, Result<()>) {
+    let End { answers, seconds, booted, begun, failure } = end;
+    let path = |name: &str| answers.one(name).and_then(|path| StorePath::new(path).ok());
+    let (outcome, result) = match failure {
+        Some(error) if !begun => (Some("refused"), Err(error)),
+        Some(error) => (None, Err(with_way_out(wish, error))),
+        None => verdict(wish, &answers, booted),
+    };
+    if answers.one("running").is_none() {
+        return (None, result);
+    }
+    let activation = Activation {
+        action: wish.action.word().into(),
+        outcome: outcome.map(str::to_string),
+        previous: path("previous").or_else(|| path("running")),
+        current: path("running"),
+        generation: answers.one("generation").and_then(|number| number.parse().ok()),
+        boot_id: answers.one("boot-id").map(str::to_string),
+        rebooted: booted,
+        failed_units: answers.all("failed"),
+        seconds: (seconds * 1000.0).round() / 1000.0,
+    };
+    if let (Some(outcome), Ok(())) = (outcome, &result) {
+        let current = activation.current.as_ref().map_or("", |path| path.as_str());
+        log::event(&wish.machine, &format!("{outcome}: {current} ({seconds:.1} s)"));
+    }
+    (Some(activation), result)
+}
+
+/// The outcome in DESIGN's words, from the last stage and what the machine wrote down.
+fn verdict(wish: &Wish, answers: &Answers, booted: bool) -> (Option<&'static str>, Result<()>) {
+    match answers.stage() {
+        Some("unchanged") => return (Some("unchanged"), Ok(())),
+        Some("done") => {}
+        _ if booted => return after_a_boot(wish, answers),
+        stage => {
+            let text = format!("the switch was lost: its traces are gone from the machine ({})", stage.unwrap_or("?"));
+            return (None, Err(with_way_out(wish, Failure::new(Kind::Internal, text).into())));
+        }
+    }
+    let (word, status) = answers.one("outcome").unwrap_or_default().split_once(' ').unwrap_or_default();
+    let units = answers.all("failed").join(", ");
+    let refused = |kind, text: String, hint: &str| (Some("refused"), Err(Failure::new(kind, text).hint(hint).into()));
+    match word {
+        "switched" => (Some("switched"), Ok(())),
+        "booted-next" => (Some("booted-next"), Ok(())),
+        "units-failed" if wish.args.allow_failed_units => (Some("units-failed"), Ok(())),
+        "units-failed" => {
+            let failure = Failure::new(Kind::Activation, format!("units failed: {units}; the new system stays"));
+            (Some("units-failed"), Err(failure.hint("nixos-switch --rollback goes back to the previous one").into()))
+        }
+        "left" => {
+            let result = answers.one("result").unwrap_or_default();
+            let failure =
+                Failure::new(Kind::Activation, format!("the activation failed: {result}; it is left as it is"));
+            (None, Err(failure.hint("the boot entry is the previous system's: a reboot goes back").into()))
+        }
+        "rolled-back" => (Some("rolled-back"), Err(rolled_back(answers, status))),
+        "superseded" => refused(
+            Kind::Conflict,
+            "somebody else switched the machine before this switch was committed".into(),
+            "see --status, and agree on who deploys",
+        ),
+        "locked" => refused(
+            Kind::Locked,
+            "another switch-to-configuration holds NixOS's own lock".into(),
+            "wait for it, with a longer --lock-timeout",
+        ),
+        "reboot-needed" => refused(
+            Kind::Activation,
+            "the new system cannot be started without a reboot: its init is another one".into(),
+            "nixos-switch --action boot makes it the one that boots next",
+        ),
+        "boot-failed" => refused(
+            Kind::Activation,
+            format!("the boot entry could not be written: switch-to-configuration ended with status {status}"),
+            "the log above says why; is /boot full?",
+        ),
+        "refused" => refused(
+            Kind::Activation,
+            format!("the new system refused to start: switch-to-configuration ended with status {status}"),
+            "the log above says why; nothing was changed",
+        ),
+        _ => (None, Err(Failure::new(Kind::Internal, format!("an unknown outcome: {word:?}")).into())),
+    }
+}
+
+fn rolled_back(answers: &Answers, status: &str) -> anyhow::Error {
+    let reason = answers.one("reason").unwrap_or("the new system failed");
+    let mut text = format!("the previous system runs again: {reason}");
+    if status != "0" {
+        text += &format!(" (its own switch-to-configuration ended with status {status})");
+    }
+    Failure::new(Kind::RolledBack, text).into()
+}
+
+/// The machine booted on the way, so its boot entry decided.
+fn after_a_boot(wish: &Wish, answers: &Answers) -> (Option<&'static str>, Result<()>) {
+    let running = answers.one("running");
+    let wished = wish.toplevel.as_ref().map(|path| path.as_str()).or(answers.one("toplevel"));
+    if running == wished && answers.one("profile") == wished && answers.one("pending").is_none() {
+        return (Some("switched"), Ok(()));
+    }
+    if running == answers.one("previous") {
+        let text = "the machine rebooted before the new system was committed: the previous one runs again";
+        return (Some("rolled-back"), Err(Failure::new(Kind::RolledBack, text).into()));
+    }
+    let text = format!("the machine rebooted on the way and runs {}", running.unwrap_or("an unknown system"));
+    (None, Err(Failure::new(Kind::Activation, text).hint("run nixos-switch again").into()))
+}
+
+/// Adds the way out for a machine that cannot be seen to have come back.
+fn with_way_out(wish: &Wish, error: anyhow::Error) -> anyhow::Error {
+    let failure = Failure::of(&error);
+    let reboot = match (&wish.instance, &wish.region) {
+        (Some(id), Some(region)) => format!("aws ec2 reboot-instances --region {region} --instance-ids {id}"),
+        (Some(id), None) => format!("aws ec2 reboot-instances --instance-ids {id}"),
+        _ => "a power cycle".into(),
+    };
+    failure
+        .hint(format!("its boot entry is still the previous system unless the new one was confirmed: {reboot}"))
+        .into()
+}
+
+/// Shows what runs and what boots, against the record.
+pub fn status(wish: &Wish, record: &Record) -> Result<()> {
+    let answers = deploy::ask_once(wish, "status")?;
+    let closure = record.section::<machine_record::Closure>()?.map(|closure| closure.toplevel);
+    let say = |text: String| log::event(&wish.machine, &text);
+    for (name, what) in [("running", "runs"), ("entry", "boots"), ("profile", "profile")] {
+        let path = answers.one(name).unwrap_or("unknown");
+        let mark = match &closure {
+            Some(closure) if closure.as_str() == path => " (the record's)",
+            Some(_) if path != "unknown" => " (not the record's)",
+            _ => "",
+        };
+        say(format!("{what}: {path}{mark}"));
+    }
+    if let Some(number) = answers.one("generation") {
+        say(format!("generation: {number}"));
+    }
+    let parts = answers.all("reboot-for");
+    if !parts.is_empty() {
+        say(format!("reboot pending: {} differ from what was booted", parts.join(", ")));
+    }
+    for (name, what) in [
+        ("deployment", "under way"),
+        ("pending", "a commit was cut short, the next run settles it"),
+        ("leftover", "a switch was cut short, units to start"),
+        ("last", "last deployment since boot"),
+    ] {
+        if let Some(value) = answers.one(name) {
+            say(format!("{what}: {value}"));
+        }
+    }
+    Ok(())
+}

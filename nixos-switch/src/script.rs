@@ -1,0 +1,90 @@
+//! The shell scripts for the machine, with what they are to do in front.
+
+use machine_ssh::quote;
+use sha2::{Digest, Sha256};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
+
+const COMMON: &str = include_str!("common.sh");
+const SESSION: &str = include_str!("session.sh");
+const JOB: &str = include_str!("job.sh");
+
+/// Puts the session's script together: assignments, functions, and at the very end the call, so
+/// that a script that was cut off on its way does nothing.
+pub fn session(values: &[(&str, String)]) -> String {
+    let mut script = String::new();
+    for (name, value) in values {
+        script += &format!("{name}={}\n", quote(value));
+    }
+    // Twice needed, once sent: by this session, and in the file of the detached jobs.
+    script += &format!("common_text={}\neval \"$common_text\"\n", quote(&lean(COMMON)));
+    script += &format!("job_text={}\n", quote(&lean(JOB)));
+    script + &lean(SESSION) + "main\n"
+}
+
+/// A script without comments and indentation: it goes over the network for every machine.
+fn lean(script: &str) -> String {
+    let lines = script.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// Makes the name of one deployment, which no other one has.
+pub fn token(machine: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let mut random = [0; 16];
+    // Without /dev/urandom, time, process and count still tell deployments apart.
+    let _ = std::fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut random));
+    let mut hash = Sha256::new();
+    hash.update(random);
+    hash.update(format!("{machine} {:?} {} ", SystemTime::now(), std::process::id()));
+    hash.update(COUNT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    fn run(script: &str) -> String {
+        let mut shell =
+            Command::new("/bin/sh").args(["-s"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // A shell that has ended early takes no more.
+        let _ = shell.stdin.take().unwrap().write_all(script.as_bytes());
+        String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap()
+    }
+
+    #[test]
+    fn values_arrive_as_they_are() {
+        let script = session(&[("x", "it's $(date) `y`\n\"z\"".into())]);
+        let script = script.strip_suffix("main\n").unwrap();
+        assert_eq!(run(&format!("{script}printf %s \"$x\"\n")), "it's $(date) `y`\n\"z\"");
+    }
+
+    #[test]
+    fn a_script_that_was_cut_off_does_nothing() {
+        let script = session(&[("mode", "start".into()), ("instance", String::new())]);
+        for cut in (0..script.len() - "main\n".len()).step_by(97).chain([script.len() - 5]) {
+            if script.is_char_boundary(cut) {
+                assert_eq!(run(&script[..cut]), "", "cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_scripts_are_lean_and_parse() {
+        let script = session(&[]);
+        assert!(!script.contains("\n#") && !script.contains("\n "));
+        let parsed = Command::new("/bin/sh").args(["-n", "-c", &script]).output().unwrap();
+        assert!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stderr));
+        let job = format!("{}{}main \"$@\"\n", lean(COMMON), lean(JOB));
+        assert!(Command::new("/bin/sh").args(["-n", "-c", &job]).status().unwrap().success());
+    }
+
+    #[test]
+    fn no_two_deployments_share_a_token() {
+        assert_ne!(token("a"), token("a"));
+        assert_eq!(token("a").len(), 32);
+    }
+}
