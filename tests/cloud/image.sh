@@ -18,7 +18,7 @@ digest() { find "$@" -type f ! -path '*/tests/*.md' -print0 | sort -z | xargs -0
 is_current() { [ "$(cat "$cloud/$1.stamp" 2>/dev/null)" = "$2" ] && [ -d "$cloud/$1" ]; }
 
 debian_stamp=$(digest "$nixpkgs/pkgs/debian.txt")
-image_stamp=$(digest "$nixpkgs/default.nix" "$nixpkgs/build-support" "$nixpkgs/lib" "$nixpkgs/nixos" "$nixpkgs/pkgs" "$here/image" "$here/image.sh")
+image_stamp=$(digest "$nixpkgs/.version" "$nixpkgs/default.nix" "$nixpkgs/build-support" "$nixpkgs/lib" "$nixpkgs/nixos" "$nixpkgs/pkgs" "$here/image" "$here/image.sh")
 if is_current debian "$debian_stamp" && is_current image "$image_stamp"; then
     exit 0
 fi
@@ -33,7 +33,8 @@ done
 if [ -n "$missing" ]; then
     say "installing$missing (to unpack Debian packages, build the system and run machines)"
     # shellcheck disable=SC2086
-    apt-get -qq install -y --no-install-recommends $missing > /dev/null || fail "cannot install$missing: see apt-get's message above"
+    install() { apt-get -qq install -y --no-install-recommends $missing > /dev/null; }
+    install 2> /dev/null || { apt-get -qq update && install; } || fail "cannot install$missing: see apt-get's message above"
 fi
 
 mkdir -p "$cloud"

@@ -289,6 +289,9 @@ class Machine:
             pass
 
     def _kill_container(self):
+        if self._container:
+            # It may be on its way into the cgroup; once there, the group's end is its own.
+            self._container.kill()
         _kill_groups(self.id)
         if self._container:
             self._container.wait()
@@ -378,8 +381,10 @@ def _kill_groups(name):
         for _ in range(500):
             if not group.exists():
                 break
-            if (group / "cgroup.kill").exists():
+            try:
                 (group / "cgroup.kill").write_text("1")
+            except OSError:
+                pass  # systemd's own hierarchy has none, or another thread was faster
             for folder, _, _ in os.walk(group, topdown=False):
                 try:
                     os.rmdir(folder)

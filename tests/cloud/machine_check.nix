@@ -36,7 +36,7 @@ in
   };
   activation = system { system.activationScripts.broken = "false"; };
   interface = system { system.extraSystemBuilderCmds = "printf 'systemd 3' > $out/init-interface-version"; };
-  inhibited = system { system.switch.inhibitors.kernel = "another"; };
+  inhibited = system { system.switch.inhibitors.dbus-implementation = "broker"; };
   reloaded = system {
     imports = [ (greeter "two") ];
     systemd.services.greeter.reloadIfChanged = true;

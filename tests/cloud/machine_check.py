@@ -191,8 +191,8 @@ def check_boot(lab):
     check("running, booted and profile are one system",
           len(set(lab.out("readlink -f /run/current-system /run/booted-system /nix/var/nix/profiles/system").split())) == 1)
     check("a non-root user builds through the daemon",
-          "/nix/store/" in lab.out("setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/tmp NIX_REMOTE=daemon nix-store --add /etc/hostname 2>&1"),
-          lab.out("setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/tmp NIX_REMOTE=daemon nix-store --add /etc/hostname 2>&1"))
+          "/nix/store/" in lab.out("setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/tmp NIX_REMOTE=daemon nix-store --add /etc/passwd 2>&1"),
+          lab.out("setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/tmp NIX_REMOTE=daemon nix-store --add /etc/passwd 2>&1"))
     check("timers of transient units run", until(lambda: lab.ssh("test -e /run/timer-ran")[0] == 0) if lab.ssh(
         "systemd-run --quiet --on-active=0.2 --timer-property=AccuracySec=50ms /bin/sh -c ': > /run/timer-ran'")[0] == 0 else False)
 
@@ -373,4 +373,5 @@ def main():
     sys.exit(1 if failures else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

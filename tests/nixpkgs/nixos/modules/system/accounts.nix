@@ -36,7 +36,10 @@ let
 
   # Groups that systemd and logins expect, with NixOS's numbers (nixos/modules/misc/ids.nix).
   groups = {
+    root = 0;
+    wheel = 1;
     kmem = 2;
+    tty = 3;
     messagebus = 4;
     disk = 6;
     audio = 17;
@@ -48,19 +51,37 @@ let
     utmp = 29;
     adm = 55;
     systemd-journal = 62;
+    keys = 96;
+    users = 100;
     input = 174;
     kvm = 302;
     render = 303;
     shadow = 318;
+    nogroup = 65534;
   };
 in
 {
   users.groups = lib.mapAttrs (_: gid: { inherit gid; }) groups;
-  users.users.messagebus = {
-    uid = 4;
-    isSystemUser = true;
-    description = "D-Bus system message bus daemon user";
-    group = "messagebus";
+  users.users = {
+    root = {
+      uid = 0;
+      description = "System administrator";
+      home = "/root";
+      group = "root";
+      shell = lib.mkDefault cfg.defaultUserShell;
+    };
+    messagebus = {
+      uid = 4;
+      isSystemUser = true;
+      description = "D-Bus system message bus daemon user";
+      group = "messagebus";
+    };
+    nobody = {
+      uid = 65534;
+      isSystemUser = true;
+      description = "Unprivileged account (don't use!)";
+      group = "nogroup";
+    };
   };
 
   system.activationScripts = {

@@ -108,6 +108,12 @@ in
     hostname = lib.mkIf (config.networking.hostName != "") "hostname ${lib.escapeShellArg config.networking.hostName}";
   };
 
+  # Without it, a failed mount at boot is only logged (nixpkgs: nixos/modules/system/boot/systemd.nix).
+  systemd.units = lib.mkIf (!config.systemd.enableEmergencyMode) {
+    "emergency.target".enable = false;
+    "emergency.service".enable = false;
+  };
+
   # Nothing but the point where what runs before sysinit.target is started again in a switch.
   systemd.targets.sysinit-reactivation.description = "Reactivate sysinit units";
 }

@@ -114,6 +114,8 @@ in
 {
   system.build.toplevel = checked build;
 
+  system.switch.inhibitors.dbus-implementation = lib.mkDefault "dbus";
+
   # A switch is refused when parts differ that only a reboot replaces (nixpkgs#473282).
   system.preSwitchChecks.switchInhibitors = ''
     case $action in switch | test) ;; *) exit 0 ;; esac
