@@ -33,6 +33,40 @@ pub fn build(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Resul
     Err(Failure::new(Kind::Build, format!("Nix built {}, not {toplevel}", outcome.stdout.trim())).into())
 }
 
+/// Whether this Nix, or a machine that it sends builds to, builds for `system`.
+pub fn can_build(machine: &str, system: &str, settings: &Settings) -> Result<bool> {
+    if system == format!("{}-linux", std::env::consts::ARCH) {
+        return Ok(true);
+    }
+    let show = |words: &[&str]| {
+        let features = ["--extra-experimental-features", "nix-command"];
+        let mut arguments: Vec<String> = words.iter().chain(&features).map(|word| word.to_string()).collect();
+        arguments.extend(settings.options.iter().cloned());
+        nix::run(machine, "nix", &arguments, String::new())
+    };
+    // Nix 2.20 renamed the command.
+    let mut outcome = show(&["show-config"])?;
+    if !outcome.success {
+        outcome = show(&["config", "show"])?;
+    }
+    let config = outcome.stdout;
+    let value = |name: &str| config.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
+    let builders = value("builders").unwrap_or_default();
+    let builders = match builders.strip_prefix('@') {
+        Some(file) => std::fs::read_to_string(file).unwrap_or_default(),
+        None => builders.into(),
+    };
+    let own = value("extra-platforms").unwrap_or_default();
+    Ok(own.split_whitespace().any(|word| word == system) || serves(&builders, system))
+}
+
+/// Whether one of the builders takes `system`: the second word of each, with commas
+/// (manual of Nix, "Remote Builds").
+fn serves(builders: &str, system: &str) -> bool {
+    let lines = builders.split(['\n', ';']).map(str::trim).filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_whitespace().nth(1)).any(|systems| systems.split(',').any(|word| word == system))
+}
+
 /// The derivation that failed first: those after it failed for want of it.
 fn failed(stderr: &[String]) -> Option<&str> {
     stderr.iter().filter(|line| line.contains("error: builder for")).find_map(|line| line.split('\'').nth(1))
@@ -40,6 +74,13 @@ fn failed(stderr: &[String]) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn builders_are_known_by_their_systems() {
+        let builders = "# aarch64-linux\nssh://a x86_64-linux,i686-linux - 4; ssh://b aarch64-linux";
+        assert!(super::serves(builders, "aarch64-linux") && super::serves(builders, "i686-linux"));
+        assert!(!super::serves("ssh://a", "aarch64-linux") && !super::serves("# x aarch64-linux", "aarch64-linux"));
+    }
+
     #[test]
     fn the_derivation_that_failed_is_named() {
         let stderr = [

@@ -68,10 +68,18 @@ fn explain(source: &Source, error: &str) -> Failure {
     }
 }
 
+/// The system that the machine is of: the record's own word, else its image's.
+pub fn system(record: &Record) -> Result<Option<String>> {
+    Ok(match record.string("system")? {
+        Some(system) => Some(system),
+        None => record.section::<Ami>()?.map(|ami| ami.system),
+    })
+}
+
 /// The Nix expression that yields `drv` and `toplevel`. (A set with `outPath` would print as text.)
 fn expression(source: &Source, record: &Record, arguments: bool) -> Result<String> {
     let machine = nix_string(&json(record)?);
-    let system = match record.string("system")?.or(record.section::<Ami>()?.map(|ami| ami.system)) {
+    let system = match system(record)? {
         Some(system) => nix_string(&system),
         None => "builtins.currentSystem".into(),
     };

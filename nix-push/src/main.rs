@@ -18,6 +18,7 @@ mod facts;
 mod hash;
 mod nar;
 mod nix;
+mod pack;
 mod plan;
 mod push;
 mod remote;
@@ -84,6 +85,10 @@ struct Args {
     #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"])]
     option: Vec<String>,
 
+    /// Where to build: here, as this Nix is set up, or on the machine
+    #[arg(long, value_enum, default_value_t = BuildOn::Auto)]
+    build_on: BuildOn,
+
     /// Let the machine fetch what it can from its own caches first
     #[arg(long)]
     substitute_on_destination: bool,
@@ -98,6 +103,14 @@ struct Args {
 
     #[command(flatten)]
     stream: StreamArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BuildOn {
+    /// Here, unless this Nix cannot build for the machine's system
+    Auto,
+    Here,
+    Machine,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -8,8 +8,8 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 
-/// How many of the last lines on stderr are kept to explain a failure.
-const TAIL: usize = 200;
+/// How many of the last lines on stderr are kept, to explain a failure or to be read as an answer.
+const TAIL: usize = 20_000;
 
 /// What a command of Nix left behind.
 pub struct Outcome {
@@ -77,7 +77,7 @@ fn follow(machine: &str, child: &mut Child) -> Option<JoinHandle<Vec<String>>> {
             if text.is_empty() || text.starts_with("warning: you did not specify '--add-root'") {
                 continue;
             }
-            log::event(&machine, &format!("nix: {text}"));
+            show(&machine, &text);
             tail.push_back(text);
             if tail.len() > TAIL {
                 tail.pop_front();
@@ -85,6 +85,12 @@ fn follow(machine: &str, child: &mut Child) -> Option<JoinHandle<Vec<String>>> {
         }
         tail.into()
     }))
+}
+
+/// Shows a line of Nix; long lists of what is to be built only with `-v`.
+pub fn show(machine: &str, line: &str) {
+    let show = if line.starts_with("  /nix/store/") { log::detail } else { log::event };
+    show(machine, &format!("nix: {line}"));
 }
 
 /// The local store: a `nix-store --serve` of our own.

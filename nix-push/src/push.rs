@@ -1,13 +1,14 @@
 //! One push, from the configuration to the rooted system on the machine.
 
 use crate::closure::{self, Closure};
-use crate::evaluate::{Evaluated, Settings, evaluate};
+use crate::evaluate::{self, Evaluated, Settings, evaluate};
 use crate::nix::{self, LocalStore};
-use crate::remote::{self, Facts, Packing, Remote};
+use crate::pack::Packing;
+use crate::remote::{self, Facts, Remote};
 use crate::send::{self, Sent, size};
 use crate::serve::PathInfo;
 use crate::source::Source;
-use crate::{Args, Compress, build};
+use crate::{Args, BuildOn, Compress, build};
 use anyhow::{Context, Result, anyhow};
 use machine_record::{Failure, Kind, Record, StorePath, log};
 use machine_ssh::Address;
@@ -19,11 +20,13 @@ use std::time::{Duration, Instant};
 /// silent ones.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// A system in the local store, kept there for as long as this lives.
-pub struct System {
-    pub toplevel: StorePath,
-    pub closure: Closure,
-    pub store: LocalStore,
+/// What is to be sent, kept in the local store for as long as this lives.
+struct Cargo {
+    toplevel: StorePath,
+    /// The derivation, where the machine is to build it: then the closure is that of the derivation
+    build: Option<StorePath>,
+    closure: Closure,
+    store: LocalStore,
 }
 
 /// Evaluates, builds, sends and roots; writes `closure`, as far as it came.
@@ -48,14 +51,14 @@ fn work(
     let address = Address::of(record)?;
     let stop = AtomicBool::new(false);
     // The key exchange goes on while this computer evaluates and builds.
-    let (remote, system) = std::thread::scope(|scope| {
-        let system = scope.spawn(|| prepare(settings, source, record, section, &stop));
+    let (remote, cargo) = std::thread::scope(|scope| {
+        let cargo = scope.spawn(|| prepare(args, settings, source, record, section, &stop));
         let remote = Remote::connect(&address, args.timeout).map(|remote| (remote, Instant::now()));
         stop.store(remote.is_err(), Ordering::SeqCst);
-        (remote, system.join().unwrap_or_else(|_| Err(anyhow!("the tool stopped: this is a bug"))))
+        (remote, cargo.join().unwrap_or_else(|_| Err(anyhow!("the tool stopped: this is a bug"))))
     });
-    let system = match (system, &remote) {
-        (Ok(system), _) => system,
+    let cargo = match (cargo, &remote) {
+        (Ok(cargo), _) => cargo,
         // What is wrong with the configuration is more than that nobody is there to hear of it.
         (Err(error), _) if !stop.load(Ordering::SeqCst) || Failure::of(&error).kind != Kind::NotStarted => {
             return Err(error);
@@ -66,17 +69,18 @@ fn work(
     if connected.elapsed() > IDLE {
         remote = Remote::connect(&address, args.timeout)?;
     }
-    deliver(args, &record.name(), remote, system, section)
+    deliver(args, settings, &record.name(), remote, cargo, section)
 }
 
 /// What happens on this computer: evaluating, building, and listing the closure.
 fn prepare(
+    args: &Args,
     settings: &Settings,
     source: &Source,
     record: &Record,
     section: &mut Option<machine_record::Closure>,
     stop: &AtomicBool,
-) -> Result<System> {
+) -> Result<Cargo> {
     let machine = record.name();
     let (drv, toplevel, evaluated) = match source {
         Source::Toplevel(toplevel) => (None, toplevel.clone(), None),
@@ -100,7 +104,14 @@ fn prepare(
         return Err(Failure::new(Kind::NotStarted, "the machine cannot be reached").into());
     }
     let mut store = nix::store(&machine)?;
-    if !lock(&mut store, &toplevel, evaluated.as_ref())? {
+    let there = lock(&mut store, &toplevel, evaluated.as_ref())?;
+    if let Some(Evaluated { drv, .. }) = &evaluated
+        && builds_there(args, settings, record)?
+    {
+        let closure = Closure::of(&mut store, std::slice::from_ref(drv)).context("cannot list the derivations")?;
+        return Ok(Cargo { toplevel, build: Some(drv.clone()), closure, store });
+    }
+    if !there {
         let evaluated =
             evaluated.ok_or_else(|| Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store")))?;
         build::build(&machine, settings, &evaluated)?;
@@ -109,7 +120,19 @@ fn prepare(
     let closure = Closure::of(&mut store, std::slice::from_ref(&toplevel)).context("cannot list the closure")?;
     section.paths = Some(closure.infos.len() as u64);
     section.bytes = Some(closure.bytes());
-    Ok(System { toplevel, closure, store })
+    Ok(Cargo { toplevel, build: None, closure, store })
+}
+
+/// Whether the machine is to build its system by itself.
+fn builds_there(args: &Args, settings: &Settings, record: &Record) -> Result<bool> {
+    Ok(match args.build_on {
+        BuildOn::Here => false,
+        BuildOn::Machine => true,
+        BuildOn::Auto => match evaluate::system(record)? {
+            Some(system) => !build::can_build(&record.name(), &system, settings)?,
+            None => false,
+        },
+    })
 }
 
 /// Keeps the system and its derivation from being collected; true if the system is there.
@@ -132,22 +155,24 @@ pub fn lock(store: &mut LocalStore, toplevel: &StorePath, evaluated: Option<&Eva
 /// Sends what the machine lacks, and roots the system there.
 fn deliver(
     args: &Args,
+    settings: &Settings,
     machine: &str,
     remote: Remote,
-    system: System,
+    cargo: Cargo,
     section: &mut Option<machine_record::Closure>,
 ) -> Result<()> {
-    let System { toplevel, closure, mut store } = system;
+    let Cargo { toplevel, build, closure, mut store } = cargo;
     let toplevel = &toplevel;
-    let mut note = |paths: usize, bytes: u64| {
+    let mut note = |paths: usize, bytes: u64, built: bool| {
         if let Some(section) = section {
             (section.sent_paths, section.sent_bytes) = (Some(paths as u64), Some(bytes));
+            section.built |= built;
         }
     };
     let whole = format!("{} paths, {}", closure.infos.len(), size(closure.bytes()));
     if remote.facts.has.contains(toplevel) {
-        remote.root(toplevel)?;
-        note(0, 0);
+        remote.root(machine, toplevel)?;
+        note(0, 0, false);
         log::event(machine, &format!("nothing to send: the machine has {toplevel} ({whole})"));
         return Ok(());
     }
@@ -155,10 +180,13 @@ fn deliver(
     let free = remote.facts.free;
     let beyond = closure.beyond(&mut store, &remote.facts.has)?;
     let (session, mut serve) = remote.serve()?;
-    let asked: Vec<StorePath> = beyond.infos.iter().map(|info| &info.path).chain(&beyond.known).cloned().collect();
+    let mut asked: Vec<StorePath> = beyond.infos.iter().map(|info| &info.path).chain(&beyond.known).cloned().collect();
+    if build.is_some() {
+        asked.push(toplevel.clone());
+    }
     serve.ask_valid_paths(true, args.substitute_on_destination, &asked)?;
     // The answer comes while this waits for its own.
-    let mut intake = remote::open_intake(&session, packing, toplevel)?;
+    let mut intake = remote::open_intake(&session, packing, toplevel, build.as_ref(), &settings.options)?;
     let answer = serve.greeted().and_then(|()| serve.valid_paths());
     let mut valid = remote::explain(answer, &mut serve.pipe)?;
     let mut wanted = beyond.infos;
@@ -170,15 +198,21 @@ fn deliver(
         let answer = serve.valid_paths();
         valid = remote::explain(answer, &mut serve.pipe)?;
     }
-    let missing = missing(&wanted, &valid);
+    let there = valid.contains(toplevel);
+    let missing = if there { Vec::new() } else { missing(&wanted, &valid) };
     let bytes = missing.iter().map(|info| info.nar_size).sum();
     room(bytes, free)?;
     log::event(machine, &format!("sending {} of {whole}: {}", missing.len(), size(bytes)));
     let began = Instant::now();
-    note(0, 0);
+    note(0, 0, false);
     let Sent { packed, .. } = send::send(machine, &mut intake, packing, &missing)?;
-    note(missing.len(), bytes);
-    remote::rooted(&mut intake, toplevel)?;
+    note(missing.len(), bytes, false);
+    let builds = build.is_some() && !there;
+    if builds {
+        log::event(machine, &format!("building {toplevel} on the machine"));
+    }
+    remote::rooted(machine, &mut intake, toplevel)?;
+    note(missing.len(), bytes, builds);
     let seconds = began.elapsed().as_secs_f64();
     let rate = size((bytes as f64 / seconds) as u64);
     log::event(

@@ -4,6 +4,8 @@
 //! protocol: it is asked what is valid, and keeps what is still to come from being collected as
 //! garbage. The second takes the paths as one compressed stream, and roots the system.
 
+use crate::nix;
+use crate::pack::Packing;
 use crate::serve::Serve;
 use anyhow::{Context, Result, bail};
 use machine_record::{Failure, Kind, StorePath, WithKind};
@@ -29,17 +31,17 @@ df -Pk /nix/store | { read -r _; read -r _ _ _ free _; echo "free=$free"; }
 echo "end"
 read -r what top
 case $what in
-  root) root;;
+  root) claim && root;;
   serve) exec nix-store --serve --write;;
 esac
 "#;
 
-/// Roots what was pushed. The root is there before the check, so that nothing can be collected
-/// between the two; it takes its fixed name only after the check, in one step.
+/// `claim` makes a root at once, under a name of its own: nothing can be collected from the
+/// moment on when the system is whole. `root` gives it its fixed name, in one step, if it is.
 const ROOT: &str = r#"
+roots=/nix/var/nix/gcroots/nixpipe
+claim() { mkdir -p $roots && ln -sfn "$top" $roots/.pushed.$$; }
 root() {
-  roots=/nix/var/nix/gcroots/nixpipe
-  mkdir -p $roots && ln -sfn "$top" $roots/.pushed.$$ || return
   if nix-store --check-validity "$top" && mv -fT $roots/.pushed.$$ $roots/pushed
   then echo "rooted"
   else rm -f $roots/.pushed.$$
@@ -56,14 +58,6 @@ pub struct Facts {
     pub gzip: bool,
     /// Bytes that its store's file system has left
     pub free: Option<u64>,
-}
-
-/// How the stream to the machine is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packing {
-    Zstd,
-    Gzip,
-    None,
 }
 
 /// A machine that has told its facts.
@@ -96,10 +90,10 @@ impl Remote {
     }
 
     /// Roots a system that is there.
-    pub fn root(mut self, toplevel: &StorePath) -> Result<()> {
+    pub fn root(mut self, machine: &str, toplevel: &StorePath) -> Result<()> {
         self.channel.write_all(format!("root {toplevel}\n").as_bytes())?;
         self.channel.finish_input()?;
-        rooted(&mut self.channel, toplevel)
+        rooted(machine, &mut self.channel, toplevel)
     }
 
     /// Begins the serve protocol. What is locked through it stays for as long as it is held.
@@ -139,28 +133,55 @@ impl Facts {
     }
 }
 
-/// Begins the command that takes paths and then roots `toplevel`.
-pub fn open_intake(session: &Session, packing: Packing, toplevel: &StorePath) -> Result<Channel> {
+/// Begins the command that takes paths, builds `drv` if there is one, and then roots `toplevel`.
+pub fn open_intake(
+    session: &Session,
+    packing: Packing,
+    toplevel: &StorePath,
+    drv: Option<&StorePath>,
+    options: &[String],
+) -> Result<Channel> {
     let take = match packing {
         Packing::Zstd => "zstd -dqc | nix-store --serve --write",
         Packing::Gzip => "gzip -dc | nix-store --serve --write",
         Packing::None => "nix-store --serve --write",
     };
-    session.open(&shell(&format!("{PATH}{ROOT}top=$1\n{take}\nroot\n"), &[toplevel.as_str()]))
+    // What is built is kept by the claim, so Nix's advice to make a root is left out.
+    let build = r#"
+if [ -n "$drv" ] && ! nix-store --check-validity "$top" 2>/dev/null; then
+  nix-store --realise "$drv" "$@" 2>&1 >/dev/null
+fi"#;
+    let script = format!("{PATH}{ROOT}top=$1 drv=$2; shift 2\nclaim || exit\n{take}\n{build}\nroot\n");
+    let mut arguments = vec![toplevel.as_str(), drv.map_or("", StorePath::as_str)];
+    arguments.extend(options.iter().map(String::as_str));
+    session.open(&shell(&script, &arguments))
 }
 
-/// Waits for the word that the system is rooted.
-pub fn rooted(channel: &mut Channel, toplevel: &StorePath) -> Result<()> {
+/// Shows what the machine's Nix says while it builds, and waits for the word that the system is
+/// rooted. Gives the last words if it is not.
+pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath) -> Result<()> {
     let mut said = Vec::new();
-    let mut piece = [0; 256];
+    let mut errors = Vec::new();
+    let mut piece = [0; 4096];
     loop {
         match channel.read_some(&mut piece)? {
             0 => break,
             count => said.extend_from_slice(&piece[..count]),
         }
-        if said == b"rooted\n" {
-            return Ok(());
+        while let Some(end) = said.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = said.drain(..=end).collect();
+            match String::from_utf8_lossy(&line).trim_end() {
+                "rooted" => return Ok(()),
+                line if line.contains("--add-root") => {}
+                line => {
+                    nix::show(machine, line);
+                    errors.push(line.to_string());
+                }
+            }
         }
+    }
+    if let Some(error) = words(errors.join("\n").as_bytes()) {
+        return Err(Failure::new(Kind::Build, format!("the machine cannot build {toplevel}: {error}")).into());
     }
     let words = words(&channel.take_stderr()).unwrap_or_else(|| "it said nothing".into());
     Err(Failure::new(Kind::Copy, format!("the machine cannot keep {toplevel}: {words}"))
@@ -195,9 +216,11 @@ pub fn explain<T>(result: Result<T>, channel: &mut Channel) -> Result<T> {
 
 /// A failure in the words of the machine's nix-store.
 fn refused(words: &str) -> Failure {
-    let failure = Failure::new(Kind::Copy, format!("the machine's nix-store said: {words}"));
+    let failure = Failure::new(Kind::Copy, format!("the machine said: {words}"));
     if words.contains("No space left on device") || words.contains("disk is full") {
         failure.hint("make room on the machine, for example with nix-collect-garbage, and run the pipe again: what has arrived stays")
+    } else if words.contains("Permission denied") || words.contains("Operation not permitted") {
+        failure.hint("log in as root: a system is kept under /nix/var/nix/gcroots")
     } else if words.contains("lacks a valid signature") || words.contains("lacks a signature") {
         failure.hint(
             "log in as root or as one of the machine's trusted-users, or sign the paths with a key that it trusts",

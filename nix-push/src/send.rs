@@ -2,13 +2,13 @@
 
 use crate::hash::NarHash;
 use crate::nar;
-use crate::remote::{self, Packing};
+use crate::pack::{Packer, Packing};
+use crate::remote;
 use crate::serve::{ADDED_ANSWER, HELLO_ANSWER, PathInfo, Request};
 use anyhow::{Context, Result, bail};
 use machine_record::{Failure, Kind, log};
 use machine_ssh::Channel;
 use sha2::{Digest, Sha256};
-use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -90,7 +90,9 @@ fn transfer(
         sent.raw += piece.len() as u64;
         let packed = packer.pack(&piece)?;
         sent.packed += packed.len() as u64;
+        let began = Instant::now();
         channel.write_all(&packed)?;
+        packer.waited(began.elapsed())?;
         while let Some(count) = channel.try_read(&mut answer)? {
             if count == 0 {
                 bail!("it took no more");
@@ -113,53 +115,6 @@ fn transfer(
         }
     }
     Ok(sent)
-}
-
-/// Compresses a stream piece by piece.
-enum Packer {
-    Zstd(Box<zstd::Encoder<'static, Vec<u8>>>),
-    Gzip(Box<flate2::write::GzEncoder<Vec<u8>>>),
-    None,
-}
-
-impl Packer {
-    fn new(packing: Packing) -> Result<Self> {
-        Ok(match packing {
-            Packing::Zstd => {
-                let mut encoder = zstd::Encoder::new(Vec::new(), 3)?;
-                encoder
-                    .multithread(std::thread::available_parallelism().map_or(1, |count| count.get().min(8)) as u32)?;
-                Packer::Zstd(Box::new(encoder))
-            }
-            Packing::Gzip => {
-                Packer::Gzip(Box::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast())))
-            }
-            Packing::None => Packer::None,
-        })
-    }
-
-    /// Takes a piece, and gives what is ready.
-    fn pack(&mut self, piece: &[u8]) -> Result<Vec<u8>> {
-        match self {
-            Packer::Zstd(encoder) => {
-                encoder.write_all(piece)?;
-                Ok(std::mem::take(encoder.get_mut()))
-            }
-            Packer::Gzip(encoder) => {
-                encoder.write_all(piece)?;
-                Ok(std::mem::take(encoder.get_mut()))
-            }
-            Packer::None => Ok(piece.to_vec()),
-        }
-    }
-
-    fn finish(self) -> Result<Vec<u8>> {
-        Ok(match self {
-            Packer::Zstd(encoder) => encoder.finish()?,
-            Packer::Gzip(encoder) => encoder.finish()?,
-            Packer::None => Vec::new(),
-        })
-    }
 }
 
 /// Tells people how far a long copy has come.
