@@ -96,7 +96,12 @@ def print_status(status: dict) -> None:
         print("fault:", " ".join(f"{key}={value}" for key, value in fault.items() if value))
     for error in status["errors"]:
         print("error:", error)
+    terminated = sum(machine["state"] == "terminated" for machine in status["machines"])
+    if terminated:
+        print(f"terminated instances that are still listed: {terminated}")
     for machine in status["machines"]:
+        if machine["state"] == "terminated":
+            continue
         marks = [mark for mark in ("killed", "cut") if machine.get(mark)]
         print(
             f"{machine['id']}  {' '.join([machine['state'], *marks]):14}  {machine['publicIp'] or '-':12}  "

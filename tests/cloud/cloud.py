@@ -12,6 +12,9 @@ from life import Life
 
 log = logging.getLogger("cloud")
 
+SSH = 22
+MOST_PORTS = 16
+
 
 @dataclasses.dataclass
 class Settings:
@@ -117,8 +120,10 @@ class Cloud:
             return
         routes = {}
         for life in self.lives.values():
-            if life.up and life.instance.public_ip:
-                routes[life.instance.public_ip] = (life.id, life.machine.connect)
+            address = life.instance.public_ip
+            if life.up and address:
+                for port in open_ports(life.instance):
+                    routes[address, port] = (life.id, life.machine.connect)
         self.proxy.route(routes)
 
     def find(self, name: str) -> Life:
@@ -179,6 +184,19 @@ class Cloud:
             reservation.instances = [i for i in reservation.instances if i.id != life.id]
             if not reservation.instances:
                 del backend.reservations[key]
+
+
+def open_ports(instance) -> set[int]:
+    """Port 22, and the TCP ports that a rule of a security group opens by name or in a short range.
+
+    Where from is not looked at: every client is at 127.0.0.1.
+    """
+    ports = {SSH}
+    for group in instance.security_groups:
+        for rule in group.ingress_rules:
+            if rule.ip_protocol in ("tcp", "6") and rule.from_port and rule.to_port - rule.from_port < MOST_PORTS:
+                ports.update(range(rule.from_port, rule.to_port + 1))
+    return ports
 
 
 def end_all(lives: list[Life]) -> None:

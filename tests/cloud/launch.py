@@ -4,7 +4,7 @@ import base64
 import hashlib
 
 from moto.core.responses import ActionResult
-from moto.ec2.exceptions import EC2ClientError, InvalidKeyPairNameError, InvalidSecurityGroupNotFoundError
+from moto.ec2.exceptions import EC2ClientError, InvalidKeyPairNameError, InvalidSecurityGroupNotFoundError, VPCIdNotSpecifiedError
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES
 from moto.ec2.utils import parse_user_data
 
@@ -89,16 +89,32 @@ class LaunchCalls:
         for group in self._get_param("SecurityGroupIds", []) + [g for nic in interfaces for g in nic.get("Groups", [])]:
             if backend.get_security_group_from_id(group) is None or self.cloud.hidden(group):
                 raise InvalidSecurityGroupNotFoundError(group)
-        zone = self._zone(interfaces)
+        subnet = self._subnet(interfaces)
+        for group in self._get_param("SecurityGroupIds", []):
+            if backend.get_security_group_from_id(group).vpc_id != subnet.vpc_id:
+                raise EC2ClientError(
+                    "InvalidParameter", f"Security group {group} and subnet {subnet.id} belong to different networks."
+                )
+        zone = subnet.availability_zone
         if self.cloud.faults.capacity("RunInstances", zone):
             raise no_capacity(kind, zone, self.region)
         return ami
 
-    def _zone(self, interfaces: list[dict]) -> str:
-        subnet_id = self._get_param("SubnetId") or next((nic["SubnetId"] for nic in interfaces if nic.get("SubnetId")), None)
-        if subnet_id:
-            return self.ec2_backend.get_subnet(subnet_id).availability_zone
-        return self._get_param("Placement.AvailabilityZone") or f"{self.region}a"
+    def _subnet(self, interfaces: list[dict]):
+        """The subnet of the request, or the default one of its zone, which moto would leave out."""
+        wanted = self._get_param("SubnetId") or next((nic["SubnetId"] for nic in interfaces if nic.get("SubnetId")), None)
+        if wanted:
+            return self.ec2_backend.get_subnet(wanted)
+        vpc = self.ec2_backend.get_default_vpc()
+        if vpc is None:
+            raise VPCIdNotSpecifiedError()
+        zone = self._get_param("Placement.AvailabilityZone") or f"{self.region}a"
+        subnet = self.ec2_backend.get_default_subnets().get(zone)
+        if subnet is None:
+            raise EC2ClientError("InvalidParameterValue", f"Invalid availability zone or no default subnet in it: [{zone}]")
+        if not interfaces:
+            self.params["SubnetId"] = subnet.id
+        return subnet
 
     def _add_root_device(self, ami) -> None:
         """Lays the mapping of the request over the one of the image."""

@@ -1,4 +1,4 @@
-"""The network between a client and the machines: every public address, port 22, leads to the sshd of one machine.
+"""The network between a client and the machines: ports of a public address lead to the same ports of one machine.
 
 It can be slow (`delay`) and it can be cut. One thread carries all connections; data is never looked into.
 """
@@ -10,10 +10,10 @@ import logging
 import socket
 import struct
 import threading
+import typing
 
 log = logging.getLogger("proxy")
 
-PORT = 22
 # What one direction of a connection may hold while it travels; more than 150 ms of a 1 Gbit/s link.
 MOST_IN_FLIGHT = 64 << 20
 MOST_WAITING = 1 << 20  # without a delay nothing is in flight: what the sink does not take stays with the source
@@ -21,7 +21,7 @@ CHUNK = 256 << 10
 
 
 class Count:
-    """What went to and from a machine since it was made."""
+    """What went to and from a port of a machine since it was made."""
 
     def __init__(self):
         self.connections = 0
@@ -30,19 +30,22 @@ class Count:
         self.from_machine = 0
 
 
+Place = tuple[str, int]  # address and port
+Route = tuple[str, typing.Callable[[int], socket.socket]]  # machine id, and how to connect to one of its ports
+
+
 class Proxy(threading.Thread):
-    def __init__(self, port: int = PORT):
+    def __init__(self):
         super().__init__(name="proxy", daemon=True)
-        self.port = port
         self.loop = asyncio.new_event_loop()
         # Only for connecting, which waits for the machine.
         self.loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(64))
         self.delay = 0.0  # seconds for the round trip
-        self.errors: dict[str, str] = {}  # addresses that could not be listened on
-        self._counts: dict[str, Count] = collections.defaultdict(Count)
+        self.errors: dict[Place, str] = {}  # those that could not be listened on
+        self._counts: dict[tuple[str, int], Count] = collections.defaultdict(Count)
         self._cut: set[str] = set()
-        self._wanted: dict[str, tuple] = {}
-        self._listeners: dict[str, tuple] = {}
+        self._wanted: dict[Place, Route] = {}
+        self._listeners: dict[Place, tuple[Route, socket.socket]] = {}
         self._links: dict[str, set] = collections.defaultdict(set)
 
     def run(self) -> None:
@@ -50,8 +53,8 @@ class Proxy(threading.Thread):
 
     # Called from other threads.
 
-    def route(self, routes: dict[str, tuple]) -> None:
-        """Makes `routes`, address to (machine id, connect), all that is reachable. Others are refused."""
+    def route(self, routes: dict[Place, Route]) -> None:
+        """Makes `routes` all that is reachable. Everything else is refused."""
         if routes != self._wanted:
             self._wanted = dict(routes)
             self._call(self._apply)
@@ -73,8 +76,8 @@ class Proxy(threading.Thread):
         self._counts.clear()
         self.delay = 0.0
 
-    def count(self, machine: str) -> Count:
-        return self._counts[machine]
+    def count(self, machine: str, port: int = 22) -> Count:
+        return self._counts[machine, port]
 
     def settled(self, seconds: float = 5) -> None:
         """Waits until what was asked for so far is in force."""
@@ -88,43 +91,46 @@ class Proxy(threading.Thread):
     # In the proxy's own thread.
 
     def _apply(self) -> None:
-        wanted = {a: r for a, r in self._wanted.items() if r[0] not in self._cut}
-        for address in list(self._listeners):
-            if self._listeners[address][0] != wanted.get(address):
-                route, listener = self._listeners.pop(address)
+        wanted = {place: route for place, route in self._wanted.items() if route[0] not in self._cut}
+        for place in list(self._listeners):
+            route, listener = self._listeners[place]
+            if route != wanted.get(place):
+                del self._listeners[place]
                 self.loop.remove_reader(listener)
                 listener.close()
-                for link in list(self._links.pop(route[0], ())):
+                for link in list(self._links.pop(place, ())):
                     link.reset()
-        for address, route in wanted.items():
-            if address not in self._listeners:
-                self._listen(address, route)
+        for place, route in wanted.items():
+            if place not in self._listeners:
+                self._listen(place, route)
 
-    def _listen(self, address: str, route: tuple) -> None:
+    def _listen(self, place: Place, route: Route) -> None:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setblocking(False)
         try:
-            listener.bind((address, self.port))
+            listener.bind(place)
         except OSError as error:
             listener.close()
-            self.errors[address] = f"cannot listen on {address} port {self.port}: {error.strerror}"
-            log.error("%s", self.errors[address])
+            self.errors[place] = f"cannot listen on {place[0]} port {place[1]}: {error.strerror}"
+            log.error("%s", self.errors[place])
             return
         listener.listen(128)
-        self.errors.pop(address, None)
-        self._listeners[address] = (route, listener)
-        self.loop.add_reader(listener, self._accept, route, listener)
+        self.errors.pop(place, None)
+        self._listeners[place] = (route, listener)
+        self.loop.add_reader(listener, self._accept, place, route, listener)
 
-    def _accept(self, route: tuple, listener: socket.socket) -> None:
+    def _accept(self, place: Place, route: Route, listener: socket.socket) -> None:
         try:
             client, _ = listener.accept()
         except OSError:
             return  # the client left again before its turn came
         machine, connect = route
-        self._counts[machine].connections += 1
-        link = Link(self, self._counts[machine], self._links[machine])
-        self.loop.create_task(link.open(client, connect))
+        port = place[1]
+        count = self._counts[machine, port]
+        count.connections += 1
+        link = Link(self, count, self._links[place])
+        self.loop.create_task(link.open(client, lambda: connect(port)))
 
 
 class Link:

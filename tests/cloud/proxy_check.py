@@ -101,10 +101,10 @@ def refused() -> bool:
 
 def main() -> None:
     listener = machine()
-    proxy = Proxy(PORT)
+    proxy = Proxy()
     proxy.start()
     target = listener.getsockname()
-    routes = {ADDRESS: ("m", lambda: socket.create_connection(target))}
+    routes = {(ADDRESS, PORT): ("m", lambda port: socket.create_connection(target))}
     proxy.route(routes)
     proxy.settled()
 
@@ -122,13 +122,13 @@ def main() -> None:
         print(f"{milliseconds} ms: {there_and_back * 1000:.1f} ms measured, {rate:.0f} MB/s")
     proxy.delay = 0.0
 
-    before = proxy.count("m").turns
+    before = proxy.count("m", PORT).turns
     with socket.create_connection((ADDRESS, PORT)) as connection:
         exactly(connection, 6)
         for _ in range(10):
             connection.sendall(b"x")
             exactly(connection, 1)
-        assert proxy.count("m").turns - before == 10, proxy.count("m").turns - before
+        assert proxy.count("m", PORT).turns - before == 10, proxy.count("m", PORT).turns - before
         proxy.cut("m")
         proxy.settled()
         try:

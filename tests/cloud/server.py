@@ -20,9 +20,9 @@ from werkzeug.serving import make_server  # noqa: E402
 from moto.moto_server.werkzeug_app import MotoRequestHandler  # noqa: E402
 
 import ec2  # noqa: E402
-from cloud import Cloud  # noqa: E402
+from cloud import SSH, Cloud  # noqa: E402
 from gateway import Gateway, RequestLog  # noqa: E402
-from proxy import PORT, Proxy  # noqa: E402
+from proxy import Proxy  # noqa: E402
 
 
 class RequestHandler(MotoRequestHandler):
@@ -89,10 +89,10 @@ def port_taken() -> str | None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.2", PORT))
+            probe.bind(("127.0.0.2", SSH))
         except OSError as error:
             return (
-                f"cannot listen on 127.0.0.2 port {PORT}: {error.strerror}. Machines are reached at port {PORT} of 127.0.0.x. "
+                f"cannot listen on 127.0.0.2 port {SSH}: {error.strerror}. Machines are reached at port {SSH} of 127.0.0.x. "
                 "If a ssh server of this host listens on all addresses, give it its own with ListenAddress in "
                 "/etc/ssh/sshd_config and restart it, or use up --api-only"
             )
