@@ -106,7 +106,7 @@ rec {
           for part in $pathsToLink; do
             [ -d "$package/$part" ] || continue
             mkdir -p "$out$extraPrefix$part"
-            cp -rsn "$(realpath "$package/$part")/." "$out$extraPrefix$part"
+            cp -rsnT "$(realpath "$package/$part")" "$out$extraPrefix$part"
             chmod -R u+w "$out"
           done
         done

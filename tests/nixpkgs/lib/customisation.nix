@@ -1,7 +1,7 @@
 # Calling and overriding packages.
 { lib }:
 let
-  inherit (builtins) functionArgs intersectAttrs isAttrs;
+  inherit (builtins) intersectAttrs isAttrs;
 in
 rec {
   makeOverridable = f: args:

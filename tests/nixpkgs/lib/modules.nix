@@ -1,7 +1,7 @@
 # evalModules: collects modules, merges what they declare and define, and gives the configuration.
 { lib }:
 let
-  inherit (builtins) addErrorContext attrNames concatLists concatMap elem filter genericClosure head isAttrs isList isPath
+  inherit (builtins) addErrorContext attrNames concatLists concatMap elem filter genericClosure head isAttrs isList
     isString length mapAttrs removeAttrs toString typeOf zipAttrsWith;
   inherit (lib) isOption mkOption showOption showDefs types pushDownProperties;
 
@@ -16,8 +16,10 @@ let
       if kind == "module" then unify file key m
       else if kind == "if" || kind == "override" || kind == "merge"
       then loadModule args file key { _file = file; inherit key; config = m; }
-      else throw "Could not load a value as a module, because it is of type ${lib.escapeNixString kind}, in file ${toString (m._file or file)}."
-    else if isList m then throw "Module imports can't be nested lists. Perhaps you meant to remove one level of lists? Definitions: ${showDefs [ { value = m; file = toString file; } ]}"
+      else throw ("Could not load a value as a module, because it is of type ${lib.escapeNixString kind}, "
+        + "in file ${toString (m._file or file)}.")
+    else if isList m then throw ("Module imports can't be nested lists. Perhaps you meant to remove one level of lists? "
+      + "Definitions: ${showDefs [ { value = m; file = toString file; } ]}")
     else
       let
         path = toString m;
@@ -46,10 +48,14 @@ let
         if m ? freeformType then lib.mkMerge [ config { _module.freeformType = m.freeformType; } ] else config;
       unknown = removeAttrs m (special ++ [ "options" "config" "meta" ]);
     in
-    if !isAttrs m then throw "Module `${key}' (${toString file}) does not look like a module: it is a value of type ${typeOf m}, not a function or an attribute set."
+    if !isAttrs m then throw ("Module `${key}' (${toString file}) does not look like a module: "
+      + "it is a value of type ${typeOf m}, not a function or an attribute set.")
     else if m ? config || m ? options then
       if unknown != { } then
-        throw "Module `${key}' has an unsupported attribute `${head (attrNames unknown)}'. This is caused by introducing a top-level `config' or `options' attribute. Add configuration attributes immediately on the top level instead, or move all of them (namely: ${toString (attrNames unknown)}) into the explicit `config' attribute."
+        throw ("Module `${key}' has an unsupported attribute `${head (attrNames unknown)}'. "
+          + "This is caused by introducing a top-level `config' or `options' attribute. "
+          + "Add configuration attributes immediately on the top level instead, or move all of them "
+          + "(namely: ${toString (attrNames unknown)}) into the explicit `config' attribute.")
       else common // {
         options = m.options or { };
         config = withFreeform (if m ? meta then lib.mkMerge [ (m.config or { }) { inherit (m) meta; } ] else m.config or { });
@@ -78,11 +84,14 @@ let
     let
       declsByName = zipAttrsWith (_: ds: ds) (map (d:
         if isAttrs d.options then mapAttrs (_: options: { inherit (d) file; inherit options; }) d.options
-        else throw "An option declaration for `${showOption loc}' has type `${typeOf d.options}' rather than an attribute set. Did you mean to define this outside of `options'?") decls);
+        else throw ("An option declaration for `${showOption loc}' has type `${typeOf d.options}' rather than an attribute set. "
+          + "Did you mean to define this outside of `options'?")) decls);
       defsByName = zipAttrsWith (_: ds: ds) (concatMap (d:
         map (value:
           if isAttrs value then mapAttrs (_: value: { inherit (d) file; inherit value; }) value
-          else throw "You're trying to define a value of type `${typeOf value}' rather than an attribute set for the option `${showOption loc}'!\n\nThis usually happens if `${showOption loc}' has option definitions inside that are not matched. Please check how to properly define this option by e.g. referring to `man 5 configuration.nix'! The definition is in `${d.file}'.")
+          else throw ("You're trying to define a value of type `${typeOf value}' rather than an attribute set for the option "
+            + "`${showOption loc}'!\n\nThis usually happens if `${showOption loc}' has option definitions inside that are not "
+            + "matched. The definition is in `${d.file}'."))
           (pushDownProperties d.value)) defs);
       merged = mapAttrs (name: ds:
         let
@@ -99,10 +108,14 @@ let
           # Options declared below an option that is a submodule extend that submodule.
           options = evalOption here (mergeDeclarations here (map (d:
             if isOption d.options then d
-            else { inherit (d) file; options = mkOption { type = types.submodule { _file = d.file; inherit (d) options; }; }; }) ds)) found;
+            else {
+              inherit (d) file;
+              options = mkOption { type = types.submodule { _file = d.file; inherit (d) options; }; };
+            }) ds)) found;
           unmatched = [ ];
         }
-        else throw "The option `${showOption here}' in `${(head options).file}' is a prefix of options in `${(head (filter (d: !isOption d.options) ds)).file}'.") declsByName;
+        else throw ("The option `${showOption here}' in `${(head options).file}' is a prefix of options in "
+          + "`${(head (filter (d: !isOption d.options) ds)).file}'.")) declsByName;
       stray = removeAttrs defsByName (attrNames declsByName);
     in
     {
@@ -133,7 +146,8 @@ let
       all = lib.optional (opt ? default) { file = head opt.declarations; value = lib.mkOptionDefault opt.default; } ++ defs;
       merged =
         if (opt.readOnly or false) && length all > 1
-        then throw "The option `${showOption loc}' is read-only, but it's set multiple times. Definition values:${showDefs (map (d: d // { value = (lib.mergeDefinitions loc opt.type [ d ]).mergedValue; }) all)}"
+        then throw ("The option `${showOption loc}' is read-only, but it's set multiple times. Definition values:"
+          + showDefs (map (d: d // { value = (lib.mergeDefinitions loc opt.type [ d ]).mergedValue; }) all))
         else lib.mergeDefinitions loc opt.type all;
     in
     opt // {
@@ -159,9 +173,21 @@ rec {
         key = "lib/modules.nix";
         options._module = {
           args = mkOption { type = types.lazyAttrsOf types.raw; description = "Arguments passed to each module."; };
-          check = mkOption { type = types.bool; default = true; description = "Whether definitions without an option are errors."; };
-          freeformType = mkOption { type = types.nullOr types.optionType; default = null; description = "Type of what has no option."; };
-          specialArgs = mkOption { type = types.raw; readOnly = true; description = "Arguments that imports may depend on."; };
+          check = mkOption {
+            type = types.bool;
+            default = true;
+            description = "Whether definitions without an option are errors.";
+          };
+          freeformType = mkOption {
+            type = types.nullOr types.optionType;
+            default = null;
+            description = "Type of what has no option.";
+          };
+          specialArgs = mkOption {
+            type = types.raw;
+            readOnly = true;
+            description = "Arguments that imports may depend on.";
+          };
         };
         config._module = { args = args // { inherit extendModules; moduleType = type; }; inherit specialArgs; }
           // lib.optionalAttrs (check != null) { inherit check; };

@@ -1,7 +1,7 @@
 # Declaring options, merging plain values, and the words of error messages.
 { lib }:
 let
-  inherit (builtins) all concatStringsSep elem filter head length match tail isString split;
+  inherit (builtins) all concatStringsSep filter head length match tail isString split;
 in
 rec {
   isOption = x: x._type or "" == "option";

@@ -1,7 +1,7 @@
 # Functions on strings.
 { lib }:
 let
-  inherit (builtins) stringLength substring replaceStrings match split genList elem isString isPath filter isList head;
+  inherit (builtins) stringLength substring replaceStrings match split genList isString isPath filter isList head;
 in
 rec {
   inherit (builtins) concatStringsSep stringLength substring replaceStrings match split isString toJSON fromJSON

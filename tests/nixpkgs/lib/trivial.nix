@@ -1,7 +1,7 @@
 # Functions, numbers, versions and messages.
 { lib }:
 let
-  inherit (builtins) functionArgs isFunction isAttrs trace readFile fromJSON pathExists;
+  inherit (builtins) trace readFile fromJSON;
   release = lib.strings.fileContents ../.version;
 in
 rec {
@@ -23,7 +23,8 @@ rec {
   mod = a: b: a - b * (a / b);
   compare = a: b: if a < b then -1 else if a > b then 1 else 0;
 
-  inherit (builtins) isInt isFloat isBool add sub lessThan seq deepSeq genericClosure bitAnd bitOr bitXor;
+  inherit (builtins) isInt isFloat isBool isPath typeOf add sub lessThan seq deepSeq genericClosure bitAnd bitOr bitXor
+    addErrorContext tryEval;
 
   # The least fixed point of f: how sets that refer to themselves are made.
   fix = f: let x = f x; in x;
@@ -38,8 +39,7 @@ rec {
   functionArgs = f:
     if f ? __functor then f.__functionArgs or (functionArgs (f.__functor f)) else builtins.functionArgs f;
   setFunctionArgs = f: args: { __functor = _: f; __functionArgs = args; };
-  mirrorFunctionArgs = f: setFunctionArgs' (functionArgs f);
-  setFunctionArgs' = args: f: setFunctionArgs f args;
+  mirrorFunctionArgs = f: g: setFunctionArgs g (functionArgs f);
   toFunction = v: if isFunction v then v else _: v;
 
   importJSON = path: fromJSON (readFile path);
@@ -50,9 +50,7 @@ rec {
   versionSuffix = ".nixpipe";
   version = release + versionSuffix;
   oldestSupportedRelease = 2505;
-  isInOldestRelease = oldestSupportedReleaseIsAtLeast;
   oldestSupportedReleaseIsAtLeast = r: r <= oldestSupportedRelease;
-  revisionWithDefault = default: default;
   nixpkgsVersion = version;
   inPureEvalMode = !(builtins ? currentSystem);
   inNixShell = builtins.getEnv "IN_NIX_SHELL" != "";

@@ -1,7 +1,7 @@
 # Types of options made from other types or from modules.
 { lib }:
 let
-  inherit (builtins) all concatLists head isAttrs isFunction isList isPath isString length mapAttrs zipAttrsWith;
+  inherit (builtins) all concatLists head isAttrs isList isPath length mapAttrs zipAttrsWith;
   inherit (lib) mergeDefinitions mergeEqualOption mergeOneOption showOption;
   inherit (lib.types) mkOptionType defaultFunctor addCheck;
 

@@ -1,7 +1,7 @@
 # Types of options that hold one plain value. Those made from other types are in types-nested.nix.
 { lib }:
 let
-  inherit (builtins) isAttrs isBool isFloat isInt isString isList isPath elem match stringLength;
+  inherit (builtins) isAttrs isBool isFloat isInt isString isPath elem match;
   inherit (lib) mergeEqualOption mergeOneOption mergeDefaultOption;
 
   # Two declarations of one option are one if their types are the same, or can be made one.

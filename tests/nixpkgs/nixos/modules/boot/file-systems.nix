@@ -27,7 +27,11 @@ in
 {
   options = {
     fileSystems = mkOption { type = types.attrsOf fileSystem; default = { }; description = "File systems by mount point."; };
-    swapDevices = mkOption { type = types.listOf (types.attrsOf types.anything); default = [ ]; description = "Swap devices; must be empty here."; };
+    swapDevices = mkOption {
+      type = types.listOf (types.attrsOf types.anything);
+      default = [ ];
+      description = "Swap devices; must be empty here.";
+    };
   };
   config = {
     environment.etc.fstab.text = "# Made from fileSystems.\n" + lib.concatMapStrings (fs:

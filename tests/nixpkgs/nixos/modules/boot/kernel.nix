@@ -19,11 +19,23 @@ in
       };
       kernelParams = list "Words of the kernel's command line.";
       kernelModules = list "Kernel modules to load; stored only.";
-      extraModulePackages = mkOption { type = types.listOf types.package; default = [ ]; description = "Packages of kernel modules; stored only."; };
+      extraModulePackages = mkOption {
+        type = types.listOf types.package;
+        default = [ ];
+        description = "Packages of kernel modules; stored only.";
+      };
       blacklistedKernelModules = list "Kernel modules not to load; stored only.";
       extraModprobeConfig = mkOption { type = types.lines; default = ""; description = "Stored only."; };
-      kernel.sysctl = mkOption { type = types.attrsOf (types.nullOr (types.oneOf [ types.bool types.int types.str ])); default = { }; description = "Values of sysctl.d."; };
-      supportedFilesystems = mkOption { type = types.either (types.listOf types.str) (types.attrsOf types.bool); default = [ ]; description = "Stored only."; };
+      kernel.sysctl = mkOption {
+        type = types.attrsOf (types.nullOr (types.oneOf [ types.bool types.int types.str ]));
+        default = { };
+        description = "Values of sysctl.d.";
+      };
+      supportedFilesystems = mkOption {
+        type = types.either (types.listOf types.str) (types.attrsOf types.bool);
+        default = [ ];
+        description = "Stored only.";
+      };
       growPartition = flag false "Stored only: the image has no partition.";
       isContainer = flag false "Must stay off: the machines boot from a menu.";
       tmp.cleanOnBoot = flag false "Stored only.";

@@ -4,7 +4,11 @@ let
   inherit (lib) mkOption types;
   variant = types.submodule {
     options = {
-      inheritParentConfig = mkOption { type = types.enum [ true ]; default = true; description = "Must stay on: variants add to this configuration."; };
+      inheritParentConfig = mkOption {
+        type = types.enum [ true ];
+        default = true;
+        description = "Must stay on: variants add to this configuration.";
+      };
       configuration = mkOption {
         default = { };
         # A variant has none of its own.

@@ -49,9 +49,17 @@ in
 {
   options.nixpipe.closure = {
     paths = mkOption { type = types.ints.unsigned; default = 0; description = "How many store paths are added."; };
-    megabytes = mkOption { type = types.ints.unsigned; default = 0; description = "Their size together, in units of 1 000 000 bytes."; };
+    megabytes = mkOption {
+      type = types.ints.unsigned;
+      default = 0;
+      description = "Their size together, in units of 1 000 000 bytes.";
+    };
     seed = mkOption { type = types.int; default = 1; description = "Another seed gives other content."; };
-    changed = mkOption { type = types.ints.unsigned; default = 0; description = "How many of the paths have another content."; };
+    changed = mkOption {
+      type = types.ints.unsigned;
+      default = 0;
+      description = "How many of the paths have another content.";
+    };
   };
   config = {
     system.extraDependencies = paths;

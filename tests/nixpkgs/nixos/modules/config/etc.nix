@@ -2,7 +2,7 @@
 # "symlink" lies there with three others beside it, NAME.mode, NAME.uid and NAME.gid: the activation copies it into /etc.
 { config, lib, pkgs, ... }:
 let
-  inherit (lib) mkOption types escapeShellArg;
+  inherit (lib) mkOption types;
   entries = lib.filter (f: f.enable) (lib.attrValues config.environment.etc);
 
   entry = types.submodule ({ name, config, options, ... }: {
@@ -18,8 +18,16 @@ let
       };
       uid = mkOption { type = types.int; default = 0; description = "The owner of a copy."; };
       gid = mkOption { type = types.int; default = 0; description = "The group of a copy."; };
-      user = mkOption { type = types.str; default = "+${toString config.uid}"; description = "The owner of a copy, by name, or as +UID."; };
-      group = mkOption { type = types.str; default = "+${toString config.gid}"; description = "The group of a copy, by name, or as +GID."; };
+      user = mkOption {
+        type = types.str;
+        default = "+${toString config.uid}";
+        description = "The owner of a copy, by name, or as +UID.";
+      };
+      group = mkOption {
+        type = types.str;
+        default = "+${toString config.gid}";
+        description = "The group of a copy, by name, or as +GID.";
+      };
     };
     config = {
       target = lib.mkDefault name;

@@ -3,7 +3,12 @@
 let
   inherit (lib) mkOption types;
   cfg = config.networking;
-  ports = mkOption { type = types.listOf types.port; default = [ ]; apply = list: lib.unique (lib.sort lib.lessThan list); description = "Open ports."; };
+  ports = mkOption {
+    type = types.listOf types.port;
+    default = [ ];
+    apply = list: lib.unique (lib.sort lib.lessThan list);
+    description = "Open ports.";
+  };
 in
 {
   options.networking = {
@@ -14,13 +19,31 @@ in
       description = "The machine's name, without the domain.";
     };
     domain = mkOption { type = types.nullOr types.str; default = null; description = "The domain."; };
-    fqdn = mkOption { type = types.str; readOnly = true; default = if cfg.domain == null then throw "networking.fqdn: networking.domain is not set" else "${cfg.hostName}.${cfg.domain}"; description = "Name and domain."; };
-    fqdnOrHostName = mkOption { type = types.str; readOnly = true; default = if cfg.domain == null then cfg.hostName else cfg.fqdn; description = "Name and domain, or the name."; };
+    fqdn = mkOption {
+      type = types.str;
+      readOnly = true;
+      default = if cfg.domain == null then throw "networking.fqdn: networking.domain is not set" else "${cfg.hostName}.${cfg.domain}";
+      description = "Name and domain.";
+    };
+    fqdnOrHostName = mkOption {
+      type = types.str;
+      readOnly = true;
+      default = if cfg.domain == null then cfg.hostName else cfg.fqdn;
+      description = "Name and domain, or the name.";
+    };
     hosts = mkOption { type = types.attrsOf (types.listOf types.str); default = { }; description = "Names of addresses."; };
     extraHosts = mkOption { type = types.lines; default = ""; description = "Lines for /etc/hosts."; };
-    nameservers = mkOption { type = types.listOf types.str; default = [ ]; description = "Addresses of name servers; stored only."; };
+    nameservers = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      description = "Addresses of name servers; stored only.";
+    };
     timeServers = mkOption { type = types.listOf types.str; default = [ ]; description = "Time servers; stored only."; };
-    useDHCP = mkOption { type = types.bool; default = true; description = "Stored only: the local cloud gives the address."; };
+    useDHCP = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Stored only: the local cloud gives the address.";
+    };
     useNetworkd = mkOption { type = types.bool; default = false; description = "Stored only."; };
     # Rules are the security group's here; the ports are kept for whoever reads the configuration.
     firewall = {

@@ -25,7 +25,11 @@ in
   ];
 
   options.nix = {
-    enable = mkOption { type = types.enum [ true ]; default = true; description = "Must stay on: systems arrive through Nix."; };
+    enable = mkOption {
+      type = types.enum [ true ];
+      default = true;
+      description = "Must stay on: systems arrive through Nix.";
+    };
     package = mkOption { type = types.package; default = pkgs.nix; description = "The Nix of the machine."; };
     extraOptions = mkOption { type = types.lines; default = ""; description = "Lines for nix.conf."; };
     nixPath = strings [ "nixpkgs=/nix/var/nix/profiles/per-user/root/channels/nixos" "nixos-config=/etc/nixos/configuration.nix" ] "NIX_PATH of logins.";
@@ -35,7 +39,12 @@ in
     buildMachines = mkOption { type = types.listOf types.anything; default = [ ]; description = "Stored only."; };
     gc = {
       automatic = mkOption { type = types.bool; default = false; description = "Whether garbage is collected regularly."; };
-      dates = mkOption { type = types.either types.singleLineStr (types.listOf types.str); default = "03:15"; apply = lib.toList; description = "When."; };
+      dates = mkOption {
+        type = types.either types.singleLineStr (types.listOf types.str);
+        default = "03:15";
+        apply = lib.toList;
+        description = "When.";
+      };
       options = mkOption { type = types.singleLineStr; default = ""; description = "Options of nix-collect-garbage."; };
     };
     settings = mkOption {
@@ -44,11 +53,23 @@ in
       type = types.submodule {
         freeformType = types.attrsOf value;
         options = {
-          max-jobs = mkOption { type = types.either types.int (types.enum [ "auto" ]); default = "auto"; description = "Builds at once."; };
+          max-jobs = mkOption {
+            type = types.either types.int (types.enum [ "auto" ]);
+            default = "auto";
+            description = "Builds at once.";
+          };
           cores = mkOption { type = types.int; default = 0; description = "Processors for a build."; };
           # The tools of this <nixpkgs> find their libraries in /usr/lib, which a sandbox would hide.
-          sandbox = mkOption { type = types.either types.bool (types.enum [ "relaxed" ]); default = false; description = "Whether builds are isolated."; };
-          auto-optimise-store = mkOption { type = types.bool; default = false; description = "Whether equal files are linked."; };
+          sandbox = mkOption {
+            type = types.either types.bool (types.enum [ "relaxed" ]);
+            default = false;
+            description = "Whether builds are isolated.";
+          };
+          auto-optimise-store = mkOption {
+            type = types.bool;
+            default = false;
+            description = "Whether equal files are linked.";
+          };
           # NixOS adds cache.nixos.org, which the machines of the local cloud cannot reach.
           substituters = strings [ ] "Caches.";
           trusted-substituters = strings [ ] "Caches that any user may use.";

@@ -20,19 +20,35 @@ let
       group = mkOption { type = types.passwdEntry types.str; default = ""; description = "Primary group."; };
       extraGroups = mkOption { type = types.listOf types.str; default = [ ]; description = "Further groups."; };
       home = mkOption { type = types.passwdEntry types.path; default = "/var/empty"; description = "Home folder."; };
-      homeMode = mkOption { type = types.strMatching "[0-7]{1,5}"; default = "700"; description = "Mode of the home folder."; };
+      homeMode = mkOption {
+        type = types.strMatching "[0-7]{1,5}";
+        default = "700";
+        description = "Mode of the home folder.";
+      };
       createHome = flag "Whether the home folder is made.";
       useDefaultShell = flag "Whether the shell is users.defaultUserShell.";
-      shell = mkOption { type = types.nullOr (types.either types.shellPackage (types.passwdEntry types.path)); default = "/run/current-system/sw/bin/nologin"; description = "Login shell."; };
+      shell = mkOption {
+        type = types.nullOr (types.either types.shellPackage (types.passwdEntry types.path));
+        default = "/run/current-system/sw/bin/nologin";
+        description = "Login shell.";
+      };
       hashedPassword = text (types.passwdEntry types.str);
       initialHashedPassword = text (types.passwdEntry types.str);
       password = text types.str;
       initialPassword = text types.str;
       hashedPasswordFile = text types.str;
-      packages = mkOption { type = types.listOf types.package; default = [ ]; description = "Packages for this user; must be empty here."; };
+      packages = mkOption {
+        type = types.listOf types.package;
+        default = [ ];
+        description = "Packages for this user; must be empty here.";
+      };
       linger = flag "Must stay off: there is no user manager here.";
       openssh.authorizedKeys = {
-        keys = mkOption { type = types.listOf types.singleLineStr; default = [ ]; description = "Public keys that may log in."; };
+        keys = mkOption {
+          type = types.listOf types.singleLineStr;
+          default = [ ];
+          description = "Public keys that may log in.";
+        };
         keyFiles = mkOption { type = types.listOf types.path; default = [ ]; description = "Files of such keys."; };
       };
     };
@@ -51,7 +67,11 @@ let
     options = {
       name = named name;
       gid = text types.int;
-      members = mkOption { type = types.listOf (types.passwdEntry types.str); default = [ ]; description = "Members besides those whose extraGroups name the group."; };
+      members = mkOption {
+        type = types.listOf (types.passwdEntry types.str);
+        default = [ ];
+        description = "Members besides those whose extraGroups name the group.";
+      };
     };
   });
 in
@@ -59,7 +79,11 @@ in
   options.users = {
     mutableUsers = mkOption { type = types.bool; default = true; description = "Whether users made by hand stay."; };
     allowNoPasswordLogin = flag "Whether a system that nobody can log in to is meant so.";
-    defaultUserShell = mkOption { type = types.either types.path types.shellPackage; default = pkgs.bashInteractive; description = "Shell of people."; };
+    defaultUserShell = mkOption {
+      type = types.either types.path types.shellPackage;
+      default = pkgs.bashInteractive;
+      description = "Shell of people.";
+    };
     users = mkOption { type = types.attrsOf user; default = { }; description = "Users."; };
     groups = mkOption { type = types.attrsOf group; default = { }; description = "Groups."; };
   };

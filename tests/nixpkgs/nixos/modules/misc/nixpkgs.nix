@@ -16,12 +16,28 @@ in
       apply = lib.systems.elaborate;
       description = "The platform that the system runs on.";
     };
-    buildPlatform = mkOption { type = types.nullOr platform; default = null; description = "The platform that it is built on; must be the same."; };
+    buildPlatform = mkOption {
+      type = types.nullOr platform;
+      default = null;
+      description = "The platform that it is built on; must be the same.";
+    };
     localSystem = mkOption { type = types.nullOr platform; default = null; description = "An older name of hostPlatform."; };
-    config = mkOption { type = types.attrsOf types.anything; default = { }; description = "Configuration of the package set, such as allowUnfree."; };
-    overlays = mkOption { type = types.listOf (types.uniq (types.functionTo (types.functionTo types.raw))); default = [ ]; description = "Overlays of the package set."; };
+    config = mkOption {
+      type = types.attrsOf types.anything;
+      default = { };
+      description = "Configuration of the package set, such as allowUnfree.";
+    };
+    overlays = mkOption {
+      type = types.listOf (types.uniq (types.functionTo (types.functionTo types.raw)));
+      default = [ ];
+      description = "Overlays of the package set.";
+    };
     pkgs = mkOption { type = types.nullOr types.pkgs; default = null; description = "A package set to use as it is."; };
-    flake.source = mkOption { type = types.nullOr (types.either types.str types.path); default = null; description = "The flake that the package set is from."; };
+    flake.source = mkOption {
+      type = types.nullOr (types.either types.str types.path);
+      default = null;
+      description = "The flake that the package set is from.";
+    };
   };
 
   config = {

@@ -17,12 +17,30 @@ in
       description = "The revision of the configuration.";
     };
     nixos = {
-      release = mkOption { type = types.str; readOnly = true; default = lib.trivial.release; description = "The release, such as ${lib.trivial.release}."; };
-      versionSuffix = mkOption { type = types.str; default = lib.trivial.versionSuffix; description = "What follows the release in the version."; };
+      release = mkOption {
+        type = types.str;
+        readOnly = true;
+        default = lib.trivial.release;
+        description = "The release, such as ${lib.trivial.release}.";
+      };
+      versionSuffix = mkOption {
+        type = types.str;
+        default = lib.trivial.versionSuffix;
+        description = "What follows the release in the version.";
+      };
       version = mkOption { type = types.str; default = cfg.release + cfg.versionSuffix; description = "The full version."; };
       revision = mkOption { type = types.nullOr types.str; default = null; description = "The revision of nixpkgs."; };
-      codeName = mkOption { type = types.str; readOnly = true; default = lib.trivial.codeName; description = "The name of the release."; };
-      label = mkOption { type = types.strMatching "[a-zA-Z0-9:_.-]*"; default = cfg.version; description = "The label of the system in the boot menu."; };
+      codeName = mkOption {
+        type = types.str;
+        readOnly = true;
+        default = lib.trivial.codeName;
+        description = "The name of the release.";
+      };
+      label = mkOption {
+        type = types.strMatching "[a-zA-Z0-9:_.-]*";
+        default = cfg.version;
+        description = "The label of the system in the boot menu.";
+      };
       tags = mkOption { type = types.listOf types.str; default = [ ]; description = "Strings to put before the label."; };
       distroId = mkOption { type = types.str; default = "nixos"; description = "The id in os-release."; };
       distroName = mkOption { type = types.str; default = "NixOS"; description = "The name in os-release."; };
@@ -33,6 +51,7 @@ in
   config = {
     warnings = lib.optional (options.system.stateVersion.highestPrio == (lib.mkOptionDefault { }).priority)
       "system.stateVersion is not set, defaulting to ${config.system.stateVersion}. Read why this matters on https://nixos.org/manual/nixos/stable/options.html#opt-system.stateVersion.";
+    environment.systemPackages = [ (pkgs.writeShellScriptBin "nixos-version" "echo ${lib.escapeShellArg "${cfg.version} (${cfg.codeName})"}") ];
     environment.etc.os-release.text = ''
       ID=${cfg.distroId}
       NAME=${cfg.distroName}

@@ -18,9 +18,17 @@ in
   options.programs = {
     bash.enable = mkOption { type = types.bool; default = true; description = "Whether bash is set up."; };
     bash.completion.enable = mkOption { type = types.bool; default = true; description = "Stored only."; };
-    bash.interactiveShellInit = mkOption { type = types.lines; default = ""; description = "Commands of interactive bashes."; };
+    bash.interactiveShellInit = mkOption {
+      type = types.lines;
+      default = "";
+      description = "Commands of interactive bashes.";
+    };
     fish.enable = lib.mkEnableOption "fish";
-    fish.interactiveShellInit = mkOption { type = types.lines; default = ""; description = "Commands of interactive fishes."; };
+    fish.interactiveShellInit = mkOption {
+      type = types.lines;
+      default = "";
+      description = "Commands of interactive fishes.";
+    };
     command-not-found.enable = mkOption { type = types.bool; default = false; description = "Stored only."; };
     nano.enable = mkOption { type = types.bool; default = false; description = "Stored only."; };
   };

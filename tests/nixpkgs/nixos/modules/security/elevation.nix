@@ -9,15 +9,27 @@ in
   options.security = {
     sudo = {
       enable = mkOption { type = types.bool; default = true; description = "Whether sudo is there."; };
-      wheelNeedsPassword = mkOption { type = types.bool; default = true; description = "Whether members of wheel give their password."; };
+      wheelNeedsPassword = mkOption {
+        type = types.bool;
+        default = true;
+        description = "Whether members of wheel give their password.";
+      };
       extraConfig = mkOption { type = types.lines; default = ""; description = "Lines for sudoers."; };
     };
     doas = {
       enable = lib.mkEnableOption "doas";
-      wheelNeedsPassword = mkOption { type = types.bool; default = true; description = "Whether members of wheel give their password."; };
+      wheelNeedsPassword = mkOption {
+        type = types.bool;
+        default = true;
+        description = "Whether members of wheel give their password.";
+      };
       extraConfig = mkOption { type = types.lines; default = ""; description = "Lines for doas.conf."; };
     };
-    pki.certificateFiles = mkOption { type = types.listOf types.path; default = [ ]; description = "Files of certificates to trust."; };
+    pki.certificateFiles = mkOption {
+      type = types.listOf types.path;
+      default = [ ];
+      description = "Files of certificates to trust.";
+    };
     pki.certificates = mkOption { type = types.listOf types.str; default = [ ]; description = "Certificates to trust."; };
   };
 

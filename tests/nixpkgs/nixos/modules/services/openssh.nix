@@ -25,7 +25,11 @@ in
     programs.ssh.knownHosts = mkOption { type = types.attrsOf types.anything; default = { }; description = "Stored only."; };
     services.openssh = {
       enable = lib.mkEnableOption "the OpenSSH server";
-      startWhenNeeded = mkOption { type = types.enum [ false ]; default = false; description = "Must stay off: the server always runs here."; };
+      startWhenNeeded = mkOption {
+        type = types.enum [ false ];
+        default = false;
+        description = "Must stay off: the server always runs here.";
+      };
       ports = mkOption { type = types.listOf types.port; default = [ 22 ]; description = "Ports that it listens on."; };
       openFirewall = mkOption { type = types.bool; default = true; description = "Stored only."; };
       listenAddresses = mkOption {
@@ -45,10 +49,22 @@ in
         ];
         description = "Host keys, made where they are missing.";
       };
-      authorizedKeysFiles = mkOption { type = types.listOf types.str; default = [ ]; description = "Files of keys that may log in."; };
-      authorizedKeysInHomedir = mkOption { type = types.bool; default = true; description = "Whether ~/.ssh/authorized_keys counts."; };
+      authorizedKeysFiles = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        description = "Files of keys that may log in.";
+      };
+      authorizedKeysInHomedir = mkOption {
+        type = types.bool;
+        default = true;
+        description = "Whether ~/.ssh/authorized_keys counts.";
+      };
       allowSFTP = mkOption { type = types.bool; default = true; description = "Whether sftp is served."; };
-      sftpServerExecutable = mkOption { type = types.str; default = "${ssh}/libexec/sftp-server"; description = "The sftp server."; };
+      sftpServerExecutable = mkOption {
+        type = types.str;
+        default = "${ssh}/libexec/sftp-server";
+        description = "The sftp server.";
+      };
       banner = mkOption { type = types.nullOr types.lines; default = null; description = "A message before login."; };
       extraConfig = mkOption { type = types.lines; default = ""; description = "Lines for sshd_config."; };
       settings = mkOption {
@@ -57,14 +73,38 @@ in
         type = types.submodule {
           freeformType = types.attrsOf setting;
           options = {
-            PermitRootLogin = mkOption { type = types.enum [ "yes" "without-password" "prohibit-password" "forced-commands-only" "no" ]; default = "prohibit-password"; description = "Whether root may log in."; };
-            PasswordAuthentication = mkOption { type = types.nullOr types.bool; default = true; description = "Whether passwords are accepted."; };
-            KbdInteractiveAuthentication = mkOption { type = types.nullOr types.bool; default = true; description = "Whether keyboard-interactive login is accepted."; };
+            PermitRootLogin = mkOption {
+              type = types.enum [ "yes" "without-password" "prohibit-password" "forced-commands-only" "no" ];
+              default = "prohibit-password";
+              description = "Whether root may log in.";
+            };
+            PasswordAuthentication = mkOption {
+              type = types.nullOr types.bool;
+              default = true;
+              description = "Whether passwords are accepted.";
+            };
+            KbdInteractiveAuthentication = mkOption {
+              type = types.nullOr types.bool;
+              default = true;
+              description = "Whether keyboard-interactive login is accepted.";
+            };
             UsePAM = mkOption { type = types.nullOr types.bool; default = true; description = "Whether PAM is asked."; };
-            X11Forwarding = mkOption { type = types.nullOr types.bool; default = false; description = "Whether X11 is forwarded."; };
+            X11Forwarding = mkOption {
+              type = types.nullOr types.bool;
+              default = false;
+              description = "Whether X11 is forwarded.";
+            };
             LogLevel = mkOption { type = types.nullOr types.str; default = "INFO"; description = "How much is logged."; };
-            StrictModes = mkOption { type = types.nullOr types.bool; default = true; description = "Whether modes of key files are checked."; };
-            UseDns = mkOption { type = types.nullOr types.bool; default = false; description = "Whether client names are looked up."; };
+            StrictModes = mkOption {
+              type = types.nullOr types.bool;
+              default = true;
+              description = "Whether modes of key files are checked.";
+            };
+            UseDns = mkOption {
+              type = types.nullOr types.bool;
+              default = false;
+              description = "Whether client names are looked up.";
+            };
           };
         };
       };

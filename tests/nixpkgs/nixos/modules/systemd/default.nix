@@ -36,13 +36,41 @@ in
     timers = unitsOf unitModules.timer "Timers.";
     paths = unitsOf unitModules.path "Path units.";
     slices = unitsOf unitModules.slice "Slices.";
-    mounts = mkOption { type = types.listOf (types.submodule unitModules.mount); default = [ ]; description = "Mounts; their names come from `where`."; };
-    packages = mkOption { type = types.listOf types.package; default = [ ]; description = "Packages whose etc/systemd/system and lib/systemd/system hold units."; };
-    defaultUnit = mkOption { type = types.str; default = "multi-user.target"; description = "The unit that boot leads to."; };
-    globalEnvironment = mkOption { type = types.attrsOf (types.nullOr (types.oneOf [ types.str types.path types.package ])); default = { }; description = "Environment of all services."; };
-    enableEmergencyMode = mkOption { type = types.bool; default = true; description = "Whether failed mounts at boot lead to emergency mode."; };
-    extraConfig = mkOption { type = types.lines; default = ""; description = "Lines for the [Manager] section of system.conf."; };
-    settings.Manager = mkOption { type = types.attrsOf render.atomType; default = { }; description = "Settings of the [Manager] section of system.conf."; };
+    mounts = mkOption {
+      type = types.listOf (types.submodule unitModules.mount);
+      default = [ ];
+      description = "Mounts; their names come from `where`.";
+    };
+    packages = mkOption {
+      type = types.listOf types.package;
+      default = [ ];
+      description = "Packages whose etc/systemd/system and lib/systemd/system hold units.";
+    };
+    defaultUnit = mkOption {
+      type = types.str;
+      default = "multi-user.target";
+      description = "The unit that boot leads to.";
+    };
+    globalEnvironment = mkOption {
+      type = types.attrsOf (types.nullOr (types.oneOf [ types.str types.path types.package ]));
+      default = { };
+      description = "Environment of all services.";
+    };
+    enableEmergencyMode = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether failed mounts at boot lead to emergency mode.";
+    };
+    extraConfig = mkOption {
+      type = types.lines;
+      default = "";
+      description = "Lines for the [Manager] section of system.conf.";
+    };
+    settings.Manager = mkOption {
+      type = types.attrsOf render.atomType;
+      default = { };
+      description = "Settings of the [Manager] section of system.conf.";
+    };
     tmpfiles.rules = mkOption { type = types.listOf types.str; default = [ ]; description = "Lines of tmpfiles.d(5)."; };
   };
 

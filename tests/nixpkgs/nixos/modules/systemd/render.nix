@@ -2,7 +2,7 @@
 { config, lib, pkgs }:
 let
   cfg = config.systemd;
-  inherit (lib) concatMapStrings concatStringsSep mapAttrsToList optionalString escapeShellArg;
+  inherit (lib) concatMapStrings mapAttrsToList optionalString escapeShellArg;
 
   line = name: value:
     optionalString (value != null)
@@ -96,7 +96,7 @@ rec {
       for package in $packages; do
           for folder in "$package/etc/systemd/system" "$package/lib/systemd/system"; do
               [ -d "$folder" ] || continue
-              cp -rsn "$folder/." "$out/"
+              cp -rsnT "$folder" "$out"
               chmod -R u+w "$out"
           done
       done

@@ -47,15 +47,31 @@ rec {
     onFailure = names "Units to start when this one fails.";
     onSuccess = names "Units to start when this one succeeds.";
     unitConfig = settings "Settings of the [Unit] section.";
-    startLimitBurst = mkOption { type = types.nullOr types.int; default = null; description = "How often the unit may start within startLimitIntervalSec."; };
-    startLimitIntervalSec = mkOption { type = types.nullOr types.int; default = null; description = "The span for startLimitBurst, in seconds."; };
+    startLimitBurst = mkOption {
+      type = types.nullOr types.int;
+      default = null;
+      description = "How often the unit may start within startLimitIntervalSec.";
+    };
+    startLimitIntervalSec = mkOption {
+      type = types.nullOr types.int;
+      default = null;
+      description = "The span for startLimitBurst, in seconds.";
+    };
     restartTriggers = triggers "Values whose change restarts the unit at a switch.";
     reloadTriggers = triggers "Values whose change reloads the unit at a switch.";
   };
 
   service = unit // {
-    environment = mkOption { type = types.attrsOf (types.nullOr (types.oneOf [ types.str types.path types.package ])); default = { }; description = "Environment variables."; };
-    path = mkOption { type = types.listOf (types.oneOf [ types.package types.str ]); default = [ ]; description = "Packages in the service's PATH."; };
+    environment = mkOption {
+      type = types.attrsOf (types.nullOr (types.oneOf [ types.str types.path types.package ]));
+      default = { };
+      description = "Environment variables.";
+    };
+    path = mkOption {
+      type = types.listOf (types.oneOf [ types.package types.str ]);
+      default = [ ];
+      description = "Packages in the service's PATH.";
+    };
     enableDefaultPath = flag true "Whether PATH holds coreutils, findutils, gnugrep, gnused and systemd.";
     serviceConfig = settings "Settings of the [Service] section.";
     script = lines "Shell commands run as the main process.";
@@ -65,12 +81,21 @@ rec {
     reload = lines "Shell commands that make the main process reload.";
     preStop = lines "Shell commands that stop the main process.";
     postStop = lines "Shell commands run after the main process has ended.";
-    jobScripts = mkOption { type = types.listOf types.path; default = [ ]; internal = true; description = "Scripts of the unit."; };
+    jobScripts = mkOption {
+      type = types.listOf types.path;
+      default = [ ];
+      internal = true;
+      description = "Scripts of the unit.";
+    };
     restartIfChanged = flag true "Whether a switch restarts the service when its unit has changed.";
     reloadIfChanged = flag false "Whether a switch reloads it instead.";
     stopIfChanged = flag true "Whether a switch stops it with the old unit and starts it with the new one, instead of restarting.";
     notSocketActivated = flag false "Whether a switch treats the service apart from its socket.";
-    startAt = mkOption { type = types.coercedTo types.str lib.singleton (types.listOf types.str); default = [ ]; description = "Calendar times at which to start it."; };
+    startAt = mkOption {
+      type = types.coercedTo types.str lib.singleton (types.listOf types.str);
+      default = [ ];
+      description = "Calendar times at which to start it.";
+    };
   };
 
   socket = unit // {

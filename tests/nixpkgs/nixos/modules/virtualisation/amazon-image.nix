@@ -8,9 +8,21 @@ in
   imports = [ ./ec2-data.nix ./amazon-init.nix ];
 
   options.ec2 = {
-    efi = mkOption { type = types.bool; default = pkgs.stdenv.hostPlatform.isAarch64; description = "Whether the machine boots through UEFI."; };
-    hvm = mkOption { type = types.enum [ true ]; default = true; description = "Must stay on: there are no others any more."; };
-    zfs.enable = mkOption { type = types.enum [ false ]; default = false; description = "Must stay off: the local cloud's images have ext4."; };
+    efi = mkOption {
+      type = types.bool;
+      default = pkgs.stdenv.hostPlatform.isAarch64;
+      description = "Whether the machine boots through UEFI.";
+    };
+    hvm = mkOption {
+      type = types.enum [ true ];
+      default = true;
+      description = "Must stay on: there are no others any more.";
+    };
+    zfs.enable = mkOption {
+      type = types.enum [ false ];
+      default = false;
+      description = "Must stay off: the local cloud's images have ext4.";
+    };
   };
 
   config = {
