@@ -207,18 +207,18 @@ fn deliver(
     note(0, 0, false);
     let Sent { packed, .. } = send::send(machine, &mut intake, packing, &missing)?;
     note(missing.len(), bytes, false);
-    let builds = build.is_some() && !there;
-    if builds {
-        log::event(machine, &format!("building {toplevel} on the machine"));
-    }
-    remote::rooted(machine, &mut intake, toplevel)?;
-    note(missing.len(), bytes, builds);
     let seconds = began.elapsed().as_secs_f64();
     let rate = size((bytes as f64 / seconds) as u64);
     log::event(
         machine,
         &format!("sent {} paths, {} as {} in {seconds:.1} s ({rate}/s)", missing.len(), size(bytes), size(packed)),
     );
+    let builds = build.is_some() && !there;
+    if builds {
+        log::event(machine, &format!("building {toplevel} on the machine"));
+    }
+    remote::rooted(machine, &mut intake, toplevel)?;
+    note(missing.len(), bytes, builds);
     Ok(())
 }
 
