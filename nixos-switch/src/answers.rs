@@ -41,8 +41,9 @@ impl Answers {
         Some(Failure { kind, message: message.into(), hint: self.one("hint").map(str::to_string) })
     }
 
-    /// Adds what a later session said: it is newer.
+    /// Adds what a later session said, in place of what was said before of the same.
     pub fn extend(&mut self, later: Answers) {
+        self.values.retain(|(name, _)| !later.values.iter().any(|(newer, _)| newer == name));
         self.values.extend(later.values);
     }
 }

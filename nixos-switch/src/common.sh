@@ -97,7 +97,7 @@ rescue_now() { systemctl start --no-block nixpipe-rescue.service 2>/dev/null || 
 # next reboot, the journal for longer.
 finish() {
   put "$dir/outcome" "$1"
-  systemd-cat -t nixpipe <"$dir/log" 9>&- || :
+  systemd-cat -t nixpipe cat <"$dir/log" 9>&- || :
   rm -f "$roots/previous"
   rm -rf "$run/last"
   mv -T "$dir" "$run/last"

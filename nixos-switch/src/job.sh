@@ -35,7 +35,6 @@ activate() {
   decided armed || exit 0
   settle_pending
   failed_units >"$dir/failed-before"
-  since=$(date +%s)
   stc "$system" test "$lock_timeout"
   status=$?
   verdict=$(judge $status)
@@ -44,20 +43,23 @@ activate() {
   case $verdict in
     ok) keep=1 ;;
     units-failed)
-      name_units "$since"
+      name_units
       [ "$allow_failed_units" = 0 ] || keep=1 ;;
     locked | refused | reboot-needed)
       # Nothing has changed, so there is nothing to go back from.
       lock && decide armed refused && finish "$verdict $status"
       exit 0 ;;
   esac
-  # The window's timer is armed before the activation's is stopped: there is always one.
-  [ "$keep" = 0 ] || job window "$confirm_timeout"
-  put "$dir/result" "$verdict $status"
   if [ "$keep" = 1 ]; then
+    # The window's timer is armed before the activation's is stopped: there is always one.
+    job window "$confirm_timeout"
+    put "$dir/result" "$verdict $status"
     systemctl stop nixpipe-rescue.timer
   else
-    # Should this fail, its timer does it.
+    # Decided before it can be seen: nobody confirms a failure. Should the start of the rescue
+    # fail, its timer does it.
+    decide armed expired
+    put "$dir/result" "$verdict $status"
     rescue_now
   fi
 }
@@ -77,7 +79,12 @@ judge() {
       else echo ok; fi ;;
     4:?) echo units-failed ;;
     100:1) echo reboot-needed ;;
-    1:1) echo refused ;;
+    # switch-inhibitors lists what only a reboot may change; then the pre-switch check says no.
+    1:1) if cmp -s "$system/switch-inhibitors" "$previous/switch-inhibitors" || [ ! -e "$system/switch-inhibitors" ]; then
+      echo refused
+    else
+      echo reboot-needed
+    fi ;;
     11:1) echo locked ;;
     *) echo failed ;;
   esac
@@ -85,15 +92,11 @@ judge() {
 
 failed_units() { systemctl list-units --failed --plain --no-legend --no-pager | cut -d' ' -f1 | sort; }
 
-# The units that failed, with the end of their log; switch-to-configuration names them.
+# The units that failed; switch-to-configuration names them and shows the end of their logs.
 name_units() {
   sed -n 's/^warning: the following units failed: //p' "$dir/log" | tr -d ' ' | tr ',' '\n' | sort -u >"$dir/failed.new"
   [ -s "$dir/failed.new" ] || failed_units | comm -13 "$dir/failed-before" - >"$dir/failed.new"
   mv -T "$dir/failed.new" "$dir/failed"
-  while read -r unit; do
-    echo "the end of $unit's log:"
-    journalctl --no-pager -q -b -u "$unit" --since "@$1" -n 10 -o cat | sed 's/^/  /'
-  done <"$dir/failed"
 }
 
 # Goes back, unless the new system was confirmed: then that is finished.
@@ -103,7 +106,7 @@ rescue() {
   decided expired || return
   [ -e "$dir/reason" ] || put "$dir/reason" "$(reason)"
   job return "$return_timeout"
-  systemctl stop nixpipe-activate.service
+  systemctl stop nixpipe-activate.service 2>/dev/null
   lock && decided expired && [ ! -e "$dir/restored" ] && restore
 }
 
@@ -151,7 +154,7 @@ reboot() {
   decide armed expired
   decide expired rebooting || return
   echo 'nobody could log in to the restored system: rebooting'
-  systemd-cat -t nixpipe <"$dir/log"
+  systemd-cat -t nixpipe cat <"$dir/log"
   timeout 20 sync
   systemctl reboot
   sleep 40

@@ -76,7 +76,7 @@ fn verdict(wish: &Wish, answers: &Answers, booted: bool) -> (Option<&'static str
         ),
         "reboot-needed" => refused(
             Kind::Activation,
-            "the new system cannot be started without a reboot: its init is another one".into(),
+            "the new system cannot be started without a reboot: see the log above".into(),
             "nixos-switch --action boot makes it the one that boots next",
         ),
         "boot-failed" => refused(

@@ -178,8 +178,10 @@ check() {
     fail input "$toplevel is for $(cat "$system/system"), the machine is $(cat "$running/system")" 'build it for the system of the machine'
   # The log, the commit's note and a generation's link need little, but they need it.
   for place in /run /var/lib /nix/var/nix /boot; do
-    [ ! -d $place ] || free=$(df -Pk $place | sed -n '2s/.* \([0-9]*\) *[0-9]*% .*/\1/p')
-    [ "${free:-1024}" -ge 256 ] || fail limit "less than 256 KiB are free in $place" 'free some space there, for instance with nix-collect-garbage'
+    [ -d $place ] || continue
+    # shellcheck disable=SC2046
+    set -- $(df -Pk $place | sed -n '$p')
+    [ "$4" -ge 256 ] || fail limit "less than 256 KiB are free in $place" 'free some space there, for instance with nix-collect-garbage'
   done
 }
 
