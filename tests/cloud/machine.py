@@ -234,7 +234,7 @@ class Machine:
                     self._command(entry, init),
                     env={
                         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-                        "groups": " ".join(map(str, _groups(self.id))),
+                        "groups": " ".join(map(str, groups(self.id))),
                         "SYSTEMD_NSPAWN_TMPFS_TMP": "0",  # /tmp is on the disk, as on NixOS
                     },
                     stdin=subprocess.DEVNULL,
@@ -364,20 +364,16 @@ def _start_time(pid):
     return stat.rpartition(")")[2].split()[19]
 
 
-def hierarchies():
-    """Returns the cgroup hierarchies in which machines have a group: the unified one, and systemd's own where there is one."""
+def groups(name):
+    """Returns a machine's cgroups: one in the unified hierarchy, one in systemd's own where there is one."""
     top = pathlib.Path("/sys/fs/cgroup")
-    found = [top] if (top / "cgroup.procs").exists() else [top / "unified", top / "systemd"]
-    return [hierarchy for hierarchy in found if hierarchy.is_dir()]
-
-
-def _groups(name):
-    return [hierarchy / f"nixpipe-{name}" for hierarchy in hierarchies()]
+    hierarchies = [top] if (top / "cgroup.procs").exists() else [top / "unified", top / "systemd"]
+    return [hierarchy / f"nixpipe-{name}" for hierarchy in hierarchies if hierarchy.is_dir()]
 
 
 def _kill_groups(name):
     """Kills every process of a machine at once and deletes its cgroups."""
-    for group in _groups(name):
+    for group in groups(name):
         for _ in range(500):
             if not group.exists():
                 break

@@ -42,6 +42,26 @@ in
     systemd.services.greeter.reloadIfChanged = true;
     systemd.services.greeter.reload = "touch /run/reloaded";
   };
+  # A mount that fails takes the machine to emergency mode, where that is on.
+  emergency = system ({ lib, ... }: {
+    systemd.enableEmergencyMode = lib.mkForce true;
+    fileSystems."/data" = {
+      device = "/var/missing.img";
+      fsType = "ext4";
+      options = [ "loop" ];
+    };
+  });
+  locked = system ({ lib, ... }: { services.openssh.enable = lib.mkForce false; });
+  people = system {
+    security.sudo.wheelNeedsPassword = false;
+    security.doas.enable = true;
+    security.doas.wheelNeedsPassword = false;
+    users.users.alice = {
+      isNormalUser = true;
+      extraGroups = [ "wheel" ];
+    };
+  };
+  package = (import <nixpkgs> { }).runCommand "built-there" { } "echo built > $out";
   fish = system ({ pkgs, ... }: {
     users.users.root.shell = pkgs.fish;
     environment.systemPackages = [ pkgs.fish ];

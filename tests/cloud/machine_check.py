@@ -76,8 +76,11 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 class Lab:
     """A machine with metadata and a way in by ssh."""
 
+    names = []
+
     def __init__(self, number, key, folder, **options):
         self.machine = machine.Machine(CLOUD, f"i-{number:017x}", **options)
+        self.names.append(self.machine.id)
         self.key, self.folder = key, folder
         self.machine.create()
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata, bind_and_activate=False)
@@ -187,7 +190,8 @@ def check_boot(lab):
     check("the store is read-only", lab.ssh("touch /nix/store/x")[0] == 1 and "Read-only" in lab.out("touch /nix/store/x"))
     check("nix writes to it all the same", "/nix/store/" in lab.out("cd /tmp; echo x > file; nix-store --add file"))
     check("the board asset tag is the instance id", lab.out("cat /sys/class/dmi/id/board_asset_tag") == lab.machine.id)
-    check("a transient unit finds no programs", "not found" in lab.ssh("systemd-run --quiet --pipe /bin/sh -c 'PATH=$PATH; ls' 2>&1")[1])
+    output = lab.out("systemd-run --quiet --pipe /bin/sh -c 'echo $PATH; ls' 2>&1")
+    check("a transient unit finds systemd's programs alone", output.startswith("/nix/store/") and "not found" in output, output)
     check("running, booted and profile are one system",
           len(set(lab.out("readlink -f /run/current-system /run/booted-system /nix/var/nix/profiles/system").split())) == 1)
     check("a non-root user builds through the daemon",
@@ -229,7 +233,7 @@ def check_switch(lab, systems):
     check("with power it boots the new system", lab.up() and lab.out("readlink -f /run/current-system /run/booted-system") == f"{two}\n{two}")
     code, output = lab.ssh(f"{systems['reloaded']}{STC} test")
     check("X-ReloadIfChanged reloads", code == 0 and "reloading the following units: greeter.service" in output, output)
-    code, output = lab.ssh(f"{two}{STC} test")
+    lab.ssh(f"{two}{STC} test")
 
     code, output = lab.ssh(f"{systems['failing']}{STC} test")
     check("a failed unit is exit 4 and is named", code == 4 and "warning: the following units failed: failing.service" in output, output)
@@ -256,7 +260,31 @@ def check_switch(lab, systems):
     check("a specialisation switches", code == 0 and lab.out("cat /etc/child /etc/greeting") == "hereparent", output)
     code, output = lab.ssh(f"{systems['fish']}{STC} test")
     check("root's shell is fish", code == 0 and lab.ssh("status fish-path")[1].strip().endswith("/fish"), output)
+    code, output = lab.ssh(f"{systems['people']}{STC} test")
+    output = lab.out("cd / && setpriv --reuid alice --regid users --init-groups env HOME=/home/alice sh -c 'cd; pwd; sudo -n id -u; doas -n id -u'")
+    check("users have homes and may become root", output == "/home/alice\n0\n0", output)
     code, output = lab.ssh(f"{two}{STC} switch")
+    check("what a system had is gone with it", lab.ssh("id alice")[0] == 1 and lab.ssh("test -e /etc/doas.conf")[0] == 1)
+
+
+def check_store(lab):
+    derivation = subprocess.check_output(["nix-instantiate", "--quiet", str(HERE / "machine_check.nix"), "-A", "package"], env=NIX, text=True).strip()
+    lab.copy(derivation)
+    output = lab.out(f"cat $(nix-store --realise {derivation} 2>/dev/null)")
+    check("a derivation is built on the machine", output.endswith("built"), output)
+    output = lab.out("nix-collect-garbage && nix-store --verify --check-contents && systemctl is-system-running")
+    check("collecting garbage leaves a whole system", output.endswith("running"), output)
+
+
+def check_lost(lab, systems):
+    """Systems that lock everybody out: the old boot entry brings the machine back."""
+    for name, what in (("locked", "without sshd nobody logs in"), ("emergency", "in emergency mode nobody logs in")):
+        lab.copy(systems[name])
+        lab.ssh(f"systemd-run --quiet --unit=lost {systems[name]}{STC} test")
+        check(what, until(lambda: not lab.answers()), lab.machine.console().decode())
+        lab.machine.kill()
+        lab.machine.start()
+        check("and after a power loss everybody does", lab.up() and lab.out("readlink -f /run/current-system") == systems["two"])
 
 
 def check_loader(lab, systems):
@@ -324,7 +352,7 @@ def available():
 def left_behind():
     """Returns what a machine leaves when it should leave nothing."""
     left = [path for path in (CLOUD / "run" / "machines").iterdir()]
-    left += [path for top in machine.hierarchies() for path in top.glob("nixpipe-i-0000000000000*")]
+    left += [path for name in Lab.names for path in machine.groups(name) if path.exists()]
     left += [line for line in open("/proc/mounts") if str(CLOUD) in line]
     for process in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -358,9 +386,11 @@ def main():
     lab = Lab(1, key, folder)
     try:
         systems = {name: build(name) for name in
-                   ("one", "two", "special", "failing", "activation", "interface", "inhibited", "reloaded", "fish")}  # fmt: skip
+                   ("one", "two", "special", "failing", "activation", "interface", "inhibited", "reloaded", "fish", "people", "locked", "emergency")}  # fmt: skip
         check_boot(lab)
         check_switch(lab, systems)
+        check_store(lab)
+        check_lost(lab, systems)
         check_loader(lab, systems)
     finally:
         lab.end()

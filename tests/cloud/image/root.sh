@@ -33,7 +33,7 @@ link() {
     done
 }
 link usr/lib64 usr/lib/x86_64-linux-gnu usr/lib/nix usr/lib/python3 usr/lib/python3.11 usr/lib/terminfo usr/lib/locale \
-    usr/lib/dbus-1.0 usr/lib/openssh usr/lib/systemd usr/libexec/coreutils usr/libexec/nix usr/libexec/sudo \
+    usr/lib/dbus-1.0 usr/lib/openssh usr/lib/systemd usr/libexec/coreutils usr/libexec/sudo \
     usr/share/dbus-1 usr/share/fish usr/share/terminfo
 rm -rf usr/lib/x86_64-linux-gnu/perl* usr/lib/x86_64-linux-gnu/gconv usr/lib/systemd/system-preset
 
@@ -79,6 +79,13 @@ find usr/lib/systemd/system -type f -name '*.service' -exec sed -i -E \
 for unit in emergency rescue; do
     sed -i -e '/^ExecStartPre=/d' -e 's,^ExecStart=.*,ExecStart=/usr/lib/local-cloud/sleep infinity,' "usr/lib/systemd/system/$unit.service"
 done
+
+# Some paths are compiled in: systemd's of mount (to a place that is as long and
+# in no PATH), and Nix's of its build hook.
+cp "$debian/usr/bin/mount" "$debian/usr/bin/umount" usr/lib/
+grep -rlaE '/bin/u?mount' usr/lib/systemd usr/lib/x86_64-linux-gnu/systemd | LC_ALL=C xargs sed -i -E 's,/bin/(u?mount),/lib/\1,g'
+mkdir -p usr/libexec/nix
+cp "$debian/usr/bin/nix" usr/libexec/nix/build-remote
 
 # The store, its database, the system profile, the boot menu.
 closure=$(nix-store --query --requisites "$system" "$tools")

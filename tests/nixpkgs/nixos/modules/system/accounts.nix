@@ -25,7 +25,9 @@ let
       user.description
     ];
 
-  groupLine = group: "${group.name}:${text group.gid}:${lib.concatStringsSep "," (lib.unique group.members)}";
+  members =
+    group: lib.unique (group.members ++ map (u: u.name) (builtins.filter (u: lib.elem group.name u.extraGroups) users));
+  groupLine = group: "${group.name}:${text group.gid}:${lib.concatStringsSep "," (members group)}";
 
   table = name: lines: pkgs.writeText name (lib.concatMapStrings (line: line + "\n") lines);
 
@@ -83,6 +85,16 @@ in
       group = "nogroup";
     };
   };
+
+  environment.etc."nsswitch.conf".text = ''
+    passwd: files systemd
+    group: files systemd
+    shadow: files
+    hosts: files myhostname dns
+    networks: files
+    services: files
+    protocols: files
+  '';
 
   system.activationScripts = {
     users.text = ''

@@ -108,6 +108,9 @@ in
     hostname = lib.mkIf (config.networking.hostName != "") "hostname ${lib.escapeShellArg config.networking.hostName}";
   };
 
+  # What NixOS's build of systemd has compiled in: a unit that sets no PATH finds systemd's programs alone (nixpkgs#262169).
+  systemd.settings.Manager.DefaultEnvironment = "PATH=${config.systemd.package}/bin/";
+
   # Without it, a failed mount at boot is only logged (nixpkgs: nixos/modules/system/boot/systemd.nix).
   systemd.units = lib.mkIf (!config.systemd.enableEmergencyMode) {
     "emergency.target".enable = false;

@@ -9,7 +9,7 @@ echo "<<< NixOS Stage 2 >>>"
 echo
 echo "booting system configuration $systemConfig"
 
-mkdir -m 0755 -p /var/log /var/lib /var/db /var/empty /nix/var/nix/gcroots /home /etc/nixos /bin /usr/bin
+mkdir -m 0755 -p /var/log/journal /var/lib /var/db /var/empty /nix/var/nix/gcroots /home /etc/nixos /bin /usr/bin
 mkdir -m 01777 -p /tmp /var/tmp
 mkdir -m 0700 -p /root
 

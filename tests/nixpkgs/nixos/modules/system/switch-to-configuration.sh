@@ -292,7 +292,8 @@ $systemctl daemon-reload || code=4
 for runtime in /run/user/*/systemd; do
     if [ -e "$runtime/private" ]; then
         user=${runtime#/run/user/} user=${user%/systemd}
-        say "reloading user units for $(id -nu "$user")..."
+        name=$(id -nu "$user" 2>/dev/null) || continue
+        say "reloading user units for $name..."
         XDG_RUNTIME_DIR=/run/user/$user setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups \
             $systemctl --user daemon-reload 9>&-
     fi
