@@ -266,9 +266,19 @@ def faults(group: str) -> None:
         slow.describe_vpcs()
     control("fault", kind="late", value=1)
     made = ec2.create_security_group(GroupName=f"{NAME}-late", Description="late")["GroupId"]
+    late = launch(group, ClientToken=f"{NAME}-late")["InstanceId"]
+    control("fault", kind="clear")
     with refused("InvalidGroup.NotFound"):
         ec2.describe_security_groups(GroupIds=[made])
-    control("fault", kind="clear")
+    with refused("InvalidInstanceID.NotFound"):
+        describe(late)
+    listed = [r["Instances"][0]["InstanceId"] for r in ec2.describe_instances()["Reservations"]]
+    check(late not in listed, "a late instance is not listed")
+    check(launch(group, ClientToken=f"{NAME}-late")["InstanceId"] == late, "its client token is known at once")
+    until("the late instance", lambda: late in [
+        r["Instances"][0]["InstanceId"] for r in ec2.describe_instances()["Reservations"]
+    ])
+    ec2.terminate_instances(InstanceIds=[late])
     until("the late group", lambda: any(
         g["GroupId"] == made for g in ec2.describe_security_groups()["SecurityGroups"]
     ))
@@ -316,6 +326,14 @@ def console(identifier: str) -> str:
     output = ec2.get_console_output(InstanceId=identifier, Latest=True).get("Output", "")
     # boto3 decodes the reply of this call by itself.
     return output if "\n" in output or not output else base64.b64decode(output).decode("utf-8", "replace")
+
+
+def console_faults(identifier: str) -> None:
+    control("console", body=b"hello from a test\n", machine=identifier)
+    check(console(identifier) == "hello from a test\n", "a test's own console text")
+    control("fault", kind="no-console")
+    check(console(identifier) == "", "no-console")
+    control("fault", kind="clear")
 
 
 def log_in(identifier: str, folder: pathlib.Path, command: str) -> str:
@@ -382,6 +400,7 @@ def main() -> None:
         if not api_only:
             log_in(identifier, folder, "true")
         faults(group)
+        console_faults(identifier)
         end(identifier, group)
     kind = "API only" if api_only else "with a machine"
     print(f"check: the local cloud behaves ({kind}, {time.monotonic() - began:.1f} s)")
