@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import logging
-import pathlib
 import threading
 import time
 
@@ -58,8 +57,7 @@ class Addresses:
 class Cloud:
     """One lock guards it and moto's backends, which are not made for several threads."""
 
-    def __init__(self, folder: pathlib.Path, make_machine=None, proxy=None):
-        self.folder = folder
+    def __init__(self, make_machine=None, proxy=None):
         self.make_machine = make_machine  # None: API only, no machine is booted
         self.proxy = proxy
         self.lock = threading.RLock()

@@ -125,7 +125,7 @@ def check_tags(tags: list[dict]) -> None:
         if len(value) > 256:
             raise EC2ClientError("InvalidParameterValue", "Tag value exceeds the maximum length of 256 characters")
         if key.lower().startswith("aws:"):
-            raise EC2ClientError("InvalidParameterValue", f"Tag keys starting with 'aws:' are reserved for internal use: {key}")
+            raise EC2ClientError("InvalidParameterValue", f"Tag keys starting with 'aws:' are reserved: {key}")
 
 
 def tags_of(resource) -> list[dict]:

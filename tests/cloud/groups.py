@@ -4,7 +4,7 @@ import ipaddress
 import re
 
 from moto.core.exceptions import ServiceException
-from moto.core.responses import ActionResult, EmptyResult
+from moto.core.responses import ActionResult
 from moto.ec2.exceptions import EC2ClientError, InvalidSecurityGroupNotFoundError
 
 from paging import page
@@ -20,7 +20,7 @@ class GroupCalls:
         name = self._get_param("GroupName") or ""
         description = self._get_param("Description") or ""
         if name.startswith("sg-"):
-            raise EC2ClientError("InvalidParameterValue", f"Invalid value '{name}' for groupName. A group name may not start with sg-")
+            raise EC2ClientError("InvalidParameterValue", f"Invalid value '{name}' for groupName: it may not start with sg-")
         for value, what in ((name, "groupName"), (description, "GroupDescription")):
             if not value:
                 raise EC2ClientError("MissingParameter", f"The request must contain the parameter {what}")

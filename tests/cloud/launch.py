@@ -4,7 +4,12 @@ import base64
 import hashlib
 
 from moto.core.responses import ActionResult
-from moto.ec2.exceptions import EC2ClientError, InvalidKeyPairNameError, InvalidSecurityGroupNotFoundError, VPCIdNotSpecifiedError
+from moto.ec2.exceptions import (
+    EC2ClientError,
+    InvalidKeyPairNameError,
+    InvalidSecurityGroupNotFoundError,
+    VPCIdNotSpecifiedError,
+)
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES
 from moto.ec2.utils import parse_user_data
 
@@ -18,7 +23,7 @@ class LaunchCalls:
     def run_instances(self):
         token = self._get_param("ClientToken")
         if token is not None and not (0 < len(token) <= 64 and token.isascii()):
-            raise EC2ClientError("InvalidParameterValue", f"Invalid value '{token}' for clientToken: at most 64 ASCII characters")
+            raise EC2ClientError("InvalidParameterValue", f"clientToken '{token}' is not 1 to 64 ASCII characters")
         digest = request_digest(self.querystring)
         known = self.cloud.tokens.get((self.region, token)) if token else None
         if known and not self._get_param("DryRun", False):
@@ -61,7 +66,7 @@ class LaunchCalls:
             # The terminated instance is no longer listed, but its token is still remembered.
             raise EC2ClientError(
                 "IdempotentInstanceTerminated",
-                "The request has the same client token as a previous request, but the instance of that request is terminated.",
+                "The request has the client token of a previous one, whose instance has been terminated.",
             )
         return ActionResult(known.reservation)
 
@@ -148,7 +153,7 @@ def check_type(region: str, kind: str) -> None:
         raise EC2ClientError("InvalidParameterValue", f"Invalid value '{kind}' for InstanceType.")
     offered = INSTANCE_TYPE_OFFERINGS["region"].get(region)
     if offered is not None and not any(offer["InstanceType"] == kind for offer in offered):
-        raise EC2ClientError("Unsupported", f"Your requested instance type ({kind}) is not supported in this region ({region}).")
+        raise EC2ClientError("Unsupported", f"Your requested instance type ({kind}) is not supported in {region}.")
 
 
 def check_type_and_image(kind: str, ami) -> None:

@@ -52,7 +52,7 @@ def main() -> int:
         make_machine = lambda identifier: machine.Machine(arguments.folder, identifier)  # noqa: E731
         proxy = Proxy()
         proxy.start()
-    cloud = Cloud(arguments.folder, make_machine, proxy)
+    cloud = Cloud(make_machine, proxy)
     ec2.install(cloud)
 
     stopped = threading.Event()
