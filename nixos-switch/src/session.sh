@@ -131,31 +131,38 @@ start() {
   follow
 }
 
-# Takes the machine: returns with the lock held and nobody at work, else waits or joins in.
+# Takes the machine: returns with the lock held and nobody at work, else joins in or waits.
 take() {
   [ -d "$run" ] || mkdir -m 0700 "$run" || fail internal "cannot make $run"
+  mine=$token
   left=$((lock_timeout * 2))
   while :; do
     lock "$((lock_timeout + 1))" || fail locked 'another deployment is being set up on the machine'
+    token=$mine
     [ -e "$dir" ] || return 0
-    if [ -z "$(find "$dir" -name 'armed-*' -o -name 'confirmed-*' -o -name 'expired-*' -o -name 'returned-*' -o -name 'rebooting-*')" ]; then
-      # Who set it up died before anything was started.
-      rm -rf "$dir"
-      disarm
-      return 0
-    fi
-    if [ "$(. "$dir/vars" && echo "$system $toplevel $action")" = "$system $toplevel $action" ]; then
-      token=$(. "$dir/vars" && echo "$token")
-      fact token "$token"
-      fact previous "$(. "$dir/vars" && echo "$previous")"
-      fact joined "$(cat "$dir/owner")"
-      unlock
-      follow
-      exit 0
-    fi
-    unlock
+    theirs=$(. "$dir/vars" && echo "$token $action $system $toplevel")
+    token=${theirs%% *}
+    case $(stage) in
+      setup | gone)
+        # Who set it up died before anything was started, or after everything had ended.
+        rm -rf "$dir"
+        disarm
+        continue ;;
+      activating | window | committing)
+        if [ "${theirs#* }" = "$action $system $toplevel" ]; then
+          fact joined "$(cat "$dir/owner")"
+          fact token "$token"
+          fact previous "$(. "$dir/vars" && echo "$previous")"
+          unlock
+          follow
+          exit 0
+        fi ;;
+      # It went back, and this login is the proof that the machine can be reached.
+      restored | returned) returned; continue ;;
+    esac
     [ $left -gt 0 ] || fail locked "another deployment holds the machine: $(cat "$dir/owner")" \
       'wait for it (--lock-timeout), or see --status'
+    unlock
     left=$((left - 1))
     sleep 0.5
   done
@@ -296,10 +303,13 @@ check_health() {
 # Over a new connection: the restored system can be reached, so no reboot is needed.
 give_back() {
   lock "$return_timeout"
-  if [ "$(stage)" = restored ] && decide expired returned; then finish "rolled-back $(cat "$dir/restored")"; fi
-  if [ "$(stage)" = returned ]; then finish "rolled-back $(cat "$dir/restored")"; fi
+  returned
   unlock
   follow
+}
+returned() {
+  [ "$(stage)" != restored ] || decide expired returned
+  [ "$(stage)" != returned ] || finish "rolled-back $(cat "$dir/restored")"
 }
 
 # What switch-to-configuration would do; nothing is written.
