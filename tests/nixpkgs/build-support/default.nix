@@ -14,7 +14,7 @@ let
       name = given.name or "${given.pname or (throw "mkDerivation: neither name nor pname is given")}-${given.version or "0"}";
       inputs = given.nativeBuildInputs or [ ] ++ given.buildInputs or [ ];
       drv = derivation (attrs // {
-        name = lib.sanitizeDerivationName name;
+        name = lib.strings.sanitizeDerivationName name;
         inherit system;
         builder = "${bash}/bin/bash";
         args = [ "-e" ./setup.sh ];

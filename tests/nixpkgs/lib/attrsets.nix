@@ -34,11 +34,10 @@ rec {
   mergeAttrsList = foldl' (a: b: a // b) { };
   zipAttrs = zipAttrsWith (_: values: values);
   foldAttrs = op: nul: sets: mapAttrs (_: lib.foldr op nul) (zipAttrs sets);
-  invertAttrs = set: listToAttrs (mapAttrsToList (name: value: nameValuePair value name) set);
-  partitionAttrs = f: set: let right = filterAttrs f set; in {
-    inherit right;
-    wrong = removeAttrs set (attrNames right);
-  };
+  filterAttrsRecursive = keep: set:
+    mapAttrs (_: value: if isAttrs value then filterAttrsRecursive keep value else value) (filterAttrs keep set);
+  mapCartesianProduct = f: sets: map f (cartesianProduct sets);
+  overrideExisting = old: new: mapAttrs (name: value: new.${name} or value) old;
 
   mapAttrsRecursive = mapAttrsRecursiveCond (_: true);
   mapAttrsRecursiveCond = descend: f:

@@ -7,6 +7,8 @@ let
     lists = part ./lists.nix;
     attrsets = part ./attrsets.nix;
     strings = part ./strings.nix;
+    stringsWithDeps = part ./strings-with-deps.nix;
+    sources = part ./sources.nix;
     generators = part ./generators.nix;
     options = part ./options.nix;
     modules = part ./modules.nix // part ./properties.nix // part ./renames.nix;
@@ -17,13 +19,25 @@ let
     systems = part ./systems.nix;
   };
 
+  # What nixpkgs has in its part alone, so that what evaluates here also does there.
+  inItsPart = [
+    "assertEachOneOf" "availableOn" "codeName" "commonPrefixLength" "defaultOrderPriority" "defaultOverridePriority"
+    "escapeNixIdentifier" "escapeNixString" "filterOverrides'" "findFirstIndex" "floatToString" "importApply"
+    "isConvertibleWithToString" "mkAliasAndWrapDefsWithPriority" "oldestSupportedRelease" "prioritySuggestion" "release"
+    "replicate" "sanitizeDerivationName" "showDefs" "versionSuffix"
+  ];
+  atTheTop = with parts; trivial // lists // attrsets // strings // stringsWithDeps // sources // options // modules
+    // customisation // meta // asserts;
+
   lib = parts // {
     inherit (parts.systems) platforms;
     # Metadata that modules and packages mention; nothing here reads it.
     maintainers = { };
     teams = { };
     licenses = { };
-  } // parts.trivial // parts.lists // parts.attrsets // parts.strings // parts.options // parts.modules
-    // parts.customisation // parts.meta // parts.asserts;
+  } // removeAttrs atTheTop inItsPart // {
+    inherit (parts.lists) replicate;
+    inherit (parts.types) mkOptionType isType setType isOptionType defaultTypeMerge;
+  };
 in
 lib

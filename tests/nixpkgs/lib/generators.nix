@@ -59,7 +59,7 @@ rec {
     if isString v then
       if multiline && lib.hasInfix "\n" v
       then "''\n${inner}${concatStringsSep "\n${inner}" (lib.splitString "\n" (builtins.replaceStrings [ "''" "\${" ] [ "'''" "''\${" ] v))}''"
-      else lib.escapeNixString v
+      else lib.strings.escapeNixString v
     else if isInt v || isPath v then toString v
     else if isFloat v then builtins.toJSON v
     else if isBool v then lib.boolToString v
@@ -70,6 +70,6 @@ rec {
     else if isAttrs v then
       if v == { } then "{ }"
       else if lib.isDerivation v then "<derivation ${v.name or "???"}>"
-      else "{${open}${concatStringsSep open (mapAttrsToList (name: value: "${lib.escapeNixIdentifier name} = ${deeper value};") v)}${close}}"
+      else "{${open}${concatStringsSep open (mapAttrsToList (name: value: "${lib.strings.escapeNixIdentifier name} = ${deeper value};") v)}${close}}"
     else "<${builtins.typeOf v}>";
 }

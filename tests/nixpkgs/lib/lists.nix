@@ -19,7 +19,7 @@ rec {
   foldl = op: nul: list: builtins.foldl' op nul list;
   imap0 = f: list: genList (i: f i (elemAt list i)) (length list);
   imap1 = f: list: genList (i: f (i + 1) (elemAt list i)) (length list);
-  concatImap0 = f: list: concatLists (imap0 f list);
+  ifilter0 = keep: list: map (elemAt list) (filter (i: keep i (elemAt list i)) (range 0 (length list - 1)));
   remove = x: filter (y: y != x);
   optional = condition: x: if condition then [ x ] else [ ];
   optionals = condition: xs: if condition then xs else [ ];

@@ -3,7 +3,8 @@
 let
   inherit (builtins) addErrorContext attrNames concatLists concatMap elem filter genericClosure head isAttrs isList
     isString length mapAttrs removeAttrs toString typeOf zipAttrsWith;
-  inherit (lib) isOption mkOption showOption showDefs types pushDownProperties;
+  inherit (lib) isOption mkOption showOption types pushDownProperties;
+  inherit (lib.options) showDefs;
 
   # Members of a module that are neither options nor configuration.
   special = [ "_class" "_file" "key" "disabledModules" "imports" "freeformType" ];
@@ -16,7 +17,7 @@ let
       if kind == "module" then unify file key m
       else if kind == "if" || kind == "override" || kind == "merge"
       then loadModule args file key { _file = file; inherit key; config = m; }
-      else throw ("Could not load a value as a module, because it is of type ${lib.escapeNixString kind}, "
+      else throw ("Could not load a value as a module, because it is of type ${lib.strings.escapeNixString kind}, "
         + "in file ${toString (m._file or file)}.")
     else if isList m then throw ("Module imports can't be nested lists. Perhaps you meant to remove one level of lists? "
       + "Definitions: ${showDefs [ { value = m; file = toString file; } ]}")
@@ -89,9 +90,9 @@ let
       defsByName = zipAttrsWith (_: ds: ds) (concatMap (d:
         map (value:
           if isAttrs value then mapAttrs (_: value: { inherit (d) file; inherit value; }) value
-          else throw ("You're trying to define a value of type `${typeOf value}' rather than an attribute set for the option "
-            + "`${showOption loc}'!\n\nThis usually happens if `${showOption loc}' has option definitions inside that are not "
-            + "matched. The definition is in `${d.file}'."))
+          else throw ("In module `${d.file}', you're trying to define a value of type `${typeOf value}' rather than an "
+            + "attribute set for the option `${showOption loc}'!\n\nThis usually happens if `${showOption loc}' has option "
+            + "definitions inside that are not matched."))
           (pushDownProperties d.value)) defs);
       merged = mapAttrs (name: ds:
         let
@@ -114,8 +115,9 @@ let
             }) ds)) found;
           unmatched = [ ];
         }
-        else throw ("The option `${showOption here}' in `${(head options).file}' is a prefix of options in "
-          + "`${(head (filter (d: !isOption d.options) ds)).file}'.")) declsByName;
+        else throw ("The option `${showOption here}' in module `${(head options).file}' would be a parent of the options in module "
+          + "`${(head (filter (d: !isOption d.options) ds)).file}', but its type `${
+            (head options).options.type.description or "unspecified value"}' does not support nested options.")) declsByName;
       stray = removeAttrs defsByName (attrNames declsByName);
     in
     {
@@ -192,8 +194,9 @@ rec {
         config._module = { args = args // { inherit extendModules; moduleType = type; }; inherit specialArgs; }
           // lib.optionalAttrs (check != null) { inherit check; };
       };
-      collected = collectModules (specialArgs.modulesPath or "") (modules ++ [ internal ])
-        ({ inherit lib options; config = allConfig; } // specialArgs);
+      # As in NixOS, what a module says comes after what later ones and its own imports say.
+      collected = lib.reverseList (collectModules (specialArgs.modulesPath or "") (modules ++ [ internal ])
+        ({ inherit lib options; config = allConfig; } // specialArgs));
       tree = mergeLevel prefix
         (map (m: { file = m._file; inherit (m) options; }) collected)
         (map (m: { file = m._file; value = m.config; }) collected);

@@ -21,12 +21,9 @@ rec {
       type = (if nullable then lib.types.nullOr else lib.id) lib.types.package;
       description = "The ${concatStringsSep "." names} package to use.";
     } // lib.optionalAttrs (default != null) { default = lib.getAttrFromPath path pkgs; });
-  mkPackageOptionMD = mkPackageOption;
 
   literalExpression = text: { _type = "literalExpression"; inherit text; };
-  literalExample = literalExpression;
   literalMD = text: { _type = "literalMD"; inherit text; };
-  mdDoc = text: text;
 
   mergeDefaultOption = loc: defs:
     let values = getValues defs; in
@@ -61,7 +58,7 @@ rec {
     let
       quote = part:
         if part == "*" || match "[a-zA-Z_][a-zA-Z0-9_'-]*" part != null || match "<.*>" part != null then part
-        else lib.escapeNixString part;
+        else lib.strings.escapeNixString part;
     in
     concatStringsSep "." (map quote parts);
 

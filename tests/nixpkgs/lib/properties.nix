@@ -85,7 +85,7 @@ rec {
       else if builtins.all (def: type.check def.value) defsFinal then type.merge loc defsFinal
       else
         throw "A definition for option `${lib.showOption loc}' is not of type `${type.description}'. Definition values:${
-          lib.showDefs (filter (def: !type.check def.value) defsFinal)}";
+          lib.options.showDefs (filter (def: !type.check def.value) defsFinal)}";
     optionalValue = if isDefined then { value = mergedValue; } else { };
   };
 

@@ -10,7 +10,7 @@ rec {
       options = setAttrByPath path (mkOption { visible = false; apply = _: throw "The option `${showOption path}' can no longer be used since it's been removed. ${hint}"; });
       config.assertions = [ {
         assertion = !old.isDefined;
-        message = "The option definition `${showOption path}' in ${lib.showFiles old.files} no longer has any effect; please remove it.\n${hint}";
+        message = "The option definition `${showOption path}' in ${lib.showFiles old.files} no longer has any effect; please remove it.\n${hint}\n";
       } ];
     };
 
@@ -31,7 +31,7 @@ rec {
           warnings = optional (warn && old.isDefined)
             "The option `${showOption from}' defined in ${lib.showFiles old.files} has been renamed to `${showOption to}'.";
         })
-        (setAttrByPath to ((if withPriority then lib.mkAliasAndWrapDefsWithPriority else lib.mkAliasAndWrapDefinitions) lib.id old))
+        (setAttrByPath to ((if withPriority then lib.modules.mkAliasAndWrapDefsWithPriority else lib.mkAliasAndWrapDefinitions) lib.id old))
       ]);
     };
 

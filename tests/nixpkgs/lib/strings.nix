@@ -40,7 +40,7 @@ rec {
   escape = characters: replaceStrings characters (map (c: "\\" + c) characters);
   escapeC = escape;
   escapeXML = replaceStrings [ "\"" "'" "<" ">" "&" ] [ "&quot;" "&apos;" "&lt;" "&gt;" "&amp;" ];
-  replaceChars = replaceStrings;
+  replaceString = from: to: replaceStrings [ from ] [ to ];
   lowerChars = stringToCharacters "abcdefghijklmnopqrstuvwxyz";
   upperChars = stringToCharacters "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
   toLower = replaceStrings upperChars lowerChars;
@@ -80,16 +80,11 @@ rec {
   toShellVars = vars: concatStringsSep "\n" (lib.mapAttrsToList toShellVar vars);
   escapeNixString = s: replaceStrings [ "$" ] [ "\\$" ] (toJSON s);
   escapeNixIdentifier = s: if match "[a-zA-Z_][a-zA-Z0-9_'-]*" s != null then s else escapeNixString s;
-  # Quotes an argument of ExecStart= so that systemd expands neither `%` nor `$` in it (systemd.service(5), COMMAND LINES).
-  escapeSystemdExecArg = arg:
-    replaceStrings [ "%" "$" ] [ "%%" "$$" ] (toJSON (toString arg));
-  escapeSystemdExecArgs = concatMapStringsSep " " escapeSystemdExecArg;
 
   isStringLike = x: isString x || isPath x || x ? outPath || x ? __toString;
   isConvertibleWithToString = x:
     isStringLike x || x == null || builtins.isInt x || builtins.isFloat x || builtins.isBool x
     || (isList x && lib.all isConvertibleWithToString x);
-  isCoercibleToString = isConvertibleWithToString;
   isStorePath = x:
     isStringLike x && !isList x
     && (let s = toString x; in
@@ -109,19 +104,20 @@ rec {
 
   fileContents = file: removeSuffix "\n" (readFile file);
   toInt = s:
-    let value = fromJSON s; in
-    if match "[ ]*-?[0-9]+[ ]*" s != null && builtins.isInt value then value
-    else throw "toInt: could not convert ${escapeNixString s} to int";
+    if match "[[:space:]]*-?[0-9]+[[:space:]]*" s == null then throw "toInt: Could not convert ${escapeNixString s} to int."
+    else if match "[[:space:]]*-?0[0-9]+[[:space:]]*" s != null
+    then throw "toInt: Ambiguity in interpretation of ${escapeNixString s} between octal and zero padded integer."
+    else fromJSON s;
   toIntBase10 = s: toInt (let m = match "0*([0-9]+)" s; in if m == null then s else head m);
-  floatToString = f: removeSuffix "." (head (match "(.*[^0])0*" (toString f)));
+  floatToString = toString;
   # Names of derivations may hold only these characters (Nix manual, `derivation`).
   sanitizeDerivationName = s:
     let
       parts = filter (p: p != "") (map (p: if isList p then "-" else p) (split "[^[:alnum:]+._?=-]+" s));
-      name = removeLeadingDots (concatStrings parts);
+      withoutDots = name: if hasPrefix "." name then withoutDots (substring 1 (-1) name) else name;
+      name = withoutDots (concatStrings parts);
     in
     if name == "" then "unknown" else substring 0 207 name;
-  removeLeadingDots = s: if hasPrefix "." s then removeLeadingDots (substring 1 (-1) s) else s;
   addContextFrom = from: to: substring 0 0 from + to;
   enableFeature = flag: name: "--${if flag then "enable" else "disable"}-${name}";
 }

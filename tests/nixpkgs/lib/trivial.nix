@@ -23,8 +23,8 @@ rec {
   mod = a: b: a - b * (a / b);
   compare = a: b: if a < b then -1 else if a > b then 1 else 0;
 
-  inherit (builtins) isInt isFloat isBool isPath typeOf add sub lessThan seq deepSeq genericClosure bitAnd bitOr bitXor
-    addErrorContext tryEval;
+  inherit (builtins) isInt isFloat isBool isPath typeOf add sub mul div lessThan seq deepSeq genericClosure bitAnd bitOr
+    bitXor addErrorContext tryEval ceil floor pathExists readFile trace;
 
   # The least fixed point of f: how sets that refer to themselves are made.
   fix = f: let x = f x; in x;
@@ -56,9 +56,14 @@ rec {
   inNixShell = builtins.getEnv "IN_NIX_SHELL" != "";
 
   warn = message: trace "warning: ${message}";
+  traceVal = x: trace x x;
+  traceValSeq = x: trace (builtins.deepSeq x x) x;
+  traceSeq = x: trace (builtins.deepSeq x x);
+  traceIf = condition: message: if condition then trace message else id;
   warnIf = condition: message: if condition then warn message else id;
   warnIfNot = condition: warnIf (!condition);
   info = message: trace "INFO: ${message}";
+  showWarnings = warnings: value: builtins.foldl' (rest: message: warn message rest) value warnings;
   throwIf = condition: message: if condition then throw message else id;
   throwIfNot = condition: throwIf (!condition);
   checkListOfEnum = message: valid: given:

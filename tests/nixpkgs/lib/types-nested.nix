@@ -3,7 +3,10 @@
 let
   inherit (builtins) all concatLists head isAttrs isList isPath length mapAttrs zipAttrsWith;
   inherit (lib) mergeDefinitions mergeEqualOption mergeOneOption showOption;
-  inherit (lib.types) mkOptionType defaultFunctor addCheck;
+  inherit (lib.types) mkOptionType defaultFunctor addCheck descriptionIn;
+
+  ofPlain = descriptionIn [ "noun" "composite" ];
+  orPlain = descriptionIn [ "noun" "conjunction" ];
 
   # Definitions of a set, turned into definitions of its members.
   membersOf = map (def: mapAttrs (_: value: { inherit (def) file; inherit value; }) def.value);
@@ -12,7 +15,8 @@ in
 rec {
   listOf = elem: mkOptionType {
     name = "listOf";
-    description = "list of ${elem.description}";
+    description = "list of ${ofPlain elem}";
+    descriptionClass = "composite";
     check = isList;
     merge = loc: defs: map (x: x.value) (lib.filter (x: x ? value) (concatLists (lib.imap1 (n: def:
       lib.imap1 (m: value: (mergeDefinitions (loc ++ [ "[definition ${toString n}-entry ${toString m}]" ]) elem
@@ -25,11 +29,12 @@ rec {
   };
   nonEmptyListOf = elem:
     let list = addCheck (listOf elem) (l: l != [ ]); in
-    list // { description = "non-empty ${list.description}"; emptyValue = { }; };
+    list // { description = "non-empty ${descriptionIn [ "noun" ] list}"; emptyValue = { }; };
 
   attrsOf = elem: mkOptionType {
     name = "attrsOf";
-    description = "attribute set of ${elem.description}";
+    description = "attribute set of ${ofPlain elem}";
+    descriptionClass = "composite";
     check = isAttrs;
     # A member all of whose definitions are off (mkIf false) is not there.
     merge = loc: defs: mapAttrs (_: v: v.value) (lib.filterAttrs (_: v: v ? value)
@@ -43,7 +48,8 @@ rec {
   # Knows its members' names without evaluating their conditions; a member that is off is then an error when used.
   lazyAttrsOf = elem: mkOptionType {
     name = "lazyAttrsOf";
-    description = "lazy attribute set of ${elem.description}";
+    description = "lazy attribute set of ${ofPlain elem}";
+    descriptionClass = "composite";
     check = isAttrs;
     merge = loc: zip: zipAttrsWith (name: ds:
       let merged = mergeDefinitions (loc ++ [ name ]) elem ds; in
@@ -59,7 +65,8 @@ rec {
 
   nullOr = elem: mkOptionType {
     name = "nullOr";
-    description = "null or ${elem.description}";
+    description = "null or ${orPlain elem}";
+    descriptionClass = "conjunction";
     check = x: x == null || elem.check x;
     merge = loc: defs:
       let nulls = lib.count (d: d.value == null) defs; in
@@ -76,7 +83,7 @@ rec {
   uniq = unique { message = ""; };
   unique = { message }: elem: mkOptionType {
     name = "unique";
-    inherit (elem) description check emptyValue getSubModules;
+    inherit (elem) description descriptionClass check emptyValue getSubModules;
     merge = lib.mergeUniqueOption { inherit message; inherit (elem) merge; };
     substSubModules = m: uniq (elem.substSubModules m);
     functor = wraps "unique" (unique { inherit message; }) elem;
@@ -85,7 +92,10 @@ rec {
 
   either = a: b: mkOptionType {
     name = "either";
-    description = "${a.description} or ${b.description}";
+    description =
+      if a.descriptionClass == "nonRestrictiveClause" then "${a.description}, or ${orPlain b}"
+      else "${orPlain a} or ${descriptionIn [ "noun" "conjunction" "composite" ] b}";
+    descriptionClass = "conjunction";
     check = x: a.check x || b.check x;
     merge = loc: defs:
       if all (d: a.check d.value) defs then a.merge loc defs
@@ -104,7 +114,7 @@ rec {
 
   coercedTo = from: coerce: to: mkOptionType {
     name = "coercedTo";
-    description = "${to.description} or ${from.description} convertible to it";
+    description = "${descriptionIn [ "noun" ] to} or ${descriptionIn [ "noun" ] from} convertible to it";
     check = x: (from.check x && to.check (coerce x)) || to.check x;
     merge = loc: defs: to.merge loc (map (d: d // { value = if from.check d.value then coerce d.value else d.value; }) defs);
     inherit (to) emptyValue getSubModules;
@@ -115,7 +125,8 @@ rec {
 
   functionTo = result: mkOptionType {
     name = "functionTo";
-    description = "function that evaluates to a(n) ${result.description}";
+    description = "function that evaluates to a(n) ${ofPlain result}";
+    descriptionClass = "composite";
     check = lib.isFunction;
     merge = loc: defs: arg:
       (mergeDefinitions (loc ++ [ "<function body>" ]) result (map (d: d // { value = d.value arg; }) defs)).mergedValue;
@@ -157,10 +168,11 @@ rec {
     in
     mkOptionType {
       inherit name;
+      descriptionClass = null;
       description =
         if description != null then description
         else let free = base._module.freeformType; in
-        if free == null then name else "open ${name} of ${free.description}";
+        if free == null then name else "open ${name} of ${ofPlain free}";
       check = x: isAttrs x || lib.isFunction x || isPath x;
       merge = loc: defs: (base.extendModules {
         modules = [ { _module.args.name = lib.last loc; } ] ++ map asModule defs;

@@ -29,7 +29,11 @@ rec {
     binOp = _: _: null;
   };
 
-  mkOptionType = { name, description ? name, descriptionClass ? null, check ? (_: true), merge ? mergeDefaultOption
+  # The description of a type inside another's, in brackets where the words would run together.
+  descriptionIn = plain: type:
+    if builtins.elem type.descriptionClass plain then type.description else "(${type.description})";
+
+  mkOptionType = { name, description ? name, descriptionClass ? "noun", check ? (_: true), merge ? mergeDefaultOption
     , emptyValue ? { }, functor ? defaultFunctor name, typeMerge ? defaultTypeMerge functor, nestedTypes ? { }
     , getSubModules ? null, substSubModules ? (_: null), getSubOptions ? (_: { }), deprecationMessage ? null }: {
     _type = "option-type";
@@ -68,6 +72,7 @@ rec {
         inherit name;
         check = x: isInt x && x >= low;
         description = text;
+        descriptionClass = "nonRestrictiveClause";
         functor = defaultFunctor name // { type = atLeast name text low; };
         typeMerge = other: if other.name == name then atLeast name text low else null;
       };
@@ -100,7 +105,7 @@ rec {
     check = x: isString x && match "[ \t\n]*" x == null;
   };
   strMatching = pattern: str // {
-    name = "strMatching ${lib.escapeNixString pattern}";
+    name = "strMatching ${lib.strings.escapeNixString pattern}";
     description = "string matching the pattern ${pattern}";
     check = x: isString x && match pattern x != null;
     functor = defaultFunctor "strMatching" // { type = strMatching pattern; };
@@ -108,7 +113,7 @@ rec {
   };
   separatedString = separator: mkOptionType {
     name = "separatedString";
-    description = if separator == "" then "Concatenated string" else "strings concatenated with ${builtins.toJSON separator}";
+    description = "strings concatenated with ${builtins.toJSON separator}";
     check = isString;
     merge = _: defs: lib.concatStringsSep separator (lib.getValues defs);
     functor = defaultFunctor "separatedString" // {
@@ -122,7 +127,8 @@ rec {
   envVar = separatedString ":";
   passwdEntry = entry: addCheck entry (x: !(isString x) || match "[^:\n]*" x != null) // {
     name = "passwdEntry ${entry.name}";
-    description = "${entry.description}, not containing newlines or colons";
+    descriptionClass = "nonRestrictiveClause";
+    description = "${descriptionIn [ "noun" ] entry}, not containing newlines or colons";
   };
 
   path = mkOptionType {
@@ -144,7 +150,7 @@ rec {
       let one = mergeOneOption loc defs; in
       if isPath one || (isString one && !builtins.hasContext one) then lib.toDerivation one else one;
   };
-  shellPackage = package // { check = x: lib.isDerivation x && x ? shellPath; description = "package with a shell"; };
+  shellPackage = package // { check = x: lib.isDerivation x && x ? shellPath; };
   pkgs = mkOptionType {
     name = "pkgs";
     description = "Nixpkgs package set";
@@ -154,6 +160,7 @@ rec {
 
   enum = values: mkOptionType {
     name = "enum";
+    descriptionClass = if builtins.length values < 2 then "noun" else "conjunction";
     description =
       let show = v: if isString v then ''"${v}"'' else if isInt v then toString v else if isBool v then lib.boolToString v else "<${builtins.typeOf v}>"; in
       if values == [ ] then "impossible (empty enum)"

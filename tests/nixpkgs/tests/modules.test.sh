@@ -1,6 +1,6 @@
 # The module system: merging, priorities, arguments, submodules.
-value 'definitions of one option are merged' \
-    '(eval [ { options.x = option (listOf int); } { x = [ 1 ]; } { config.x = [ 2 ]; } ]).x' '[1,2]'
+value 'definitions of one option are merged, those of later modules first, as in NixOS' \
+    '(eval [ { options.x = option (listOf int); } { x = [ 1 ]; } { config.x = [ 2 ]; } ]).x' '[2,1]'
 value 'a default gives way to a definition' \
     '(eval [ { options.x = mkOption { type = int; default = 1; }; } { x = 2; } ]).x' '2'
 value 'mkDefault gives way, mkForce wins' \
@@ -30,7 +30,7 @@ value '_module.args reaches modules by name' \
 fails 'an argument nobody gives is named with its module' \
     '(eval [ { options.x = option int; } ({ nobody, ... }: { _file = "here.nix"; x = nobody; }) ]).x' "attribute 'nobody' missing"
 value 'extendModules adds to an evaluation' \
-    'let e = lib.evalModules { modules = [ { options.x = option (listOf int); } { x = [ 1 ]; } ]; }; in (e.extendModules { modules = [ { x = [ 2 ]; } ]; }).config.x' '[1,2]'
+    'let e = lib.evalModules { modules = [ { options.x = option (listOf int); } { x = [ 1 ]; } ]; }; in (e.extendModules { modules = [ { x = [ 2 ]; } ]; }).config.x' '[2,1]'
 value 'extendModules adds to specialArgs' \
     'let e = lib.evalModules { specialArgs.a = 1; modules = [ ({ a, ... }: { options.x = mkOption { default = a; }; }) ]; }; in (e.extendModules { specialArgs.a = 2; }).config.x' '2'
 value 'a submodule knows its name' \
@@ -67,11 +67,11 @@ fails 'an option without a value says so' \
 fails 'a read-only option is set once' \
     '(eval [ { options.x = mkOption { type = int; readOnly = true; default = 1; }; } { x = 2; } ]).x' "The option \`x' is read-only, but it's set multiple times."
 fails 'an option declared with two types is refused' \
-    '(eval [ { _file = "a.nix"; options.x = option int; } { _file = "b.nix"; options.x = option str; } ]).x' "The option \`x' in \`b.nix' is already declared in \`a.nix'"
+    '(eval [ { _file = "a.nix"; options.x = option int; } { _file = "b.nix"; options.x = option str; } ]).x' "The option \`x' in \`a.nix' is already declared in \`b.nix'"
 fails 'a set beside config is explained' \
     '(eval [ { _file = "a.nix"; config = { }; networking = { }; } ])' "has an unsupported attribute \`networking'"
 fails 'a value where options are is explained' \
-    '(eval [ { options.a.b = option int; } { a = 3; } ]).a.b' "You're trying to define a value of type \`int' rather than an attribute set for the option \`a'!"
+    '(eval [ { options.a.b = option int; } { _file = "my.nix"; a = 3; } ]).a.b' "In module \`my.nix'" "you're trying to define a value of type \`int' rather than an attribute set for the option \`a'!"
 fails 'an unknown option of a submodule is named whole' \
     '(of (attrsOf (submodule { options.a = option int; })) { web.b = 1; }).web.a' "The option \`x.web.b' does not exist."
 fails 'a throw in a configuration is shown' \

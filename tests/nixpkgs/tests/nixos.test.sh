@@ -25,6 +25,8 @@ value 'a disabled service is masked' 'lib.hasSuffix "-disabled" (nixos { systemd
 value 'restart triggers change the unit' \
     'let t = x: (nixos { systemd.services.a.restartTriggers = [ x ]; }).systemd.units."a.service".text; in [ (t "1" == t "1") (t "1" == t "2") ]' '[true,false]'
 value 'activation scripts may be plain strings' '(nixos { system.activationScripts.a = "true"; }).system.activationScripts.a.text' '"true"'
+value 'activation scripts may name what comes before' \
+    '(nixos ({ lib, ... }: { system.activationScripts.a = lib.stringAfter [ "etc" ] "true"; })).system.activationScripts.a.deps' '["etc"]'
 value 'text of an etc file becomes its source' 'lib.hasSuffix "-etc-a-b" (nixos { environment.etc."a/b".text = "x"; }).environment.etc."a/b".source' 'true'
 value 'binaryCaches is the old name of substituters' '(nixos { nix.binaryCaches = [ "https://c" ]; }).nix.settings.substituters' '["https://c"]'
 value 'settings of Nix and sshd take what has no option' \

@@ -2,9 +2,9 @@
 value 'str, int, bool, float and null are taken' \
     '[ (of str "a") (of int 1) (of bool true) (of types.float 1.5) (of (types.nullOr int) null) ]' '["a",1,true,1.5,null]'
 value 'lines are joined with line breaks' \
-    '(eval [ { options.x = option types.lines; } { x = "a"; } { x = "b"; } ]).x' '"a\nb"'
+    '(eval [ { options.x = option types.lines; } { x = "a"; } { x = "b"; } ]).x' '"b\na"'
 value 'commas are joined with commas' \
-    '(eval [ { options.x = option types.commas; } { x = "a"; } { x = "b"; } ]).x' '"a,b"'
+    '(eval [ { options.x = option types.commas; } { x = "a"; } { x = "b"; } ]).x' '"b,a"'
 value 'either and oneOf take each of theirs' \
     '[ (of (types.either int str) "a") (of (types.oneOf [ int str bool ]) true) ]' '["a",true]'
 value 'attrsOf drops members that are off' \
@@ -14,13 +14,13 @@ value 'lazyAttrsOf knows names without values' \
 value 'anything merges sets deeply' \
     '(eval [ { options.x = option types.anything; } { x.a.b = 1; } { x.a.c = "d"; } ]).x' '{"a":{"b":1,"c":"d"}}'
 value 'functionTo merges results' \
-    '((eval [ { options.x = option (types.functionTo (listOf int)); } { x = a: [ a ]; } { x = a: [ (a + 1) ]; } ]).x) 1' '[1,2]'
+    '((eval [ { options.x = option (types.functionTo (listOf int)); } { x = a: [ a ]; } { x = a: [ (a + 1) ]; } ]).x) 1' '[2,1]'
 value 'coercedTo makes the other type' '(of (types.coercedTo int toString str) 5)' '"5"'
 value 'raw and unspecified keep values' '[ (of types.raw { a = 1; }) (of types.unspecified [ 1 ]) ]' '[{"a":1},[1]]'
 value 'a package may be a store path' \
     'lib.hasSuffix "-x" "${of types.package (derivation { name = "x"; system = "none"; builder = "none"; })}"' 'true'
 value 'descriptions nest' '(attrsOf (listOf (types.nullOr types.port))).description' \
-    '"attribute set of list of null or 16 bit unsigned integer; between 0 and 65535 (both inclusive)"'
+    '"attribute set of list of (null or 16 bit unsigned integer; between 0 and 65535 (both inclusive))"'
 
 refused() { fails "$1 is refused" "(of ($2) ($3))" "A definition for option \`x' is not of type \`$4'"; }
 refused 'a number for a string' 'str' '5' 'string'

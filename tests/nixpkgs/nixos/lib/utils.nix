@@ -1,7 +1,9 @@
 # Module argument `utils`.
 { lib }:
-{
-  inherit (lib) escapeSystemdExecArg escapeSystemdExecArgs;
+rec {
+  # Quotes an argument of ExecStart= so that systemd expands neither `%` nor `$` in it (systemd.service(5), COMMAND LINES).
+  escapeSystemdExecArg = arg: builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString arg));
+  escapeSystemdExecArgs = lib.concatMapStringsSep " " escapeSystemdExecArg;
   # The name of a path in the name of a unit, as systemd-escape(1) --path makes it.
   escapeSystemdPath = path:
     let
