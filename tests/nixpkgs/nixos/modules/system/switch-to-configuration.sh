@@ -148,7 +148,9 @@ changed() { # UNIT NEW-FILE: decides what to do with an active unit that differs
     else
         # A service that its sockets start is started again by them.
         sockets=$(value "$file" Sockets)
-        for socket in ${sockets:-${unit%.service}.socket}; do
+        sockets=${sockets:-${unit%.service}.socket}
+        if yes "$file" X-NotSocketActivated no; then sockets=; fi
+        for socket in $sockets; do
             if [ -n "${active[$socket]-}" ]; then
                 stop[$socket]=1
                 if [ -e "$out/etc/systemd/system/$socket" ]; then
