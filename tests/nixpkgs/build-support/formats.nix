@@ -3,8 +3,9 @@
 let
   inherit (lib) types;
   atom = types.nullOr (types.oneOf [ types.bool types.int types.float types.str types.path ]);
-  jsonValue = types.nullOr (types.oneOf [ types.bool types.int types.float types.str types.path (types.attrsOf jsonValue) (types.listOf jsonValue) ])
-    // { description = "JSON value"; };
+  jsonValue = types.nullOr (types.oneOf [
+    types.bool types.int types.float types.str types.path (types.attrsOf jsonValue) (types.listOf jsonValue)
+  ]) // { description = "JSON value"; };
   asJson = { }: {
     type = jsonValue;
     generate = name: value: pkgs.writeText name (builtins.toJSON value);

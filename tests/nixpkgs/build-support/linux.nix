@@ -1,7 +1,10 @@
 # Stand-ins for kernels: a file and a folder with a version. See nixos/modules/boot/kernel.nix.
 { lib, pkgs }:
 let
-  kernel = lib.makeOverridable ({ version }: pkgs.runCommandLocal "linux-${version}" { passthru = { modDirVersion = version; }; inherit version; } ''
+  kernel = lib.makeOverridable ({ version }: pkgs.runCommandLocal "linux-${version}" {
+    inherit version;
+    passthru.modDirVersion = version;
+  } ''
     mkdir -p $out/lib/modules/$version
     echo "Linux $version" > $out/bzImage
     ln -s bzImage $out/Image

@@ -38,7 +38,8 @@ rec {
   mergeOneOption = mergeUniqueOption { message = ""; };
   mergeUniqueOption = { message, merge ? null }: loc: defs:
     if length defs == 1 then (if merge == null then (head defs).value else merge loc defs)
-    else throw "The option `${showOption loc}' is defined multiple times while it's expected to be unique.\n${message}\nDefinition values:${showDefs defs}\n${prioritySuggestion}";
+    else throw ("The option `${showOption loc}' is defined multiple times while it's expected to be unique.\n${message}\n"
+      + "Definition values:${showDefs defs}\n${prioritySuggestion}");
 
   mergeEqualOption = loc: defs:
     if length defs == 1 then (head defs).value
@@ -67,7 +68,8 @@ rec {
   # A list of definitions, each with its file and the beginning of its value where that can be shown.
   showDefs = defs: lib.concatMapStrings (def:
     let
-      shown = builtins.tryEval (lib.generators.toPretty { } (lib.generators.withRecursion { depthLimit = 10; throwOnDepthLimit = false; } def.value));
+      shallow = lib.generators.withRecursion { depthLimit = 10; throwOnDepthLimit = false; };
+      shown = builtins.tryEval (lib.generators.toPretty { } (shallow def.value));
       lines = filter isString (split "\n" shown.value);
       text = concatStringsSep "\n    " (lib.take 5 lines ++ lib.optional (length lines > 5) "...");
       value = if !shown.success then "" else if length lines > 1 then ":\n    ${text}" else ": ${text}";

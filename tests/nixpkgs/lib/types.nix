@@ -54,7 +54,9 @@ rec {
   float = mkOptionType { name = "float"; description = "floating point number"; check = isFloat; merge = mergeEqualOption; };
   number = lib.types.either int float;
   numbers = {
-    between = low: high: addCheck number (x: x >= low && x <= high) // { description = "integer or floating point number between ${toString low} and ${toString high} (both inclusive)"; };
+    between = low: high: addCheck number (x: x >= low && x <= high) // {
+      description = "integer or floating point number between ${toString low} and ${toString high} (both inclusive)";
+    };
     nonnegative = addCheck number (x: x >= 0) // { description = "nonnegative integer or floating point number, meaning >=0"; };
     positive = addCheck number (x: x > 0) // { description = "positive integer or floating point number, meaning >0"; };
   };
@@ -162,7 +164,11 @@ rec {
     name = "enum";
     descriptionClass = if builtins.length values < 2 then "noun" else "conjunction";
     description =
-      let show = v: if isString v then ''"${v}"'' else if isInt v then toString v else if isBool v then lib.boolToString v else "<${builtins.typeOf v}>"; in
+      let
+        show = v:
+          if isString v then ''"${v}"'' else if isInt v then toString v
+          else if isBool v then lib.boolToString v else "<${builtins.typeOf v}>";
+      in
       if values == [ ] then "impossible (empty enum)"
       else if builtins.length values == 1 then "value ${show (builtins.head values)} (singular enum)"
       else "one of ${lib.concatMapStringsSep ", " show values}";

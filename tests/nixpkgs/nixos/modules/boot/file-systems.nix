@@ -23,6 +23,10 @@ let
     else if fs.fsType == "tmpfs" then "tmpfs"
     else throw "No device specified for mount point ‘${fs.mountPoint}’.";
   escape = lib.replaceStrings [ " " "\t" ] [ "\\040" "\\011" ];
+  fields = fs: [
+    (escape (device fs)) (escape fs.mountPoint) fs.fsType (escape (lib.concatStringsSep "," fs.options))
+    "0" (if fs.noCheck || fs.fsType == "tmpfs" then "0" else "2")
+  ];
 in
 {
   options = {
@@ -34,8 +38,7 @@ in
     };
   };
   config = {
-    environment.etc.fstab.text = "# Made from fileSystems.\n" + lib.concatMapStrings (fs:
-      "${escape (device fs)} ${escape fs.mountPoint} ${fs.fsType} ${escape (lib.concatStringsSep "," fs.options)} 0 ${if fs.noCheck || fs.fsType == "tmpfs" then "0" else "2"}\n") mounted;
+    environment.etc.fstab.text = "# Made from fileSystems.\n" + lib.concatMapStrings (fs: toString (fields fs) + "\n") mounted;
     assertions = [
       { assertion = config.swapDevices == [ ]; message = "swapDevices: machines of this <nixpkgs> share their host's memory and cannot swap."; }
       { assertion = config.fileSystems ? "/"; message = "The ‘fileSystems’ option does not specify your root file system."; }

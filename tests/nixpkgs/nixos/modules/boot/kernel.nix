@@ -15,7 +15,8 @@ in
       kernelPackages = mkOption {
         type = types.raw;
         default = pkgs.linuxPackages;
-        description = "The kernel and what is built for it, such as `pkgs.linuxPackages_6_18` or `pkgs.linuxPackagesFor (pkgs.linux.override { version = \"6.12.99\"; })`.";
+        # Another version: pkgs.linuxPackages_6_18, or pkgs.linuxPackagesFor (pkgs.linux.override { version = "6.12.99"; }).
+        description = "The kernel and what is built for it.";
       };
       kernelParams = list "Words of the kernel's command line.";
       kernelModules = list "Kernel modules to load; stored only.";

@@ -14,7 +14,9 @@ let
     lib.mod (builtins.fromTOML "n = 0x${hex}").n below;
 
   # Shares of the whole size, in units that make their sum known before any is chosen.
-  kindOf = i: let n = number "kind-${toString i}" 100; in if n < 62 then "tiny" else if n < 90 then "small" else if n < 96 then "middle" else "big";
+  kindOf = i:
+    let n = number "kind-${toString i}" 100; in
+    if n < 62 then "tiny" else if n < 90 then "small" else if n < 96 then "middle" else "big";
   weight = { tiny = 1; small = 12; middle = 150; big = 2200; };
   files = { tiny = 2; small = 12; middle = 25; big = 60; };
   indices = lib.range 0 (cfg.paths - 1);

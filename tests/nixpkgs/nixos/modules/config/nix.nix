@@ -7,6 +7,8 @@ let
   value = types.either atom (types.listOf atom);
   show = v:
     if v == true then "true" else if v == false then "false" else if v == null then "" else toString v;
+  # An empty list says as much as none, except where Nix has a default of its own.
+  written = lib.filterAttrs (name: v: v != [ ] || lib.elem name [ "substituters" "trusted-public-keys" ]) cfg.settings;
   strings = default: description: mkOption { type = types.listOf types.str; inherit default description; };
   renamed = old: new: lib.mkRenamedOptionModule [ "nix" old ] [ "nix" "settings" new ];
 in
@@ -91,7 +93,7 @@ in
     environment.etc."nix/nix.conf".text = ''
       # Made from nix.settings.
       build-users-group = nixbld
-      ${lib.concatStrings (lib.mapAttrsToList (name: v: "${name} = ${show v}\n") (lib.filterAttrs (name: v: v != [ ] || lib.elem name [ "substituters" "trusted-public-keys" ]) cfg.settings))}
+      ${lib.concatStrings (lib.mapAttrsToList (name: v: "${name} = ${show v}\n") written)}
       ${cfg.extraOptions}'';
     systemd.services.nix-gc = lib.mkIf cfg.gc.automatic {
       description = "Nix Garbage Collector";

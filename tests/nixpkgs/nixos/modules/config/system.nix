@@ -18,7 +18,9 @@ let
 in
 {
   options.documentation = lib.genAttrs [ "enable" ] (_: lib.mkEnableOption "manuals; accepted, there are none here")
-    // lib.genAttrs [ "nixos" "man" "info" "doc" "dev" ] (part: { enable = lib.mkEnableOption "the ${part} manuals; accepted, there are none here"; });
+    // lib.genAttrs [ "nixos" "man" "info" "doc" "dev" ] (part: {
+      enable = lib.mkEnableOption "the ${part} manuals; accepted, there are none here";
+    });
 
   options.system = {
     build = mkOption {

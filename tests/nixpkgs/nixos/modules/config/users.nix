@@ -92,7 +92,7 @@ in
     environment.etc = lib.mapAttrs' (_: u: lib.nameValuePair "ssh/authorized_keys.d/${u.name}" {
       mode = "0444";
       text = authorizedKeys u;
-    }) (lib.filterAttrs (_: u: u.enable && (u.openssh.authorizedKeys.keys != [ ] || u.openssh.authorizedKeys.keyFiles != [ ])) cfg.users)
+    }) (lib.filterAttrs (_: u: u.enable && authorizedKeys u != "") cfg.users)
     // { shells.text = lib.concatMapStrings (s: "${utils.toShellPath s}\n") (config.environment.shells ++ [ "/bin/sh" ]); };
 
     assertions = lib.concatLists (lib.mapAttrsToList (name: u: [
@@ -102,9 +102,13 @@ in
       }
       {
         assertion = u.group != "";
-        message = "users.users.${name}.group is unset. This used to default to nogroup, but this is unsafe. For example you can create a group for this user with: users.users.${name}.group = \"${name}\"; users.groups.${name} = {};";
+        message = "users.users.${name}.group is unset. A group of its own is made with "
+          + "users.users.${name}.group = \"${name}\"; users.groups.${name} = { };";
       }
-      { assertion = u.packages == [ ]; message = "users.users.${name}.packages: this <nixpkgs> has no packages per user; use environment.systemPackages."; }
+      {
+        assertion = u.packages == [ ];
+        message = "users.users.${name}.packages: this <nixpkgs> has no packages per user; use environment.systemPackages.";
+      }
       { assertion = !u.linger; message = "users.users.${name}.linger: this <nixpkgs> has no user manager."; }
     ]) cfg.users);
   };

@@ -49,7 +49,8 @@ in
           (if options.nixpkgs.hostPlatform.isDefined then cfg.hostPlatform
           else if cfg.localSystem != null then cfg.localSystem
           else if options.nixpkgs.system.isDefined then cfg.system
-          else throw "Neither nixpkgs.hostPlatform nor the legacy option nixpkgs.system has been set. Set nixpkgs.hostPlatform = \"x86_64-linux\"; in the configuration.")) system;
+          else throw ("Neither nixpkgs.hostPlatform nor the legacy option nixpkgs.system has been set. "
+            + "Set nixpkgs.hostPlatform = \"x86_64-linux\"; in the configuration."))) system;
       }
     );
     assertions = [ {

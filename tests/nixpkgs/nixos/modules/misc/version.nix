@@ -50,8 +50,11 @@ in
 
   config = {
     warnings = lib.optional (options.system.stateVersion.highestPrio == (lib.mkOptionDefault { }).priority)
-      "system.stateVersion is not set, defaulting to ${config.system.stateVersion}. Read why this matters on https://nixos.org/manual/nixos/stable/options.html#opt-system.stateVersion.";
-    environment.systemPackages = [ (pkgs.writeShellScriptBin "nixos-version" "echo ${lib.escapeShellArg "${cfg.version} (${cfg.codeName})"}") ];
+      ("system.stateVersion is not set, defaulting to ${config.system.stateVersion}. Read why this matters on "
+        + "https://nixos.org/manual/nixos/stable/options.html#opt-system.stateVersion.");
+    environment.systemPackages = [
+      (pkgs.writeShellScriptBin "nixos-version" "echo ${lib.escapeShellArg "${cfg.version} (${cfg.codeName})"}")
+    ];
     environment.etc.os-release.text = ''
       ID=${cfg.distroId}
       NAME=${cfg.distroName}

@@ -4,7 +4,7 @@ let
   inherit (lib) mkOption types;
   env = config.environment;
 
-  setting = name: value: "export ${name}=${lib.escapeShellArg (if lib.isList value then lib.concatMapStringsSep ":" toString value else toString value)}\n";
+  setting = name: value: "export ${name}=${lib.escapeShellArg (lib.concatMapStringsSep ":" toString (lib.toList value))}\n";
   setEnvironment = pkgs.writeText "set-environment" (
     lib.concatStrings (lib.mapAttrsToList setting (env.sessionVariables // env.variables)) + ''
       export PATH="/run/wrappers/bin:$HOME/.nix-profile/bin:/nix/var/nix/profiles/default/bin:/run/current-system/sw/bin"

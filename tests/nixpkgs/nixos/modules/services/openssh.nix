@@ -148,7 +148,8 @@ in
         if ! [ -s "${key.path}" ]; then
             rm -f "${key.path}"
             mkdir -p "$(dirname '${key.path}')"
-            ssh-keygen -t "${key.type}" ${lib.optionalString (key ? bits) "-b ${toString key.bits}"} -f "${key.path}" -N "" ${lib.optionalString (key ? comment) "-C '${key.comment}'"}
+            ssh-keygen -t "${key.type}" -f "${key.path}" -N "" ${toString (
+              lib.optionals (key ? bits) [ "-b" key.bits ] ++ lib.optionals (key ? comment) [ "-C" (lib.escapeShellArg key.comment) ])}
         fi
       '') cfg.hostKeys;
       serviceConfig = {

@@ -12,7 +12,8 @@ let
     default = { };
     inherit description;
   };
-  toUnits = suffix: text: units: lib.mapAttrs' (name: unit: lib.nameValuePair "${name}.${suffix}" (render.unitAttrs unit // { text = text name unit; })) units;
+  toUnits = suffix: text: lib.mapAttrs' (name: unit:
+    lib.nameValuePair "${name}.${suffix}" (render.unitAttrs unit // { text = text name unit; }));
   section = header: attribute: _: unit: render.unitText unit "[${header}]\n${render.section unit.${attribute}}";
 in
 {

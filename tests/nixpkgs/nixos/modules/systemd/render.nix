@@ -104,7 +104,8 @@ rec {
       ${lib.concatMapStrings (unit: concatMapStrings (alias: ''
         ln -sfn ${escapeShellArg unit.name} "$out/"${escapeShellArg alias}
       '') unit.aliases) active}
-      ${lib.concatMapStrings (unit: links unit "wants" unit.wantedBy + links unit "requires" unit.requiredBy + links unit "upholds" unit.upheldBy) active}
+      ${lib.concatMapStrings (unit:
+        links unit "wants" unit.wantedBy + links unit "requires" unit.requiredBy + links unit "upholds" unit.upheldBy) active}
       ln -sfn ${escapeShellArg "/usr/lib/systemd/system/${cfg.defaultUnit}"} "$out/default.target"
     '';
 }

@@ -10,7 +10,9 @@ let
       else lib.mergeEqualOption loc defs;
   };
   settings = description: mkOption { type = types.attrsOf value; default = { }; inherit description; };
-  names = description: mkOption { type = types.listOf (types.strMatching "[a-zA-Z0-9@%:_.\\-]+[.](service|socket|device|mount|automount|swap|target|path|timer|scope|slice)"); default = [ ]; inherit description; };
+  kinds = "service|socket|device|mount|automount|swap|target|path|timer|scope|slice";
+  unitName = types.strMatching "[a-zA-Z0-9@%:_.\\-]+[.](${kinds})";
+  names = description: mkOption { type = types.listOf unitName; default = [ ]; inherit description; };
   flag = default: description: mkOption { type = types.bool; inherit default description; };
   lines = description: mkOption { type = types.lines; default = ""; inherit description; };
   triggers = description: mkOption { type = types.listOf types.unspecified; default = [ ]; inherit description; };
