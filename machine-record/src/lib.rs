@@ -39,6 +39,8 @@ pub use store_path::StorePath;
 #[cfg(feature = "cli")]
 mod args;
 #[cfg(feature = "cli")]
+mod live;
+#[cfg(feature = "cli")]
 pub mod log;
 #[cfg(feature = "cli")]
 mod stream;

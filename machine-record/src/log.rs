@@ -2,9 +2,8 @@
 //!
 //! Several tools of one pipe share a terminal, so a line is written whole, in one call.
 
-use crate::{Failure, LogFormat, StreamArgs};
+use crate::{Failure, LogFormat, StreamArgs, live};
 use serde_json::json;
-use std::io::Write;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,7 +19,12 @@ static SETTINGS: OnceLock<Settings> = OnceLock::new();
 pub(crate) fn set_up(tool: &str, args: &StreamArgs) {
     let _ =
         SETTINGS.set(Settings { tool: tool.into(), quiet: args.quiet, verbose: args.verbose, format: args.log_format });
+    if !args.quiet && args.log_format == LogFormat::Text {
+        live::set_up(tool);
+    }
 }
+
+pub use live::{Step, size, step};
 
 /// Whether `-v` was given: every command and API call is to be shown.
 pub fn is_verbose() -> bool {
@@ -83,8 +87,7 @@ fn write(machine: &str, level: &str, text: &str, hint: Option<&str>) {
             out += &format!("{tool}: {subject}hint: {}\n", printable(line));
         }
     }
-    // Nobody is left to tell when stderr is closed.
-    let _ = std::io::stderr().lock().write_all(out.as_bytes());
+    live::print(&out);
 }
 
 /// Control characters of somebody else's output would move the cursor; tabs may stay.

@@ -1,6 +1,6 @@
 //! The stream: records from stdin to a tool's step and out to stdout.
 
-use crate::{Failure, Kind, Record, Records, StreamArgs, check_name, log};
+use crate::{Failure, Kind, Record, Records, StreamArgs, check_name, live, log};
 use anyhow::Result;
 use rustix::fs::FileType;
 use std::collections::HashSet;
@@ -49,6 +49,7 @@ impl Job {
         if let Err(error) = result {
             self.output.fail(&mut self.record, &Failure::of(&error));
         }
+        live::count(0, 1);
         self.output.write(&self.record);
     }
 
@@ -226,7 +227,10 @@ impl Reader {
         }
         match self.check(&mut record) {
             // The other end is gone when the tool has stopped early: nothing is to be begun.
-            Ok(()) => drop(self.send.send(record)),
+            Ok(()) => {
+                live::count(1, 0);
+                drop(self.send.send(record));
+            }
             Err(failure) => {
                 self.output.fail(&mut record, &failure);
                 self.output.write(&record);

@@ -1,0 +1,276 @@
+//! The live last line: what the tool is doing now, redrawn on a terminal.
+//!
+//! Several tools of one pipe share a terminal. Who draws holds a lock on it, for two seconds at a
+//! time; whoever prints a line erases the live one first, and it is drawn again below.
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Carriage return, then "erase to the end of the line" (ECMA-48 8.3.41).
+const ERASE: &str = "\r\x1b[K";
+const REDRAW: Duration = Duration::from_millis(100);
+/// A step that is over sooner than this is not shown.
+const QUICK: Duration = Duration::from_millis(300);
+const TURN: Duration = Duration::from_secs(2);
+const REST: Duration = Duration::from_millis(350);
+
+/// A step in progress; it is over when this is dropped.
+pub struct Step(Option<Arc<Item>>);
+
+struct Item {
+    machine: String,
+    what: String,
+    began: Instant,
+    total: AtomicU64,
+    done: AtomicU64,
+}
+
+struct Live {
+    tool: String,
+    terminal: File,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    steps: Vec<Arc<Item>>,
+    begun: usize,
+    ended: usize,
+    /// Since when the terminal is ours
+    turn: Option<Instant>,
+    /// Until when it is the others'
+    rest: Option<Instant>,
+}
+
+static LIVE: OnceLock<Option<Live>> = OnceLock::new();
+
+/// Begins to draw, if stderr is a terminal that can.
+pub(crate) fn set_up(tool: &str) {
+    let dumb = std::env::var("TERM").map_or(true, |term| term == "dumb");
+    if dumb || !std::io::stderr().is_terminal() {
+        return;
+    }
+    // A description of our own: a lock on the inherited one would be shared by the whole pipe.
+    let Ok(terminal) = File::options().write(true).open("/proc/self/fd/2") else { return };
+    let live = Live { tool: tool.into(), terminal, state: Mutex::new(State::default()), changed: Condvar::new() };
+    if LIVE.set(Some(live)).is_ok() {
+        std::thread::spawn(draw_for_ever);
+        erase_on_signals();
+    }
+}
+
+fn live() -> Option<&'static Live> {
+    LIVE.get()?.as_ref()
+}
+
+/// Shows what is being done for a machine until the result is dropped.
+pub fn step(machine: &str, what: &str) -> Step {
+    Step(live().map(|live| {
+        let item = Arc::new(Item {
+            machine: machine.into(),
+            what: what.into(),
+            began: Instant::now(),
+            total: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+        });
+        live.lock().steps.push(item.clone());
+        live.changed.notify_all();
+        item
+    }))
+}
+
+impl Step {
+    /// Says how many bytes there are to do.
+    pub fn of_bytes(self, total: u64) -> Self {
+        if let Some(item) = &self.0 {
+            item.total.store(total, Ordering::Relaxed);
+        }
+        self
+    }
+
+    /// Says that more bytes are done.
+    pub fn add_bytes(&self, count: u64) {
+        if let Some(item) = &self.0 {
+            item.done.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if let (Some(item), Some(live)) = (&self.0, live()) {
+            let mut state = live.lock();
+            state.steps.retain(|other| !Arc::ptr_eq(other, item));
+            if state.steps.is_empty() {
+                live.give_up(&mut state);
+            }
+        }
+    }
+}
+
+/// A machine was begun, or ended: the line tells how many of how many.
+pub(crate) fn count(begun: usize, ended: usize) {
+    if let Some(live) = live() {
+        let mut state = live.lock();
+        state.begun += begun;
+        state.ended += ended;
+    }
+}
+
+/// Prints lines in one write, above the live one.
+pub(crate) fn print(lines: &str) {
+    let live = live();
+    let _turn = live.map(Live::lock);
+    let erase = if live.is_some() { ERASE } else { "" };
+    // Nobody is left to tell when stderr is closed.
+    let _ = std::io::stderr().lock().write_all(format!("{erase}{lines}").as_bytes());
+}
+
+impl Live {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, text: &str) {
+        let _ = (&self.terminal).write_all(text.as_bytes());
+    }
+
+    /// Leaves the terminal to others, with the last line empty.
+    fn give_up(&self, state: &mut State) {
+        if state.turn.take().is_some() {
+            self.write(ERASE);
+            let _ = self.terminal.unlock();
+        }
+    }
+
+    /// True if the terminal is ours for now.
+    fn is_our_turn(&self, state: &mut State) -> bool {
+        match (state.turn, state.rest) {
+            (Some(since), _) if since.elapsed() < TURN => true,
+            (Some(_), _) => {
+                self.give_up(state);
+                state.rest = Some(Instant::now() + REST);
+                false
+            }
+            (None, Some(end)) if Instant::now() < end => false,
+            (None, _) => {
+                let got = self.terminal.try_lock().is_ok();
+                state.turn = got.then(Instant::now);
+                got
+            }
+        }
+    }
+}
+
+fn draw_for_ever() {
+    let Some(live) = live() else { return };
+    let mut state = live.lock();
+    loop {
+        // The oldest step is the one that the reader waits for.
+        match state.steps.iter().min_by_key(|item| item.began).cloned() {
+            None => state = live.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(item) => {
+                if item.began.elapsed() > QUICK && live.is_our_turn(&mut state) {
+                    let width = rustix::termios::tcgetwinsize(&live.terminal).map_or(80, |size| size.ws_col.into());
+                    let line = format!("{}: {}", live.tool, describe(&item, &state));
+                    live.write(&format!("{ERASE}{}", cut(&line, width)));
+                }
+                state = live.changed.wait_timeout(state, REDRAW).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+}
+
+fn describe(item: &Item, state: &State) -> String {
+    let (done, total) = (item.done.load(Ordering::Relaxed), item.total.load(Ordering::Relaxed));
+    let elapsed = item.began.elapsed().as_secs_f64();
+    let mut text = format!("{}: {}", item.machine, item.what);
+    if total > 0 {
+        let rate = done as f64 / elapsed;
+        text += &format!(" {} of {}, {}/s", size(done), size(total), size(rate as u64));
+        if rate > 0.0 {
+            text += &format!(", {:.0} s left", total.saturating_sub(done) as f64 / rate);
+        }
+    } else {
+        text += &format!(", {elapsed:.0} s");
+    }
+    if state.begun > 1 {
+        text += &format!(" ({} of {} machines done)", state.ended, state.begun);
+    }
+    text
+}
+
+/// Bytes for people, in the binary units that Nix prints.
+pub fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// The line cut to one column less than the terminal has, so that it never wraps.
+fn cut(line: &str, width: usize) -> String {
+    let room = width.saturating_sub(1);
+    if line.chars().count() <= room {
+        return line.into();
+    }
+    line.chars().take(room.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// Ctrl-C in mid-line leaves the screen whole, and the program ends as it would have.
+fn erase_on_signals() {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next()
+            && let Some(live) = live()
+        {
+            let mut state = live.lock();
+            live.give_up(&mut state);
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_never_wraps() {
+        assert_eq!(cut("abcdef", 7), "abcdef");
+        assert_eq!(cut("abcdef", 6), "abcd…");
+        assert_eq!(cut("äöüäöü", 4), "äö…");
+        assert_eq!(cut("abc", 0), "…");
+    }
+
+    #[test]
+    fn bytes_have_the_units_of_nix() {
+        for (bytes, text) in [(0, "0 B"), (999, "999 B"), (1000, "1.0 KiB"), (1 << 20, "1.0 MiB"), (5 << 30, "5.0 GiB")]
+        {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn a_step_tells_bytes_rate_and_machines() {
+        let item = Item {
+            machine: "web-1".into(),
+            what: "sending".into(),
+            began: Instant::now() - Duration::from_secs(10),
+            total: AtomicU64::new(20 << 20),
+            done: AtomicU64::new(10 << 20),
+        };
+        let state = State { begun: 3, ended: 1, ..State::default() };
+        let text = describe(&item, &state);
+        assert_eq!(text, "web-1: sending 10.0 MiB of 20.0 MiB, 1.0 MiB/s, 10 s left (1 of 3 machines done)");
+    }
+}
