@@ -1,0 +1,250 @@
+//! Differences between the wish and the machine that runs, and how each can be mended.
+
+use crate::image::Checked;
+use crate::region::Region;
+use crate::tags;
+use crate::wish::{Imds, Wish};
+use aws_sdk_ec2::types::{HttpTokensState, Instance, Volume};
+use machine_record::{Failure, KeyPair, Kind, log};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// One field in which the machine is not as wished.
+#[derive(Debug)]
+pub struct Difference {
+    pub what: &'static str,
+    pub have: String,
+    pub want: String,
+    pub mend: Mend,
+}
+
+/// How a difference goes away.
+#[derive(Debug, PartialEq)]
+pub enum Mend {
+    /// With one call, while the machine runs
+    Tags(BTreeMap<String, String>),
+    Volume {
+        id: String,
+        size: Option<u32>,
+        kind: Option<String>,
+    },
+    Imds(Imds),
+    /// Only by a stop and a start
+    Restart,
+    /// Only by a new machine
+    Replace,
+    /// Not at all: the image is only what the machine began with
+    Tolerate,
+}
+
+impl Difference {
+    /// The difference in words.
+    pub fn words(&self) -> String {
+        format!("{} is {}, wished {}", self.what, self.have, self.want)
+    }
+
+    pub fn details(&self) -> Value {
+        json!({ "field": self.what, "have": self.have, "want": self.want })
+    }
+}
+
+/// What is wished of a machine that exists, as far as it was said.
+pub struct Wanted<'a> {
+    pub machine: &'a str,
+    pub wish: &'a Wish,
+    pub ami: Option<&'a str>,
+    pub key_pair: Option<&'a KeyPair>,
+}
+
+/// Compares field by field. What nobody has said is not compared.
+pub async fn differences(
+    region: &Region,
+    instance: &Instance,
+    wanted: &Wanted<'_>,
+) -> Result<Vec<Difference>, Failure> {
+    let mut found = of_instance(&region.deployment, instance, wanted);
+    let wish = wanted.wish;
+    if wish.volume_size.is_some() || wish.volume_type.is_some() {
+        let root = instance.root_device_name();
+        let root = instance.block_device_mappings().iter().find(|mapping| mapping.device_name() == root);
+        if let Some(id) = root.and_then(|mapping| mapping.ebs()?.volume_id())
+            && let Some(volume) = region.volumes.of(id, Duration::from_millis(20)).await?.pop()
+        {
+            found.extend(of_volume(id, &volume, wish));
+        }
+    }
+    Ok(found)
+}
+
+fn of_instance(deployment: &str, instance: &Instance, wanted: &Wanted) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let mut compare = |what, have: Option<&str>, want: Option<&str>, mend| {
+        if let (Some(have), Some(want)) = (have, want)
+            && have != want
+        {
+            found.push(Difference { what, have: have.into(), want: want.into(), mend });
+        }
+    };
+    let wish = wanted.wish;
+    let kind = instance.instance_type().map(|kind| kind.as_str());
+    compare("type", kind, wish.instance_type.as_deref(), Mend::Restart);
+    compare("image", instance.image_id(), wanted.ami, Mend::Tolerate);
+    compare("subnet", instance.subnet_id(), wish.subnet.as_deref(), Mend::Replace);
+    let key_pair = instance.key_name().unwrap_or("none");
+    compare("key pair", Some(key_pair), wanted.key_pair.map(|pair| pair.name.as_str()), Mend::Replace);
+    let market = if instance.instance_lifecycle().is_some() { "spot" } else { "on demand" };
+    compare("market", Some(market), wish.spot.then_some("spot"), Mend::Replace);
+    if let Some(want) = wish.imds {
+        let required = instance.metadata_options().and_then(|o| o.http_tokens()) == Some(&HttpTokensState::Required);
+        let word = |required| if required { "required" } else { "optional" };
+        compare("imds", Some(word(required)), Some(word(want == Imds::Required)), Mend::Imds(want));
+    }
+    let tags = tags::of_machine(deployment, wanted.machine, &wish.tags);
+    let missing: BTreeMap<String, String> =
+        tags.into_iter().filter(|(key, value)| tags::value(instance.tags(), key) != Some(value)).collect();
+    if !missing.is_empty() {
+        let words = |value: &dyn Fn(&str, &str) -> String| {
+            missing.iter().map(|(key, want)| format!("{key}={}", value(key, want))).collect::<Vec<_>>().join(",")
+        };
+        let have = words(&|key, _| tags::value(instance.tags(), key).unwrap_or_default().to_string());
+        let want = words(&|_, want| want.to_string());
+        found.push(Difference { what: "tags", have, want, mend: Mend::Tags(missing) });
+    }
+    found
+}
+
+fn of_volume(id: &str, volume: &Volume, wish: &Wish) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let have = volume.size().and_then(|size| u32::try_from(size).ok()).unwrap_or(0);
+    if let Some(want) = wish.volume_size.filter(|want| *want != have) {
+        let grow = Mend::Volume { id: id.into(), size: Some(want), kind: None };
+        // EBS volumes only ever grow.
+        let mend = if want > have { grow } else { Mend::Replace };
+        found.push(Difference { what: "volume size", have: format!("{have} GiB"), want: format!("{want} GiB"), mend });
+    }
+    let have = volume.volume_type().map_or("unknown", |kind| kind.as_str());
+    if let Some(want) = wish.volume_type.as_deref().filter(|want| *want != have) {
+        let mend = Mend::Volume { id: id.into(), size: None, kind: Some(want.into()) };
+        found.push(Difference { what: "volume type", have: have.into(), want: want.into(), mend });
+    }
+    found
+}
+
+/// Mends what can be mended while the machine runs; refuses before anything if something else is left.
+pub async fn mend(region: &Region, machine: &str, id: &str, differences: Vec<Difference>) -> Result<(), Failure> {
+    let hard: Vec<&Difference> =
+        differences.iter().filter(|d| matches!(d.mend, Mend::Restart | Mend::Replace)).collect();
+    if !hard.is_empty() {
+        let words: Vec<String> = hard.iter().map(|difference| difference.words()).collect();
+        let flag = if hard.iter().any(|d| d.mend == Mend::Replace) { "--replace" } else { "--stop-to-resize" };
+        return Err(Failure::new(Kind::Conflict, format!("{id} is not as wished: {}", words.join("; ")))
+            .hint(format!("leave that wish out, or say {flag}")));
+    }
+    for difference in differences {
+        if difference.mend != Mend::Tolerate {
+            log::event(machine, &format!("changing {id}: {}", difference.words()));
+        }
+        let failed = |error: crate::aws::CallError| error.failure(format!("cannot change the {}", difference.what));
+        match &difference.mend {
+            Mend::Tags(tags) => {
+                let list = tags::list(tags);
+                let call = region.aws.call(machine, "CreateTags", id, |client| {
+                    client.create_tags().resources(id).set_tags(Some(list.clone())).send()
+                });
+                call.await.map(drop).map_err(failed)?;
+            }
+            Mend::Volume { id: volume, size, kind } => {
+                let call = region.aws.call(machine, "ModifyVolume", volume, |client| {
+                    let call = client.modify_volume().volume_id(volume);
+                    let call = call.set_size(size.and_then(|size| i32::try_from(size).ok()));
+                    call.set_volume_type(kind.as_deref().map(Into::into)).send()
+                });
+                call.await.map(drop).map_err(failed)?;
+                if size.is_some() {
+                    log::event(machine, "the larger volume is seen after a reboot, or after growpart and resize2fs");
+                }
+            }
+            Mend::Imds(imds) => {
+                let tokens = match imds {
+                    Imds::Required => HttpTokensState::Required,
+                    Imds::Optional => HttpTokensState::Optional,
+                };
+                let call = region.aws.call(machine, "ModifyInstanceMetadataOptions", id, |client| {
+                    client.modify_instance_metadata_options().instance_id(id).http_tokens(tokens.clone()).send()
+                });
+                call.await.map(drop).map_err(failed)?;
+            }
+            Mend::Restart | Mend::Replace | Mend::Tolerate => {}
+        }
+    }
+    Ok(())
+}
+
+/// What a new machine would be, for a plan.
+pub fn new_machine(wish: &Wish, image: &Checked) -> Value {
+    json!({
+        "image": image.id, "type": image.instance_type, "volumeSize": wish.size(), "volumeType": wish.volume(),
+        "encrypted": true, "subnet": wish.subnet, "spot": wish.spot, "tags": wish.tags,
+        "imds": if image.imds == Imds::Required { "required" } else { "optional" },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_ec2::types::{InstanceType, VolumeType};
+    use clap::Parser;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        wish: crate::wish::WishArgs,
+    }
+
+    fn wish(flags: &[&str]) -> Wish {
+        let wish = Line::parse_from(std::iter::once(&"x").chain(flags)).wish;
+        Wish::of(&machine_record::Record::default(), &wish).unwrap()
+    }
+
+    fn running() -> Instance {
+        let tags = tags::list(&tags::of_machine("default", "web-1", &BTreeMap::new()));
+        Instance::builder().instance_type(InstanceType::T3Micro).image_id("ami-1").set_tags(Some(tags)).build()
+    }
+
+    fn found(flags: &[&str], ami: &str) -> Vec<(&'static str, Mend)> {
+        let wish = wish(flags);
+        let wanted = Wanted { machine: "web-1", wish: &wish, ami: Some(ami), key_pair: None };
+        of_instance("default", &running(), &wanted).into_iter().map(|d| (d.what, d.mend)).collect()
+    }
+
+    #[test]
+    fn a_machine_as_wished_has_no_differences() {
+        assert!(found(&["--instance-type", "t3.micro"], "ami-1").is_empty());
+        assert!(found(&[], "ami-1").is_empty());
+    }
+
+    #[test]
+    fn a_changed_image_never_replaces_a_machine() {
+        assert_eq!(found(&[], "ami-2"), [("image", Mend::Tolerate)]);
+    }
+
+    #[test]
+    fn each_field_has_its_way_of_being_mended() {
+        assert_eq!(found(&["--instance-type", "t3.small"], "ami-1"), [("type", Mend::Restart)]);
+        assert_eq!(found(&["--spot"], "ami-1"), [("market", Mend::Replace)]);
+        let tags = BTreeMap::from([("team".to_string(), "web".to_string())]);
+        assert_eq!(found(&["--tag", "team=web"], "ami-1"), [("tags", Mend::Tags(tags))]);
+        assert_eq!(found(&["--imds", "required"], "ami-1"), [("imds", Mend::Imds(Imds::Required))]);
+    }
+
+    #[test]
+    fn a_volume_grows_in_place_and_does_not_shrink() {
+        let volume = Volume::builder().size(50).volume_type(VolumeType::Gp3).build();
+        let mends =
+            |flags: &[&str]| of_volume("vol-1", &volume, &wish(flags)).into_iter().map(|d| d.mend).collect::<Vec<_>>();
+        assert_eq!(mends(&["--volume-size", "50", "--volume-type", "gp3"]), []);
+        assert_eq!(mends(&["--volume-size", "60"]), [Mend::Volume { id: "vol-1".into(), size: Some(60), kind: None }]);
+        assert_eq!(mends(&["--volume-size", "40"]), [Mend::Replace]);
+    }
+}

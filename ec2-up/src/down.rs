@@ -1,0 +1,267 @@
+//! ec2-down: removes exactly what ec2-up made, in reverse order.
+
+use crate::args::AccountArgs;
+use crate::plan::Plan;
+use crate::region::{Region, Regions};
+use crate::{group, instance, key_pair, list, stream, tags};
+use anyhow::Result;
+use machine_record::{Failure, Instance as Section, Job, KeyPair, Kind, PlanEntry, Record, StreamArgs, Tool, log};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+const NAME: &str = "ec2-down";
+
+/// The flags of ec2-down.
+#[derive(clap::Args, Clone, Debug)]
+pub struct DownArgs {
+    /// Remove all machines of the deployment in the region
+    #[arg(long)]
+    pub all: bool,
+
+    #[command(flatten)]
+    pub account: AccountArgs,
+
+    #[command(flatten)]
+    pub stream: StreamArgs,
+}
+
+struct Context {
+    args: DownArgs,
+    regions: Regions,
+    plan: Plan,
+    /// How many machines in hand hold on to a key pair, by region and name
+    holders: RefCell<HashMap<(String, String), usize>>,
+    failure: RefCell<Option<Failure>>,
+}
+
+/// Runs the tool.
+pub fn run(args: DownArgs) -> ExitCode {
+    if args.all && args.stream.name.is_some() {
+        log::error("say either --name or --all");
+        return ExitCode::from(2);
+    }
+    // It never invents a machine to remove.
+    let starts = args.all || args.stream.name.is_some();
+    let tool = Tool { name: NAME, starts, names: false, jobs: 64 };
+    let stream = args.stream.clone();
+    let context = Context {
+        regions: Regions::new(&args.account),
+        plan: Plan::default(),
+        holders: RefCell::default(),
+        failure: RefCell::default(),
+        args,
+    };
+    let each = async move |context: Rc<Context>, job: Job| {
+        if context.args.all { all(context, job).await } else { one(context, job).await }
+    };
+    stream::run(tool, &stream, context, each, async |context| {
+        if context.args.stream.plan {
+            context.plan.summary();
+        }
+        context.failure.take().map_or(Ok(()), |failure| Err(failure.into()))
+    })
+}
+
+/// Removes each machine of the deployment; the record that came from the flags alone is none.
+async fn all(context: Rc<Context>, seed: Job) {
+    if seed.record.text("name").is_some() {
+        let failure = Failure::new(Kind::Input, "--all takes no records").hint("say -n, or leave --all out");
+        return seed.finish(Err(failure.into()));
+    }
+    let found = async {
+        let region = context.regions.of(&context.args.account.default_region().await?).await?;
+        Ok::<_, Failure>((list::whole(&region).await?, region))
+    };
+    match found.await {
+        Err(failure) => *context.failure.borrow_mut() = Some(failure),
+        Ok((records, region)) => {
+            if records.is_empty() {
+                log::note(&format!("no machines of {} in {}: nothing to do", region.deployment, region.name));
+            }
+            let mut tasks = tokio::task::JoinSet::new();
+            for record in records {
+                tasks.spawn_local(one(context.clone(), seed.another(record)));
+            }
+            while tasks.join_next().await.is_some() {}
+        }
+    }
+    seed.discard();
+}
+
+async fn one(context: Rc<Context>, mut job: Job) {
+    let step = Cell::new("finding it");
+    let limit = context.args.account.timeout;
+    let result = match tokio::time::timeout(limit, context.machine(&mut job.record, &step)).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::new(Kind::Timeout, format!("not done in {} s: it was {}", limit.as_secs(), step.get()))
+            .hint("run it again: it goes on where it was; or wait longer with --timeout")
+            .into()),
+    };
+    job.finish(result);
+}
+
+impl Context {
+    async fn machine(&self, record: &mut Record, step: &Cell<&'static str>) -> Result<()> {
+        let name = record.string("name")?.ok_or_else(|| Failure::new(Kind::Input, "the record has no `name`"))?;
+        let region = self.regions.of(&self.args.account.region_of(record).await?).await?;
+        let pair: Option<KeyPair> = record.section()?;
+        // Held from the start, so that of machines that go together the last one takes the key pair along.
+        let mut keys = Held { context: self, region: &region.name, names: Vec::new() };
+        keys.hold(pair.map(|pair| pair.name));
+        let found = instance::all(&region, &name).await?;
+        let mut ids: Vec<String> = Vec::new();
+        for instance in &found {
+            ids.extend(instance.instance_id().map(String::from));
+            keys.hold(instance.key_name().map(String::from));
+        }
+        self.check_instance(record, &region, &ids).await?;
+        let group = self.group(&region, &name).await?;
+        if self.args.stream.plan {
+            return self.look(record, &region, &name, &ids, group.as_deref(), keys).await;
+        }
+        step.set("being terminated");
+        for id in &ids {
+            log::event(&name, &format!("terminating {id}"));
+            self.terminate(&region, &name, id).await?;
+        }
+        instance::wait_gone(&region, &ids).await?;
+        step.set("losing its security group");
+        if let Some(group) = &group {
+            group::delete(&region, &name, group).await?;
+        }
+        step.set("losing its key pair");
+        let mut released = false;
+        for key in keys.let_go() {
+            released |= key_pair::release(&region, &name, &key, &ids).await?;
+        }
+        if ids.is_empty() && group.is_none() && !released {
+            log::event(
+                &name,
+                &format!("no machine of that name in {} of {}: nothing to do", region.name, region.deployment),
+            );
+        } else {
+            log::event(&name, "is down");
+        }
+        record.remove("instance");
+        record.remove("ssh");
+        Ok(())
+    }
+
+    /// The record may name an instance that does not carry the machine's tags: that one is not ours to remove.
+    async fn check_instance(&self, record: &Record, region: &Region, ids: &[String]) -> Result<(), Failure> {
+        let Some(section) = record.section::<Section>()? else { return Ok(()) };
+        if ids.contains(&section.id) {
+            return Ok(());
+        }
+        let found = region.by_id.of(&section.id, Duration::from_millis(20)).await?;
+        let Some(other) = found.iter().find(|instance| !instance::is_gone(instance)) else { return Ok(()) };
+        let tag = |key| tags::value(other.tags(), key).unwrap_or("none");
+        let (name, deployment) = (tag(tags::NAME), tag(tags::DEPLOYMENT));
+        Err(Failure::new(
+            Kind::Conflict,
+            format!(
+                "{} is the machine {name} of the deployment {deployment}, not {} of {}",
+                section.id,
+                record.name(),
+                region.deployment
+            ),
+        )
+        .hint("say its --deployment; what has no tags of ec2-up is never removed"))
+    }
+
+    async fn group(
+        &self,
+        region: &Region,
+        name: &str,
+    ) -> Result<Option<Rc<aws_sdk_ec2::types::SecurityGroup>>, Failure> {
+        match group::look(region, name, None).await {
+            Err(failure) if failure.kind == Kind::Conflict => {
+                log::event(name, &format!("{}: it stays", failure.message));
+                Ok(None)
+            }
+            found => found,
+        }
+    }
+
+    async fn terminate(&self, region: &Region, name: &str, id: &str) -> Result<(), Failure> {
+        let done = region
+            .aws
+            .call(name, "TerminateInstances", id, |client| client.terminate_instances().instance_ids(id).send());
+        match done.await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is(&["InvalidInstanceID.NotFound"]) => Ok(()),
+            Err(error) if error.is(&["OperationNotPermitted"]) => Err(error
+                .failure(format!("cannot terminate {id}"))
+                .hint("it is protected: take the termination protection off first, if it may really go")),
+            Err(error) => Err(error.failure(format!("cannot terminate {id}"))),
+        }
+    }
+
+    /// Says what would be removed.
+    async fn look(
+        &self,
+        record: &mut Record,
+        region: &Region,
+        name: &str,
+        ids: &[String],
+        group: Option<&aws_sdk_ec2::types::SecurityGroup>,
+        keys: Held<'_>,
+    ) -> Result<()> {
+        let entry = |resource: String, reason: &str| PlanEntry::new(NAME, "delete", resource, reason);
+        for id in ids {
+            self.plan.add(record, entry(format!("instance/{name}"), id))?;
+        }
+        if let Some(group) = group {
+            let resource = format!("security-group/{}", group.group_name().unwrap_or_default());
+            self.plan.add(record, entry(resource, group.group_id().unwrap_or_default()))?;
+        }
+        for key in keys.let_go() {
+            let found = key_pair::find(region, &key).await?;
+            let ours = found.is_some_and(|found| tags::value(found.tags(), tags::DEPLOYMENT).is_some());
+            if ours && !key_pair::in_use(region, &key, ids).await? {
+                self.plan.add(record, entry(format!("key-pair/{key}"), "no other machine uses it"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The key pairs that a machine in hand holds on to.
+struct Held<'a> {
+    context: &'a Context,
+    region: &'a str,
+    names: Vec<String>,
+}
+
+impl Held<'_> {
+    fn hold(&mut self, name: Option<String>) {
+        if let Some(name) = name.filter(|name| !self.names.contains(name)) {
+            *self.context.holders.borrow_mut().entry((self.region.into(), name.clone())).or_default() += 1;
+            self.names.push(name);
+        }
+    }
+
+    /// Lets go of all, and gives those that nobody else in hand holds.
+    fn let_go(mut self) -> Vec<String> {
+        let names = std::mem::take(&mut self.names);
+        names.into_iter().filter(|name| self.drop_one(name)).collect()
+    }
+
+    fn drop_one(&self, name: &str) -> bool {
+        let mut holders = self.context.holders.borrow_mut();
+        let Some(count) = holders.get_mut(&(self.region.to_string(), name.to_string())) else { return true };
+        *count = count.saturating_sub(1);
+        *count == 0
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        for name in &self.names {
+            self.drop_one(name);
+        }
+    }
+}

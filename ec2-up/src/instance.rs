@@ -1,0 +1,114 @@
+//! The instance: found by its tags, waited for, written into the record.
+
+use crate::launch;
+use crate::region::Region;
+use aws_sdk_ec2::primitives::DateTimeFormat;
+use aws_sdk_ec2::types::{Instance, InstanceStateName};
+use machine_record::{Failure, Instance as Section, Kind};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::time::Instant as Moment;
+
+/// How long a look-up may wait for other machines to share the call.
+const SOON: Duration = Duration::from_millis(20);
+
+/// Polls are half a second apart at first, then this.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// How long a new instance may stay unknown (EC2 developer guide, "Eventual consistency").
+const UNSEEN: Duration = Duration::from_secs(120);
+
+/// Finds the machine by its tags; ones that are being terminated do not count.
+///
+/// # Errors
+/// Kind `conflict` where there are several, naming them.
+pub async fn find(region: &Region, machine: &str) -> Result<Option<Rc<Instance>>, Failure> {
+    let mut found = all(region, machine).await?;
+    found.retain(|instance| !is_gone(instance));
+    if found.len() > 1 {
+        let ids: Vec<_> = found.iter().filter_map(|instance| instance.instance_id()).collect();
+        let message =
+            format!("{} machines are called {machine} in {}: {}", ids.len(), region.deployment, ids.join(", "));
+        return Err(
+            Failure::new(Kind::Conflict, message).hint("terminate all but one, or give one another nixpipe:name tag")
+        );
+    }
+    Ok(found.pop())
+}
+
+/// All instances with the machine's tags, those that are shutting down too.
+pub async fn all(region: &Region, machine: &str) -> Result<Vec<Rc<Instance>>, Failure> {
+    region.by_name.of(machine, SOON).await
+}
+
+pub fn state(instance: &Instance) -> &str {
+    instance.state().and_then(|state| state.name()).map_or("unknown", InstanceStateName::as_str)
+}
+
+pub fn is_gone(instance: &Instance) -> bool {
+    matches!(state(instance), "shutting-down" | "terminated")
+}
+
+/// Waits until the instance is in a state.
+///
+/// The caller limits the time.
+pub async fn wait(region: &Region, id: &str, wanted: &str) -> Result<Rc<Instance>, Failure> {
+    let started = Moment::now();
+    let mut pause = Duration::from_millis(500);
+    loop {
+        match region.by_id.of(id, pause).await?.pop() {
+            Some(instance) if state(&instance) == wanted => return Ok(instance),
+            Some(instance) if is_gone(&instance) => return Err(launch::ended(&instance)),
+            // A stop that somebody asked for meanwhile will not become a running machine.
+            Some(instance) if wanted == "running" && matches!(state(&instance), "stopping" | "stopped") => {
+                return Err(Failure::new(Kind::Conflict, format!("{id} was stopped while it was waited for"))
+                    .hint("run ec2-up again: it starts the machine"));
+            }
+            None if started.elapsed() > UNSEEN => {
+                return Err(Failure::new(Kind::NotFound, format!("EC2 does not know {id} any more"))
+                    .hint("run ec2-up again for a new one"));
+            }
+            _ => {}
+        }
+        pause = (pause * 2).min(PAUSE);
+    }
+}
+
+/// Waits until all of the instances are terminated, or forgotten by EC2.
+pub async fn wait_gone(region: &Region, ids: &[String]) -> Result<(), Failure> {
+    for id in ids {
+        let mut pause = Duration::from_millis(500);
+        while let Some(instance) = region.by_id.of(id, pause).await?.pop() {
+            if state(&instance) == "terminated" {
+                break;
+            }
+            pause = (pause * 2).min(PAUSE);
+        }
+    }
+    Ok(())
+}
+
+/// The record's section.
+pub fn section(instance: &Instance, group: Option<&str>, created: bool) -> Section {
+    // EC2 says "" for an address that is not there.
+    let text = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(String::from);
+    let own_group = instance.security_groups().first().and_then(|group| group.group_id());
+    Section {
+        id: instance.instance_id().unwrap_or_default().into(),
+        kind: instance.instance_type().map(|kind| kind.as_str().to_string()),
+        state: instance.state().and_then(|state| state.name()).map(|name| name.as_str().to_string()),
+        public_dns: text(instance.public_dns_name()),
+        public_ip: text(instance.public_ip_address()),
+        private_ip: text(instance.private_ip_address()),
+        availability_zone: text(instance.placement().and_then(|placement| placement.availability_zone())),
+        security_group_id: group.or(own_group).map(String::from),
+        launch_time: instance.launch_time().and_then(|time| time.fmt(DateTimeFormat::DateTime).ok()),
+        created,
+    }
+}
+
+/// Where ssh reaches it: the public address, or the private one where there is no other.
+pub fn host(instance: &Instance) -> Option<&str> {
+    let address = instance.public_ip_address().or(instance.private_ip_address());
+    address.filter(|address| !address.is_empty())
+}

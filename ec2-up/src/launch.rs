@@ -1,0 +1,172 @@
+//! RunInstances, once only: two runs at once meet in one instance by its client token.
+
+use crate::aws::CallError;
+use crate::image::Checked;
+use crate::region::Region;
+use crate::wish::{Imds, Wish};
+use crate::{group, instance, key_pair, tags};
+use aws_sdk_ec2::types::{
+    BlockDeviceMapping, EbsBlockDevice, HttpTokensState, Instance, InstanceMarketOptionsRequest,
+    InstanceMetadataEndpointState, InstanceMetadataOptionsRequest, MarketType, ResourceType, SpotInstanceType,
+    SpotMarketOptions,
+};
+use machine_record::{Failure, KeyPair, Kind, log};
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+
+/// A token outlives its instance by a day: how many instances of one description a day may have.
+const GENERATIONS: u32 = 1000;
+
+/// How long a group or key pair that was just made may stay unknown.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// All that a new machine is made from.
+pub struct Plan<'a> {
+    pub machine: &'a str,
+    pub wish: &'a Wish,
+    pub image: &'a Checked,
+    pub key_pair: &'a KeyPair,
+    pub vpc: &'a str,
+}
+
+impl Plan<'_> {
+    /// Makes the machine, or finds the one that another run is making at this moment.
+    pub async fn launch(&self, region: &Region) -> Result<Instance, Failure> {
+        let started = tokio::time::Instant::now();
+        let mut subnets = vec![self.wish.subnet.clone()];
+        let mut next = 0;
+        loop {
+            // Both are looked at again each time: a teardown of another machine may have taken the key pair.
+            key_pair::ensure(region, self.machine, self.key_pair).await?;
+            let group = group::ensure(region, self.machine, self.vpc, self.wish).await?;
+            let subnet = subnets.get(next).cloned().flatten();
+            let error = match self.run(region, &group, subnet.as_deref()).await {
+                Ok(instance) => return Ok(instance),
+                Err(error) => error,
+            };
+            if error.is(&["InvalidGroup.NotFound", "InvalidKeyPair.NotFound"]) && started.elapsed() < PATIENCE {
+                key_pair::forget(region, self.key_pair);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+            if error.is_capacity() && self.wish.subnet.is_none() {
+                if subnets.len() == 1 {
+                    let all = region.subnets("vpc-id", self.vpc).await?;
+                    subnets.extend(all.iter().filter_map(|subnet| subnet.subnet_id().map(|id| Some(id.to_string()))));
+                }
+                next += 1;
+                if let Some(Some(subnet)) = subnets.get(next) {
+                    log::event(self.machine, &format!("EC2 has no room for it ({error}): trying {subnet}"));
+                    // Another run may have found room in the meantime, with another token.
+                    if let Some(found) = instance::find(region, self.machine).await? {
+                        return Ok((*found).clone());
+                    }
+                    continue;
+                }
+            }
+            return Err(error.failure("cannot start an instance"));
+        }
+    }
+
+    /// One instance, of the first generation that is not terminated.
+    async fn run(&self, region: &Region, group: &str, subnet: Option<&str>) -> Result<Instance, CallError> {
+        let mut generation = 0;
+        loop {
+            let token = self.token(region, group, subnet, generation);
+            generation += 1;
+            let answer = self.call(region, group, subnet, &token).await;
+            let gone = match &answer {
+                Ok(instance) => instance::is_gone(instance),
+                Err(error) => error.is(&["IdempotentInstanceTerminated", "IdempotentParameterMismatch"]),
+            };
+            if !gone || generation == GENERATIONS {
+                return answer;
+            }
+            log::detail(self.machine, "the client token is one of a terminated instance: taking the next");
+        }
+    }
+
+    /// The same for two runs with the same wish, and for a second try after a lost answer.
+    ///
+    /// At most 64 characters (EC2 developer guide, "Ensuring idempotency"): a SHA-256 just fits.
+    fn token(&self, region: &Region, group: &str, subnet: Option<&str>, generation: u32) -> String {
+        let wish = self.wish;
+        let parts = [
+            &region.deployment,
+            self.machine,
+            &self.image.id,
+            &self.image.instance_type,
+            &self.key_pair.name,
+            group,
+            subnet.unwrap_or_default(),
+            &wish.size().to_string(),
+            wish.volume(),
+            &format!("{:?}", wish.tags),
+            &format!("{} {:?}", wish.spot, self.image.imds),
+            &generation.to_string(),
+        ];
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update(part);
+            hash.update([0]);
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    async fn call(
+        &self,
+        region: &Region,
+        group: &str,
+        subnet: Option<&str>,
+        token: &str,
+    ) -> Result<Instance, CallError> {
+        let size = i32::try_from(self.wish.size()).unwrap_or(i32::MAX);
+        let volume = EbsBlockDevice::builder().volume_size(size).volume_type(self.wish.volume().into());
+        let root = BlockDeviceMapping::builder()
+            .device_name(&self.image.root_device)
+            .ebs(volume.encrypted(true).delete_on_termination(true).build())
+            .build();
+        let tokens = match self.image.imds {
+            Imds::Required => HttpTokensState::Required,
+            Imds::Optional => HttpTokensState::Optional,
+        };
+        // One hop: containers on the machine do not reach its credentials.
+        let metadata = InstanceMetadataOptionsRequest::builder()
+            .http_tokens(tokens)
+            .http_put_response_hop_limit(1)
+            .http_endpoint(InstanceMetadataEndpointState::Enabled)
+            .build();
+        let market = self.wish.spot.then(|| {
+            let options = SpotMarketOptions::builder().spot_instance_type(SpotInstanceType::OneTime).build();
+            InstanceMarketOptionsRequest::builder().market_type(MarketType::Spot).spot_options(options).build()
+        });
+        let tags = tags::of_machine(&region.deployment, self.machine, &self.wish.tags);
+        let tagged = [ResourceType::Instance, ResourceType::Volume, ResourceType::NetworkInterface];
+        let tags: Vec<_> = tagged.into_iter().map(|resource| tags::specification(resource, &tags)).collect();
+        let what = format!("{} {} token {token}", self.image.instance_type, self.image.id);
+        let made = region.aws.call(self.machine, "RunInstances", &what, |client| {
+            let call = client.run_instances().min_count(1).max_count(1).client_token(token);
+            let call = call.image_id(&self.image.id).instance_type(self.image.instance_type.as_str().into());
+            let call = call.key_name(&self.key_pair.name).security_group_ids(group);
+            let call = call.set_subnet_id(subnet.map(String::from)).block_device_mappings(root.clone());
+            let call = call.metadata_options(metadata.clone()).set_instance_market_options(market.clone());
+            call.set_tag_specifications(Some(tags.clone())).send()
+        });
+        made.await?.instances.unwrap_or_default().into_iter().next().ok_or_else(|| CallError::empty("RunInstances"))
+    }
+}
+
+/// What a caller says when a launch has not become a machine.
+pub fn ended(instance: &Instance) -> Failure {
+    let id = instance.instance_id().unwrap_or_default();
+    let reason = instance.state_reason();
+    let code = reason.and_then(|reason| reason.code()).unwrap_or_default();
+    let text = reason.and_then(|reason| reason.message()).unwrap_or("EC2 gives no reason");
+    let kind = match code {
+        "Server.InsufficientInstanceCapacity" | "Client.VolumeLimitExceeded" | "Server.SpotInstanceTermination" => {
+            Kind::Limit
+        }
+        _ => Kind::Conflict,
+    };
+    Failure::new(kind, format!("{id} was terminated: {text}")).hint("run ec2-up again for a new one")
+}

@@ -1,0 +1,27 @@
+//! What ec2-up, ec2-down and ec2-ls share: the account is the state.
+//!
+//! There is no state file. A machine is found by its tags (`tags`), told apart from what is wished
+//! (`compare`), made or changed (`up`), removed (`down`) or listed (`list`). All calls to EC2 go
+//! through `aws`, which gives each a time limit and tries again what may be tried again.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod args;
+mod aws;
+mod batch;
+mod compare;
+mod console;
+pub mod down;
+mod group;
+mod host_key;
+mod image;
+mod instance;
+mod key_pair;
+mod launch;
+pub mod list;
+mod plan;
+mod region;
+mod rules;
+mod stream;
+mod tags;
+pub mod up;
+mod wish;

@@ -1,0 +1,201 @@
+//! What is known of a region, asked for once or in one call for many machines.
+
+use crate::args::AccountArgs;
+use crate::aws::{Aws, CallError};
+use crate::batch::Batcher;
+use crate::tags;
+use aws_sdk_ec2::types::{Filter, Image, Instance, InstanceTypeInfo, SecurityGroup, Subnet, Volume};
+use machine_record::{Failure, Kind};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::rc::Rc;
+use tokio::sync::OnceCell;
+
+/// One region, and one deployment in it.
+pub struct Region {
+    pub name: String,
+    pub deployment: String,
+    pub aws: Rc<Aws>,
+    /// Instances by `nixpipe:name`, those that are not terminated
+    pub by_name: Rc<Batcher<Rc<Instance>>>,
+    /// Instances by id, terminated ones too
+    pub by_id: Rc<Batcher<Rc<Instance>>>,
+    /// Security groups by name
+    pub groups: Rc<Batcher<Rc<SecurityGroup>>>,
+    /// Volumes by id
+    pub volumes: Rc<Batcher<Rc<Volume>>>,
+    pub images: Once<String, Option<Rc<Image>>>,
+    pub types: Once<String, Rc<InstanceTypeInfo>>,
+    pub key_pairs: Once<String, bool>,
+    pub subnets: Once<String, Rc<Vec<Subnet>>>,
+    pub default_vpc: Once<(), String>,
+}
+
+impl Region {
+    async fn new(name: &str, account: &AccountArgs) -> Self {
+        let aws = Rc::new(Aws::new(name, account.call_timeout).await);
+        let deployment = account.deployment.clone();
+        let (a, d) = (aws.clone(), deployment.clone());
+        let by_name = Batcher::start(async move |names| {
+            let states = ["pending", "running", "stopping", "stopped", "shutting-down"];
+            let filters = [
+                filter(&format!("tag:{}", tags::DEPLOYMENT), [d.clone()]),
+                filter(&format!("tag:{}", tags::NAME), names),
+                filter("instance-state-name", states.map(String::from)),
+            ];
+            let found = instances(&a, &filters).await.map_err(|error| error.failure("cannot look for machines"))?;
+            let key = |found: &Instance| tags::value(found.tags(), tags::NAME).unwrap_or_default().to_string();
+            Ok(found.into_iter().map(|found| (key(&found), Rc::new(found))).collect())
+        });
+        let a = aws.clone();
+        let by_id = Batcher::start(async move |ids| {
+            // By a filter: among the parameters one id that is not visible yet would fail the call.
+            let found = instances(&a, &[filter("instance-id", ids)]).await;
+            let found = found.map_err(|error| error.failure("cannot ask for the state"))?;
+            let key = |found: &Instance| found.instance_id().unwrap_or_default().to_string();
+            Ok(found.into_iter().map(|found| (key(&found), Rc::new(found))).collect())
+        });
+        let a = aws.clone();
+        let groups = Batcher::start(async move |names| {
+            let found = security_groups(&a, &[filter("group-name", names)]).await?;
+            let key = |found: &SecurityGroup| found.group_name().unwrap_or_default().to_string();
+            Ok(found.into_iter().map(|found| (key(&found), Rc::new(found))).collect())
+        });
+        let a = aws.clone();
+        let volumes = Batcher::start(async move |ids: Vec<String>| {
+            let what = ids.join(",");
+            let found = a.call("", "DescribeVolumes", &what, |client| {
+                let call = client.describe_volumes().filters(filter("volume-id", ids.clone()));
+                call.into_paginator().items().send().collect::<Result<Vec<_>, _>>()
+            });
+            let found = found.await.map_err(|error| error.failure("cannot look at volumes"))?;
+            let key = |found: &Volume| found.volume_id().unwrap_or_default().to_string();
+            Ok(found.into_iter().map(|found| (key(&found), Rc::new(found))).collect())
+        });
+        Region {
+            name: name.into(),
+            deployment,
+            aws,
+            by_name,
+            by_id,
+            groups,
+            volumes,
+            images: Once::default(),
+            types: Once::default(),
+            key_pairs: Once::default(),
+            subnets: Once::default(),
+            default_vpc: Once::default(),
+        }
+    }
+
+    /// The subnets that fit a filter, in the order of their zones.
+    pub async fn subnets(&self, by: &str, value: &str) -> Result<Rc<Vec<Subnet>>, Failure> {
+        let ask = || async {
+            let mut filters = vec![filter(by, [value.to_string()])];
+            if by == "vpc-id" {
+                filters.push(filter("default-for-az", ["true".to_string()]));
+            }
+            let found = self.aws.call("", "DescribeSubnets", value, |client| {
+                let call = client.describe_subnets().set_filters(Some(filters.clone()));
+                call.into_paginator().items().send().collect::<Result<Vec<_>, _>>()
+            });
+            let mut found = found.await.map_err(|error| error.failure("cannot look for subnets"))?;
+            found.sort_by(|a, b| a.availability_zone().cmp(&b.availability_zone()));
+            Ok(Rc::new(found))
+        };
+        self.subnets.of(format!("{by}={value}"), ask).await
+    }
+
+    /// The VPC of a subnet, or the default VPC.
+    pub async fn vpc(&self, subnet: Option<&str>) -> Result<String, Failure> {
+        if let Some(subnet) = subnet {
+            let found = self.subnets("subnet-id", subnet).await?;
+            return found
+                .first()
+                .and_then(|found| found.vpc_id())
+                .map(String::from)
+                .ok_or_else(|| Failure::new(Kind::NotFound, format!("no subnet {subnet} in {}", self.name)));
+        }
+        let ask = || async {
+            let found = self.aws.call("", "DescribeVpcs", "is-default", |client| {
+                client.describe_vpcs().filters(filter("is-default", ["true".to_string()])).send()
+            });
+            let found = found.await.map_err(|error| error.failure("cannot look for the default VPC"))?;
+            found.vpcs().first().and_then(|vpc| vpc.vpc_id()).map(String::from).ok_or_else(|| {
+                Failure::new(Kind::Input, format!("the account has no default VPC in {}", self.name))
+                    .hint("name a subnet with --subnet")
+            })
+        };
+        self.default_vpc.of((), ask).await
+    }
+}
+
+/// The instances that fit, of all pages.
+pub async fn instances(aws: &Aws, filters: &[Filter]) -> Result<Vec<Instance>, CallError> {
+    let what = shown(filters);
+    let found = aws.call("", "DescribeInstances", &what, |client| {
+        let call = client.describe_instances().set_filters(Some(filters.to_vec()));
+        call.into_paginator().page_size(1000).items().send().collect::<Result<Vec<_>, _>>()
+    });
+    Ok(found.await?.into_iter().flat_map(|reservation| reservation.instances.unwrap_or_default()).collect())
+}
+
+/// The security groups that fit, of all pages.
+pub async fn security_groups(aws: &Aws, filters: &[Filter]) -> Result<Vec<SecurityGroup>, Failure> {
+    let what = shown(filters);
+    let found = aws.call("", "DescribeSecurityGroups", &what, |client| {
+        let call = client.describe_security_groups().set_filters(Some(filters.to_vec()));
+        call.into_paginator().page_size(1000).items().send().collect::<Result<Vec<_>, _>>()
+    });
+    found.await.map_err(|error| error.failure("cannot look for security groups"))
+}
+
+pub fn filter(name: &str, values: impl IntoIterator<Item = String>) -> Filter {
+    Filter::builder().name(name).set_values(Some(values.into_iter().collect())).build()
+}
+
+fn shown(filters: &[Filter]) -> String {
+    let one = |filter: &Filter| format!("{}={}", filter.name().unwrap_or_default(), filter.values().join(","));
+    filters.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+/// The regions in use, each set up once.
+pub struct Regions {
+    account: AccountArgs,
+    known: Once<String, Rc<Region>>,
+}
+
+impl Regions {
+    pub fn new(account: &AccountArgs) -> Self {
+        Regions { account: account.clone(), known: Once::default() }
+    }
+
+    pub async fn of(&self, name: &str) -> Result<Rc<Region>, Failure> {
+        self.known.of(name.to_string(), || async { Ok(Rc::new(Region::new(name, &self.account).await)) }).await
+    }
+}
+
+/// Answers that are found once, however many ask for them at the same time; failures too.
+pub struct Once<K, V>(RefCell<HashMap<K, Rc<OnceCell<Result<V, Failure>>>>>);
+
+impl<K, V> Default for Once<K, V> {
+    fn default() -> Self {
+        Once(RefCell::default())
+    }
+}
+
+impl<K: Hash + Eq, V: Clone> Once<K, V> {
+    pub async fn of<F>(&self, key: K, find: impl FnOnce() -> F) -> Result<V, Failure>
+    where
+        F: Future<Output = Result<V, Failure>>,
+    {
+        let cell = self.0.borrow_mut().entry(key).or_default().clone();
+        cell.get_or_init(find).await.clone()
+    }
+
+    /// Forgets an answer that has turned out to be out of date.
+    pub fn forget(&self, key: &K) {
+        self.0.borrow_mut().remove(key);
+    }
+}
