@@ -70,8 +70,8 @@ build tools
 
 say "making $cloud/image"
 rm -rf "$cloud/image.new" "$cloud/image.stamp"
-"$here/image/root.sh" "$cloud/debian" "$(readlink -f "$cloud/system")" "$(readlink -f "$cloud/tools")" "$cloud/image.new" ||
-    fail "cannot make $cloud/image: see the message above"
+"$here/image/root.sh" "$cloud/debian" "$(readlink -f "$cloud/system")" "$(readlink -f "$cloud/tools")" "$cloud/image.new" 2> "$cloud/build.log" ||
+    { tail -n 30 "$cloud/build.log" >&2; fail "cannot make $cloud/image: see $cloud/build.log"; }
 # Machines that run go on with the image that they were made from, under another name.
 if [ -d "$cloud/image" ]; then
     mv "$cloud/image" "$cloud/image.old.$$"

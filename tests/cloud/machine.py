@@ -110,6 +110,8 @@ class Machine:
 
     def create(self):
         """Makes namespace and disk, so that IMDS can listen before the first boot."""
+        if not (self.cloud / "image").is_dir():
+            raise MachineError(f"cannot make machine {self.id}: there is no image in {self.cloud} (tests/cloud/image.sh makes it)")
         for name in ("upper", "work", "root", "boot"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self._log.touch()
