@@ -34,6 +34,8 @@ struct Context {
     plan: Plan,
     /// How many machines in hand hold on to a key pair, by region and name
     holders: RefCell<HashMap<(String, String), usize>>,
+    /// Instances that go, or would go: EC2 may still list them
+    gone: RefCell<Vec<String>>,
     failure: RefCell<Option<Failure>>,
 }
 
@@ -51,6 +53,7 @@ pub fn run(args: DownArgs) -> ExitCode {
         regions: Regions::new(&args.account),
         plan: Plan::default(),
         holders: RefCell::default(),
+        gone: RefCell::default(),
         failure: RefCell::default(),
         args,
     };
@@ -118,6 +121,7 @@ impl Context {
             keys.hold(instance.key_name().map(String::from));
         }
         self.check_instance(record, &region, &ids).await?;
+        self.gone.borrow_mut().extend(ids.iter().cloned());
         let group = self.group(&region, &name).await?;
         if self.args.stream.plan {
             return self.look(record, &region, &name, &ids, group.as_deref(), keys).await;
@@ -135,7 +139,8 @@ impl Context {
         step.set("losing its key pair");
         let mut released = false;
         for key in keys.let_go() {
-            released |= key_pair::release(&region, &name, &key, &ids).await?;
+            let gone = self.gone.borrow().clone();
+            released |= key_pair::release(&region, &name, &key, &gone).await?;
         }
         if ids.is_empty() && group.is_none() && !released {
             log::event(
@@ -221,7 +226,8 @@ impl Context {
         for key in keys.let_go() {
             let found = key_pair::find(region, &key).await?;
             let ours = found.is_some_and(|found| tags::value(found.tags(), tags::DEPLOYMENT).is_some());
-            if ours && !key_pair::in_use(region, &key, ids).await? {
+            let gone = self.gone.borrow().clone();
+            if ours && !key_pair::in_use(region, &key, &gone).await? {
                 self.plan.add(record, entry(format!("key-pair/{key}"), "no other machine uses it"))?;
             }
         }

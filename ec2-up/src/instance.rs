@@ -18,6 +18,9 @@ const PAUSE: Duration = Duration::from_secs(3);
 /// How long a new instance may stay unknown (EC2 developer guide, "Eventual consistency").
 const UNSEEN: Duration = Duration::from_secs(120);
 
+/// How long EC2 may show a state of before.
+const STALE: Duration = Duration::from_secs(30);
+
 /// Finds the machine by its tags; ones that are being terminated do not count.
 ///
 /// # Errors
@@ -59,8 +62,11 @@ pub async fn wait(region: &Region, id: &str, wanted: &str) -> Result<Rc<Instance
         match region.by_id.of(id, pause).await?.pop() {
             Some(instance) if state(&instance) == wanted => return Ok(instance),
             Some(instance) if is_gone(&instance) => return Err(launch::ended(&instance)),
-            // A stop that somebody asked for meanwhile will not become a running machine.
-            Some(instance) if wanted == "running" && matches!(state(&instance), "stopping" | "stopped") => {
+            // What is seen may be from before a start; but a stop that somebody asked for never ends.
+            Some(instance)
+                if matches!((wanted, state(&instance)), ("running", "stopping" | "stopped"))
+                    && started.elapsed() > STALE =>
+            {
                 return Err(Failure::new(Kind::Conflict, format!("{id} was stopped while it was waited for"))
                     .hint("run ec2-up again: it starts the machine"));
             }

@@ -75,7 +75,9 @@ mod tests {
     fn an_ed25519_key_fits_into_a_tag_and_an_rsa_key_becomes_its_fingerprint() {
         let ed25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ6v7XN7uLqkTnJ4m0Zy7nO8b1sF3yQ4cF0yB2yG0aQf";
         assert_eq!(host_key_value(ed25519).unwrap(), ed25519);
-        let rsa = format!("ssh-rsa {}", "AAAA".repeat(93));
+        use base64::Engine;
+        let blob = [b"\0\0\0\x07ssh-rsa".as_slice(), &[0; 268]].concat();
+        let rsa = format!("ssh-rsa {}", base64::engine::general_purpose::STANDARD.encode(blob));
         assert!(host_key_value(&rsa).unwrap().starts_with("SHA256:"));
     }
 

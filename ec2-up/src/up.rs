@@ -120,7 +120,10 @@ impl Context {
             return self.add_ssh(record, &started, None);
         }
         step.set("waiting for it to run");
-        let running = instance::wait(&region, &id, "running").await?;
+        let running = match instance::state(&started) {
+            "running" if !created => started,
+            _ => instance::wait(&region, &id, "running").await?,
+        };
         record.put(&instance::section(&running, group.as_deref(), created))?;
         if self.args.wait == Wait::Running {
             return self.add_ssh(record, &running, None);
@@ -177,9 +180,6 @@ impl Context {
             let started =
                 region.aws.call(&name, "StartInstances", id, |client| client.start_instances().instance_ids(id).send());
             started.await.map_err(|error| error.failure(format!("cannot start {id}")))?;
-            if self.args.wait != Wait::None {
-                instance::wait(region, id, "running").await?;
-            }
         } else {
             log::event(&name, &format!("{id} is {state}: nothing to make"));
         }
