@@ -52,7 +52,7 @@ pub fn evaluate(settings: &Settings, source: &Source, record: &Record) -> Result
     log::event(&machine, &format!("evaluating {}", source.shown()));
     let outcome = nix::run(&machine, "nix-instantiate", &arguments, expression)?;
     if !outcome.success {
-        return Err(explain(source, outcome.error()).into());
+        return Err(explain(source, &outcome.error()).into());
     }
     serde_json::from_str(&outcome.stdout).context("cannot understand what nix-instantiate printed")
 }
@@ -63,8 +63,10 @@ fn explain(source: &Source, error: &str) -> Failure {
         failure.hint("Nix does not find <nixpkgs>: set NIX_PATH=nixpkgs=PATH, or say -I nixpkgs=PATH")
     } else if error.contains("attribute 'machine'") || error.contains("machine.") {
         failure.hint("`machine` is this machine's record, as it comes on stdin")
-    } else {
+    } else if log::is_verbose() {
         failure
+    } else {
+        failure.hint("-v shows Nix's whole trace")
     }
 }
 

@@ -21,9 +21,17 @@ pub struct Outcome {
 
 impl Outcome {
     /// The error that Nix ended with, in one line.
-    pub fn error(&self) -> &str {
-        let error = self.stderr.iter().rev().find_map(|line| line.trim_start().strip_prefix("error: "));
-        error.or(self.stderr.last().map(|line| line.trim())).unwrap_or("Nix said nothing")
+    pub fn error(&self) -> String {
+        // With a trace, the error itself comes last; its text may begin on the next line.
+        let lines: Vec<&str> = self.stderr.iter().map(|line| line.trim()).collect();
+        let Some(at) = lines.iter().rposition(|line| line.starts_with("error:")) else {
+            return lines.last().map_or("Nix said nothing", |line| line).into();
+        };
+        let text = lines[at..].iter().map(|line| line.trim_start_matches("error:").trim());
+        let place =
+            |line: &str| line.starts_with("at ") || line.starts_with("(use '--show-trace'") || line.contains("| ");
+        let text: Vec<&str> = text.take_while(|line| !place(line)).filter(|line| !line.is_empty()).take(5).collect();
+        text.join(" ")
     }
 }
 
@@ -130,5 +138,25 @@ impl Drop for Local {
     fn drop(&mut self) {
         drop(self.stdin.take());
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(stderr: &str) -> String {
+        let stderr = stderr.lines().map(String::from).collect();
+        Outcome { success: false, stdout: String::new(), stderr }.error()
+    }
+
+    #[test]
+    fn the_error_is_found_in_what_nix_says() {
+        let undefined = "error: undefined variable 'x'\n       at /c.nix:1:2:\n            1| x\n             | ^\n";
+        assert_eq!(error(undefined), "undefined variable 'x'");
+        let assertions = "error:\n       Failed assertions:\n       - No root.\n       - No boot.\n(use '--show-trace' to show more)";
+        assert_eq!(error(assertions), "Failed assertions: - No root. - No boot.");
+        assert_eq!(error("error: while evaluating\n  error: attribute 'nope' missing"), "attribute 'nope' missing");
+        assert_eq!(error("Segmentation fault"), "Segmentation fault");
     }
 }
