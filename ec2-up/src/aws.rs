@@ -58,7 +58,7 @@ impl Aws {
         Aws { client: Client::new(&config), reads, writes }
     }
 
-    /// Makes a call until EC2 has answered it.
+    /// Makes a call until EC2 has answered it; see [`Aws::call_once`] for those that must not be repeated.
     ///
     /// Every call of these tools may be made twice: it reads, or EC2 refuses the second one with a
     /// code that the caller knows (`Duplicate`, `NotFound`), or it carries a client token.
@@ -67,6 +67,36 @@ impl Aws {
         machine: &str,
         action: &'static str,
         what: &str,
+        send: impl Fn(&Client) -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, SdkError<E>>>,
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        self.attempt(machine, action, what, ATTEMPTS, send).await
+    }
+
+    /// Makes a call that EC2 would do twice: without an answer it is for the caller to look what came of it.
+    pub async fn call_once<T, E, F>(
+        &self,
+        machine: &str,
+        action: &'static str,
+        what: &str,
+        send: impl Fn(&Client) -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, SdkError<E>>>,
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        self.attempt(machine, action, what, 1, send).await
+    }
+
+    async fn attempt<T, E, F>(
+        &self,
+        machine: &str,
+        action: &'static str,
+        what: &str,
+        most: u32,
         send: impl Fn(&Client) -> F,
     ) -> Result<T, CallError>
     where
@@ -85,7 +115,7 @@ impl Aws {
             };
             let throttled = error.is_throttled();
             attempts += u32::from(!throttled);
-            if !(throttled || error.is_transient()) || attempts == ATTEMPTS {
+            if !(throttled || error.is_transient()) || attempts == most {
                 return Err(error);
             }
             // Not all at the same moment.
@@ -138,7 +168,8 @@ impl CallError {
         self.is(&["InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientReservedInstanceCapacity"])
     }
 
-    fn is_transient(&self) -> bool {
+    /// Whether nobody knows what came of the call.
+    pub fn is_transient(&self) -> bool {
         match &self.code {
             Some(_) => self.is(&["InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"]),
             None => matches!(self.kind, Kind::Timeout | Kind::Unreachable),

@@ -1,11 +1,11 @@
-//! Differences between the wish and the machine that runs, and how each can be mended.
+//! Differences between the wish and the machine that runs, and how each can be mended (`mend`).
 
 use crate::image::Checked;
 use crate::region::Region;
 use crate::tags;
 use crate::wish::{Imds, Wish};
 use aws_sdk_ec2::types::{HttpTokensState, Instance, Volume};
-use machine_record::{Failure, KeyPair, Kind, log};
+use machine_record::{Failure, KeyPair};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,8 +30,8 @@ pub enum Mend {
         kind: Option<String>,
     },
     Imds(Imds),
-    /// Only by a stop and a start
-    Restart,
+    /// Only by a stop and a start: the type to become
+    Resize(String),
     /// Only by a new machine
     Replace,
     /// Not at all: the image is only what the machine began with
@@ -88,13 +88,19 @@ fn of_instance(deployment: &str, instance: &Instance, wanted: &Wanted) -> Vec<Di
     };
     let wish = wanted.wish;
     let kind = instance.instance_type().map(|kind| kind.as_str());
-    compare("type", kind, wish.instance_type.as_deref(), Mend::Restart);
+    let resize = Mend::Resize(wish.instance_type.clone().unwrap_or_default());
+    compare("type", kind, wish.instance_type.as_deref(), resize);
     compare("image", instance.image_id(), wanted.ami, Mend::Tolerate);
     compare("subnet", instance.subnet_id(), wish.subnet.as_deref(), Mend::Replace);
     let key_pair = instance.key_name().unwrap_or("none");
     compare("key pair", Some(key_pair), wanted.key_pair.map(|pair| pair.name.as_str()), Mend::Replace);
     let market = if instance.instance_lifecycle().is_some() { "spot" } else { "on demand" };
     compare("market", Some(market), wish.spot.then_some("spot"), Mend::Replace);
+    // EC2 tells the profile's ARN: arn:aws:iam::123456789012:instance-profile/name
+    let profile = instance.iam_instance_profile().and_then(|profile| profile.arn()).unwrap_or("none");
+    let want = wish.instance_profile.as_deref();
+    let same = want.is_some_and(|want| want == profile || profile.ends_with(&format!("/{want}")));
+    compare("instance profile", Some(profile), want.filter(|_| !same), Mend::Replace);
     if let Some(want) = wish.imds {
         let required = instance.metadata_options().and_then(|o| o.http_tokens()) == Some(&HttpTokensState::Required);
         let word = |required| if required { "required" } else { "optional" };
@@ -131,61 +137,12 @@ fn of_volume(id: &str, volume: &Volume, wish: &Wish) -> Vec<Difference> {
     found
 }
 
-/// Mends what can be mended while the machine runs; refuses before anything if something else is left.
-pub async fn mend(region: &Region, machine: &str, id: &str, differences: Vec<Difference>) -> Result<(), Failure> {
-    let hard: Vec<&Difference> =
-        differences.iter().filter(|d| matches!(d.mend, Mend::Restart | Mend::Replace)).collect();
-    if !hard.is_empty() {
-        let words: Vec<String> = hard.iter().map(|difference| difference.words()).collect();
-        let flag = if hard.iter().any(|d| d.mend == Mend::Replace) { "--replace" } else { "--stop-to-resize" };
-        return Err(Failure::new(Kind::Conflict, format!("{id} is not as wished: {}", words.join("; ")))
-            .hint(format!("leave that wish out, or say {flag}")));
-    }
-    for difference in differences {
-        if difference.mend != Mend::Tolerate {
-            log::event(machine, &format!("changing {id}: {}", difference.words()));
-        }
-        let failed = |error: crate::aws::CallError| error.failure(format!("cannot change the {}", difference.what));
-        match &difference.mend {
-            Mend::Tags(tags) => {
-                let list = tags::list(tags);
-                let call = region.aws.call(machine, "CreateTags", id, |client| {
-                    client.create_tags().resources(id).set_tags(Some(list.clone())).send()
-                });
-                call.await.map(drop).map_err(failed)?;
-            }
-            Mend::Volume { id: volume, size, kind } => {
-                let call = region.aws.call(machine, "ModifyVolume", volume, |client| {
-                    let call = client.modify_volume().volume_id(volume);
-                    let call = call.set_size(size.and_then(|size| i32::try_from(size).ok()));
-                    call.set_volume_type(kind.as_deref().map(Into::into)).send()
-                });
-                call.await.map(drop).map_err(failed)?;
-                if size.is_some() {
-                    log::event(machine, "the larger volume is seen after a reboot, or after growpart and resize2fs");
-                }
-            }
-            Mend::Imds(imds) => {
-                let tokens = match imds {
-                    Imds::Required => HttpTokensState::Required,
-                    Imds::Optional => HttpTokensState::Optional,
-                };
-                let call = region.aws.call(machine, "ModifyInstanceMetadataOptions", id, |client| {
-                    client.modify_instance_metadata_options().instance_id(id).http_tokens(tokens.clone()).send()
-                });
-                call.await.map(drop).map_err(failed)?;
-            }
-            Mend::Restart | Mend::Replace | Mend::Tolerate => {}
-        }
-    }
-    Ok(())
-}
-
 /// What a new machine would be, for a plan.
 pub fn new_machine(wish: &Wish, image: &Checked) -> Value {
     json!({
         "image": image.id, "type": image.instance_type, "volumeSize": wish.size(), "volumeType": wish.volume(),
         "encrypted": true, "subnet": wish.subnet, "spot": wish.spot, "tags": wish.tags,
+        "instanceProfile": wish.instance_profile, "elasticIp": wish.elastic_ip,
         "imds": if image.imds == Imds::Required { "required" } else { "optional" },
     })
 }
@@ -231,7 +188,7 @@ mod tests {
 
     #[test]
     fn each_field_has_its_way_of_being_mended() {
-        assert_eq!(found(&["--instance-type", "t3.small"], "ami-1"), [("type", Mend::Restart)]);
+        assert_eq!(found(&["--instance-type", "t3.small"], "ami-1"), [("type", Mend::Resize("t3.small".into()))]);
         assert_eq!(found(&["--spot"], "ami-1"), [("market", Mend::Replace)]);
         let tags = BTreeMap::from([("team".to_string(), "web".to_string())]);
         assert_eq!(found(&["--tag", "team=web"], "ami-1"), [("tags", Mend::Tags(tags))]);

@@ -3,7 +3,7 @@
 use crate::args::AccountArgs;
 use crate::plan::Plan;
 use crate::region::{Region, Regions};
-use crate::{group, instance, key_pair, list, stream, tags};
+use crate::{address, group, instance, key_pair, list, stream, tags};
 use anyhow::Result;
 use machine_record::{Failure, Instance as Section, Job, KeyPair, Kind, PlanEntry, Record, StreamArgs, Tool, log};
 use std::cell::{Cell, RefCell};
@@ -47,7 +47,7 @@ pub fn run(args: DownArgs) -> ExitCode {
     }
     // It never invents a machine to remove.
     let starts = args.all || args.stream.name.is_some();
-    let tool = Tool { name: NAME, starts, names: false, jobs: 64 };
+    let tool = Tool { name: NAME, starts, names: false, jobs: 250 };
     let stream = args.stream.clone();
     let context = Context {
         regions: Regions::new(&args.account),
@@ -129,15 +129,16 @@ impl Context {
         step.set("being terminated");
         for id in &ids {
             log::event(&name, &format!("terminating {id}"));
-            self.terminate(&region, &name, id).await?;
+            instance::terminate(&region, &name, id).await?;
         }
         instance::wait_gone(&region, &ids).await?;
+        step.set("losing its address");
+        let mut released = address::release(&region, &name).await?;
         step.set("losing its security group");
         if let Some(group) = &group {
             group::delete(&region, &name, group).await?;
         }
         step.set("losing its key pair");
-        let mut released = false;
         for key in keys.let_go() {
             let gone = self.gone.borrow().clone();
             released |= key_pair::release(&region, &name, &key, &gone).await?;
@@ -191,20 +192,6 @@ impl Context {
         }
     }
 
-    async fn terminate(&self, region: &Region, name: &str, id: &str) -> Result<(), Failure> {
-        let done = region
-            .aws
-            .call(name, "TerminateInstances", id, |client| client.terminate_instances().instance_ids(id).send());
-        match done.await {
-            Ok(_) => Ok(()),
-            Err(error) if error.is(&["InvalidInstanceID.NotFound"]) => Ok(()),
-            Err(error) if error.is(&["OperationNotPermitted"]) => Err(error
-                .failure(format!("cannot terminate {id}"))
-                .hint("it is protected: take the termination protection off first, if it may really go")),
-            Err(error) => Err(error.failure(format!("cannot terminate {id}"))),
-        }
-    }
-
     /// Says what would be removed.
     async fn look(
         &self,
@@ -218,6 +205,10 @@ impl Context {
         let entry = |resource: String, reason: &str| PlanEntry::new(NAME, "delete", resource, reason);
         for id in ids {
             self.plan.add(record, entry(format!("instance/{name}"), id))?;
+        }
+        for address in address::find(region, name).await? {
+            let resource = format!("elastic-ip/{}", address.public_ip().unwrap_or_default());
+            self.plan.add(record, entry(resource, address.allocation_id().unwrap_or_default()))?;
         }
         if let Some(group) = group {
             let resource = format!("security-group/{}", group.group_name().unwrap_or_default());

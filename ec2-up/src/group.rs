@@ -2,8 +2,8 @@
 
 use crate::region::Region;
 use crate::rules::Rule;
-use crate::tags;
 use crate::wish::Wish;
+use crate::{adopt, tags};
 use aws_sdk_ec2::types::{IpPermission, ResourceType, SecurityGroup};
 use machine_record::{Failure, Kind, log};
 use std::collections::BTreeSet;
@@ -75,12 +75,19 @@ pub async fn look(region: &Region, machine: &str, vpc: Option<&str>) -> Result<O
         return Ok(Some(group));
     }
     let id = group.group_id().unwrap_or_default();
-    Err(Failure::new(Kind::Conflict, format!("the security group {name} ({id}) was not made by ec2-up")).hint(format!(
-        "rename or delete it, or tag it {}={machine} and {}={}",
-        tags::NAME,
-        tags::DEPLOYMENT,
-        region.deployment
-    )))
+    Err(Failure::new(Kind::Conflict, format!("the security group {name} ({id}) was not made by ec2-up"))
+        .hint("rename or delete it, or take it over with --adopt"))
+}
+
+/// Tags a group of the machine's name, so that it is one of ours.
+pub async fn adopt(region: &Region, machine: &str) -> Result<(), Failure> {
+    let name = tags::group_name(&region.deployment, machine)?;
+    for group in region.groups.of(&name, SOON).await? {
+        if !is_ours(region, machine, &group) {
+            adopt::adopt(region, machine, group.group_id().unwrap_or_default()).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a group carries the machine's tags.

@@ -94,11 +94,27 @@ pub async fn wait_gone(region: &Region, ids: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Terminates an instance; one that is gone is none.
+pub async fn terminate(region: &Region, machine: &str, id: &str) -> Result<(), Failure> {
+    let done = region
+        .aws
+        .call(machine, "TerminateInstances", id, |client| client.terminate_instances().instance_ids(id).send());
+    match done.await {
+        Err(error) if error.is(&["OperationNotPermitted"]) => Err(error
+            .failure(format!("cannot terminate {id}"))
+            .hint("it is protected: take the termination protection off first, if it may really go")),
+        Err(error) if !error.is(&["InvalidInstanceID.NotFound"]) => {
+            Err(error.failure(format!("cannot terminate {id}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The record's section.
-pub fn section(instance: &Instance, group: Option<&str>, created: bool) -> Section {
+pub fn section(instance: &Instance, created: bool) -> Section {
     // EC2 says "" for an address that is not there.
     let text = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(String::from);
-    let own_group = instance.security_groups().first().and_then(|group| group.group_id());
+    let group = instance.security_groups().first().and_then(|group| group.group_id());
     Section {
         id: instance.instance_id().unwrap_or_default().into(),
         kind: instance.instance_type().map(|kind| kind.as_str().to_string()),
@@ -107,7 +123,7 @@ pub fn section(instance: &Instance, group: Option<&str>, created: bool) -> Secti
         public_ip: text(instance.public_ip_address()),
         private_ip: text(instance.private_ip_address()),
         availability_zone: text(instance.placement().and_then(|placement| placement.availability_zone())),
-        security_group_id: group.or(own_group).map(String::from),
+        security_group_id: text(group),
         launch_time: instance.launch_time().and_then(|time| time.fmt(DateTimeFormat::DateTime).ok()),
         created,
     }

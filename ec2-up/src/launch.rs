@@ -3,13 +3,15 @@
 use crate::aws::CallError;
 use crate::image::Checked;
 use crate::region::Region;
-use crate::wish::{Imds, Wish};
+use crate::wish::{Credits, Imds, Wish};
 use crate::{group, instance, key_pair, tags};
 use aws_sdk_ec2::types::{
-    BlockDeviceMapping, EbsBlockDevice, HttpTokensState, Instance, InstanceMarketOptionsRequest,
-    InstanceMetadataEndpointState, InstanceMetadataOptionsRequest, MarketType, ResourceType, SpotInstanceType,
-    SpotMarketOptions,
+    BlockDeviceMapping, CreditSpecificationRequest, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification,
+    Instance, InstanceMarketOptionsRequest, InstanceMetadataEndpointState, InstanceMetadataOptionsRequest, MarketType,
+    ResourceType, SpotInstanceType, SpotMarketOptions,
 };
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use machine_record::{Failure, KeyPair, Kind, log};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -103,6 +105,7 @@ impl Plan<'_> {
             wish.volume(),
             &format!("{:?}", wish.tags),
             &format!("{} {:?}", wish.spot, self.image.imds),
+            &format!("{:?} {:?} {:?}", wish.credits, wish.instance_profile, wish.user_data),
             &generation.to_string(),
         ];
         let mut hash = Sha256::new();
@@ -140,6 +143,14 @@ impl Plan<'_> {
             let options = SpotMarketOptions::builder().spot_instance_type(SpotInstanceType::OneTime).build();
             InstanceMarketOptionsRequest::builder().market_type(MarketType::Spot).spot_options(options).build()
         });
+        let credits = self.wish.credits.map(|credits| {
+            let word = if credits == Credits::Standard { "standard" } else { "unlimited" };
+            CreditSpecificationRequest::builder().cpu_credits(word).build()
+        });
+        let profile = self.wish.instance_profile.as_ref().map(|profile| {
+            let named = IamInstanceProfileSpecification::builder();
+            if profile.starts_with("arn:") { named.arn(profile) } else { named.name(profile) }.build()
+        });
         let tags = tags::of_machine(&region.deployment, self.machine, &self.wish.tags);
         let tagged = [ResourceType::Instance, ResourceType::Volume, ResourceType::NetworkInterface];
         let tags: Vec<_> = tagged.into_iter().map(|resource| tags::specification(resource, &tags)).collect();
@@ -150,6 +161,8 @@ impl Plan<'_> {
             let call = call.key_name(&self.key_pair.name).security_group_ids(group);
             let call = call.set_subnet_id(subnet.map(String::from)).block_device_mappings(root.clone());
             let call = call.metadata_options(metadata.clone()).set_instance_market_options(market.clone());
+            let call = call.set_credit_specification(credits.clone()).set_iam_instance_profile(profile.clone());
+            let call = call.set_user_data(self.wish.user_data.as_ref().map(|text| STANDARD.encode(text)));
             call.set_tag_specifications(Some(tags.clone())).send()
         });
         made.await?.instances.unwrap_or_default().into_iter().next().ok_or_else(|| CallError::empty("RunInstances"))

@@ -5,6 +5,8 @@
 //! through `aws`, which gives each a time limit and tries again what may be tried again.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod address;
+mod adopt;
 pub mod args;
 mod aws;
 mod batch;
@@ -18,6 +20,8 @@ mod instance;
 mod key_pair;
 mod launch;
 pub mod list;
+mod look;
+mod mend;
 mod plan;
 mod region;
 mod rules;

@@ -4,8 +4,8 @@ use crate::args::AccountArgs;
 use crate::region::{Region, Regions, filter, instances, security_groups};
 use crate::{host_key, instance, key_pair, tags};
 use anyhow::{Context, Result};
-use aws_sdk_ec2::types::Instance;
-use machine_record::{Failure, KeyPair, Record, Ssh, StreamArgs, Tool, log};
+use aws_sdk_ec2::types::{Instance, KeyPairInfo};
+use machine_record::{Failure, KeyPair, Kind, Record, Ssh, StreamArgs, Tool, log};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
@@ -14,6 +14,14 @@ const TOOL: Tool = Tool { name: "ec2-ls", starts: true, names: false, jobs: 1 };
 /// The flags of ec2-ls.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ListArgs {
+    /// List the machines of all regions that the account uses
+    #[arg(long, conflicts_with = "region")]
+    pub all_regions: bool,
+
+    /// List what ec2-up made and no machine uses, as records for ec2-down
+    #[arg(long)]
+    pub orphans: bool,
+
     #[command(flatten)]
     pub account: AccountArgs,
 
@@ -29,10 +37,11 @@ pub fn run(args: ListArgs) -> ExitCode {
         let Some(seed) = jobs.take(1).and_then(|mut jobs| jobs.pop()) else { return Ok(()) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
         let found = tokio::task::LocalSet::new().block_on(&runtime, async {
-            let region = Regions::new(&args.account).of(&args.account.default_region().await?).await?;
-            machines(&region).await
+            let listing = everywhere(&args);
+            let limit = args.account.timeout;
+            let late = || Failure::new(Kind::Timeout, format!("not listed in {} s", limit.as_secs()));
+            tokio::time::timeout(limit, listing).await.unwrap_or_else(|_| Err(late()))
         });
-        let found: Result<Vec<Record>> = found.map_err(Into::into);
         match found {
             Ok(records) => {
                 for record in records {
@@ -45,10 +54,82 @@ pub fn run(args: ListArgs) -> ExitCode {
             }
             Err(error) => {
                 seed.discard();
-                Err(error)
+                Err(error.into())
             }
         }
     })
+}
+
+/// The records of one region, or of all of them, one region after the other.
+async fn everywhere(args: &ListArgs) -> Result<Vec<Record>, Failure> {
+    let regions = Regions::new(&args.account);
+    // Any region can tell of the others; the first that holds without configuration is EC2's oldest.
+    let first = match args.account.default_region().await {
+        Err(_) if args.all_regions => "us-east-1".to_string(),
+        named => named?,
+    };
+    let first = regions.of(&first).await?;
+    let mut names = vec![first.name.clone()];
+    if args.all_regions {
+        let known = first.aws.call("", "DescribeRegions", "", |client| client.describe_regions().send()).await;
+        let known = known.map_err(|error| error.failure("cannot list the regions"))?;
+        names = known.regions().iter().filter_map(|region| region.region_name().map(String::from)).collect();
+        names.sort();
+    }
+    let mut records = Vec::new();
+    for name in names {
+        let region = regions.of(&name).await?;
+        records.extend(if args.orphans { orphans(&region).await? } else { machines(&region).await? });
+    }
+    Ok(records)
+}
+
+/// A record for each machine that is gone while something of it is left, and for each unused key pair.
+///
+/// The member `orphans` names what is left; ec2-down removes it.
+async fn orphans(region: &Region) -> Result<Vec<Record>, Failure> {
+    let alive: BTreeSet<String> = machines(region).await?.iter().map(Record::name).collect();
+    let ours = filter(&format!("tag:{}", tags::DEPLOYMENT), [region.deployment.clone()]);
+    let mut left: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut add = |tags: &[aws_sdk_ec2::types::Tag], what: String| {
+        if let Some(name) = tags::value(tags, tags::NAME).filter(|name| !alive.contains(*name)) {
+            left.entry(name.into()).or_default().push(what);
+        }
+    };
+    for group in security_groups(&region.aws, std::slice::from_ref(&ours)).await? {
+        add(group.tags(), format!("security-group/{}", group.group_name().unwrap_or_default()));
+    }
+    let addresses =
+        region.aws.call("", "DescribeAddresses", "", |client| client.describe_addresses().filters(ours.clone()).send());
+    for address in addresses.await.map_err(|error| error.failure("cannot look for Elastic IPs"))?.addresses() {
+        add(address.tags(), format!("elastic-ip/{}", address.public_ip().unwrap_or_default()));
+    }
+    let mut records = Vec::new();
+    for (name, what) in left {
+        let mut record = Record::default();
+        record.set("name", &name)?;
+        record.set("region", &region.name)?;
+        record.set("orphans", &what)?;
+        records.push(record);
+    }
+    let by = format!("tag:{}", tags::DEPLOYMENT);
+    for pair in key_pair::find_all(region, &by, vec![region.deployment.clone()]).await? {
+        let name = pair.key_name().unwrap_or_default();
+        if key_pair::in_use(region, name, &[]).await? {
+            continue;
+        }
+        let mut record = Record::default();
+        // Key pairs belong to no one machine; a record has a name nevertheless.
+        let id: String = pair.key_pair_id().unwrap_or_default().chars().filter(char::is_ascii_alphanumeric).collect();
+        record.set("name", &format!("orphan-{id}"))?;
+        record.set("region", &region.name)?;
+        record.set("orphans", &[format!("key-pair/{name}")])?;
+        if let Some(pair) = section(&pair) {
+            record.put(&pair)?;
+        }
+        records.push(record);
+    }
+    Ok(records)
 }
 
 /// A record for each machine that is not terminated, by name.
@@ -94,15 +175,20 @@ async fn key_pairs(region: &Region, machines: &[Instance]) -> Result<BTreeMap<St
     let mut pairs = BTreeMap::new();
     for names in names.chunks(200) {
         for found in key_pair::find_all(region, "key-name", names.to_vec()).await? {
-            let (Some(name), Some(public_key)) = (found.key_name(), found.public_key()) else { continue };
-            let public_key = public_key.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-            let algorithm = if public_key.starts_with("ssh-rsa ") { "rsa" } else { "ed25519" };
-            // Where the private key is, EC2 does not know: the ssh-agent is asked for it.
-            let pair = KeyPair { name: name.into(), public_key, private_key_file: None, algorithm: algorithm.into() };
-            pairs.insert(name.to_string(), pair);
+            if let Some(pair) = section(&found) {
+                pairs.insert(pair.name.clone(), pair);
+            }
         }
     }
     Ok(pairs)
+}
+
+/// A key pair as a record's section.
+fn section(found: &KeyPairInfo) -> Option<KeyPair> {
+    let public_key = found.public_key()?.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    let algorithm = if public_key.starts_with("ssh-rsa ") { "rsa" } else { "ed25519" };
+    // Where the private key is, EC2 does not know: the ssh-agent is asked for it.
+    Some(KeyPair { name: found.key_name()?.into(), public_key, private_key_file: None, algorithm: algorithm.into() })
 }
 
 fn record(region: &Region, found: &Instance, pairs: &BTreeMap<String, KeyPair>) -> Result<Record, Failure> {
@@ -121,7 +207,7 @@ fn record(region: &Region, found: &Instance, pairs: &BTreeMap<String, KeyPair>) 
     if let Some(pair) = found.key_name().and_then(|name| pairs.get(name)) {
         record.put(pair)?;
     }
-    record.put(&instance::section(found, None, false))?;
+    record.put(&instance::section(found, false))?;
     if let Some(host) = instance::host(found) {
         let host_keys = host_key::tagged(found);
         record.put(&Ssh { host: host.into(), port: 22, user: "root".into(), host_keys, jump: None })?;

@@ -4,7 +4,7 @@ use crate::args::AccountArgs;
 use crate::aws::{Aws, CallError};
 use crate::batch::Batcher;
 use crate::tags;
-use aws_sdk_ec2::types::{Filter, Image, Instance, InstanceTypeInfo, SecurityGroup, Subnet, Volume};
+use aws_sdk_ec2::types::{Address, Filter, Image, Instance, InstanceTypeInfo, SecurityGroup, Subnet, Volume};
 use machine_record::{Failure, Kind};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,6 +25,8 @@ pub struct Region {
     pub groups: Rc<Batcher<Rc<SecurityGroup>>>,
     /// Volumes by id
     pub volumes: Rc<Batcher<Rc<Volume>>>,
+    /// Elastic IPs by `nixpipe:name`
+    pub addresses: Rc<Batcher<Rc<Address>>>,
     pub images: Once<String, Option<Rc<Image>>>,
     pub types: Once<String, Rc<InstanceTypeInfo>>,
     pub key_pairs: Once<String, bool>,
@@ -73,6 +75,19 @@ impl Region {
             let key = |found: &Volume| found.volume_id().unwrap_or_default().to_string();
             Ok(found.into_iter().map(|found| (key(&found), Rc::new(found))).collect())
         });
+        let (a, d) = (aws.clone(), deployment.clone());
+        let addresses = Batcher::start(async move |names| {
+            let ours = filter(&format!("tag:{}", tags::DEPLOYMENT), [d.clone()]);
+            let filters = vec![ours, filter(&format!("tag:{}", tags::NAME), names)];
+            let what = shown(&filters);
+            let found = a.call("", "DescribeAddresses", &what, |client| {
+                client.describe_addresses().set_filters(Some(filters.clone())).send()
+            });
+            let found = found.await.map_err(|error| error.failure("cannot look for Elastic IPs"))?;
+            let key = |found: &Address| tags::value(found.tags(), tags::NAME).unwrap_or_default().to_string();
+            let found = found.addresses.unwrap_or_default();
+            Ok(found.into_iter().map(|found| (key(&found), Rc::new(found))).collect())
+        });
         Region {
             name: name.into(),
             deployment,
@@ -81,6 +96,7 @@ impl Region {
             by_id,
             groups,
             volumes,
+            addresses,
             images: Once::default(),
             types: Once::default(),
             key_pairs: Once::default(),

@@ -5,6 +5,7 @@ use crate::tags;
 use clap::ValueEnum;
 use machine_record::{Failure, Kind, Record, Wish as Member};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 /// The flags of ec2-up that describe machines.
 #[derive(clap::Args, Clone, Debug)]
@@ -41,6 +42,22 @@ pub struct WishArgs {
     #[arg(long)]
     spot: bool,
 
+    /// CPU credits of burstable types; unlimited ones can cost more
+    #[arg(long, value_name = "CREDITS", value_enum)]
+    credits: Option<Credits>,
+
+    /// IAM instance profile that gives the machine permissions of its own
+    #[arg(long, value_name = "NAME")]
+    instance_profile: Option<String>,
+
+    /// Give the machine an address that survives a stop
+    #[arg(long)]
+    elastic_ip: bool,
+
+    /// Shell script (with #!) that the machine runs at every boot; readable by all on it
+    #[arg(long, value_name = "FILE")]
+    user_data: Option<PathBuf>,
+
     /// Whether metadata need a token; default is required, unless the image cannot
     #[arg(long, value_name = "WHEN", value_enum)]
     imds: Option<Imds>,
@@ -53,6 +70,15 @@ pub enum Imds {
     Required,
     /// IMDSv1 too, for images before 21.11 or so
     Optional,
+}
+
+/// What a burstable machine does when its CPU credits are used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Credits {
+    /// It becomes slower
+    Standard,
+    /// It stays fast, and costs more
+    Unlimited,
 }
 
 /// What is wished for one machine. `None` and empty: not said.
@@ -69,6 +95,11 @@ pub struct Wish {
     pub tags: BTreeMap<String, String>,
     pub spot: bool,
     pub imds: Option<Imds>,
+    pub credits: Option<Credits>,
+    pub instance_profile: Option<String>,
+    pub elastic_ip: bool,
+    /// The text, not the file
+    pub user_data: Option<String>,
 }
 
 impl Wish {
@@ -95,6 +126,10 @@ impl Wish {
             tags,
             spot: member.spot.unwrap_or(args.spot),
             imds: args.imds,
+            credits: args.credits,
+            instance_profile: args.instance_profile.clone(),
+            elastic_ip: args.elastic_ip,
+            user_data: args.user_data.as_deref().map(user_data).transpose()?,
         })
     }
 
@@ -123,6 +158,24 @@ impl Wish {
         rules.extend(self.open.iter().flatten().cloned());
         Ok(rules)
     }
+}
+
+/// Reads user data: a script and nothing else.
+///
+/// A Nix expression would be built by the machine itself at every boot (nixpkgs,
+/// `nixos/modules/virtualisation/amazon-init.nix`), which would undo what was pushed.
+fn user_data(file: &Path) -> Result<String, Failure> {
+    let wrong =
+        |what: String| Failure::new(Kind::Input, format!("cannot use the user data {}: {what}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    if !text.starts_with("#!") {
+        return Err(wrong("it is not a script that begins with #!".into())
+            .hint("a NixOS configuration there would undo every push at the next boot: give it to nix-push"));
+    }
+    if text.len() > 16384 {
+        return Err(wrong("it has more than 16384 bytes".into()));
+    }
+    Ok(text)
 }
 
 fn pair(text: &str) -> Result<(String, String), Failure> {

@@ -1,0 +1,38 @@
+//! Takes over what carries the name of a machine but not its tags; only where the user says so.
+
+use crate::region::Region;
+use crate::{instance, tags};
+use aws_sdk_ec2::types::Instance;
+use machine_record::{Failure, Instance as Section, Kind, Record, log};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Tags the instance that the record names, so that it is the machine from now on.
+///
+/// # Errors
+/// Kind `conflict` where it belongs to another machine or deployment.
+pub async fn adopt_instance(region: &Region, record: &Record) -> Result<Option<Rc<Instance>>, Failure> {
+    let Some(section) = record.section::<Section>()? else { return Ok(None) };
+    let name = record.name();
+    let found = region.by_id.of(&section.id, Duration::from_millis(20)).await?.pop();
+    let Some(found) = found.filter(|found| !instance::is_gone(found)) else { return Ok(None) };
+    for (key, ours) in [(tags::NAME, name.as_str()), (tags::DEPLOYMENT, region.deployment.as_str())] {
+        if let Some(other) = tags::value(found.tags(), key).filter(|other| *other != ours) {
+            let message = format!("{} belongs to another machine: its tag {key} is {other}", section.id);
+            return Err(Failure::new(Kind::Conflict, message).hint("remove that tag first, if it really goes over"));
+        }
+    }
+    adopt(region, &name, &section.id).await?;
+    Ok(Some(found))
+}
+
+/// Gives something the machine's tags.
+pub async fn adopt(region: &Region, machine: &str, id: &str) -> Result<(), Failure> {
+    log::event(machine, &format!("taking over {id}"));
+    let list = tags::list(&tags::of_machine(&region.deployment, machine, &BTreeMap::new()));
+    let tagged = region.aws.call(machine, "CreateTags", id, |client| {
+        client.create_tags().resources(id).set_tags(Some(list.clone())).send()
+    });
+    tagged.await.map(drop).map_err(|error| error.failure(format!("cannot take over {id}")))
+}
