@@ -1,36 +1,94 @@
 //! From a derivation to a system in the local store.
 
 use crate::evaluate::{Evaluated, Settings};
-use crate::nix;
-use anyhow::Result;
-use machine_record::{Failure, Kind, log};
+use crate::nix::{self, Outcome};
+use anyhow::{Context, Result};
+use machine_record::{Failure, Kind, StorePath, WithKind, log};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+/// The builds of this run: equal systems of several machines are built once.
+#[derive(Default)]
+pub struct Builds(Mutex<HashMap<StorePath, Arc<Mutex<Option<Built>>>>>);
+
+type Built = Result<(), Failure>;
 
 /// Builds the system here, or wherever this Nix sends its builds.
 ///
 /// # Errors
 /// Kind `build`; the last lines of the log have been shown.
 pub fn build(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<()> {
-    let Evaluated { drv, toplevel } = evaluated;
+    let one = {
+        let mut builds = settings.builds.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        builds.entry(evaluated.toplevel.clone()).or_default().clone()
+    };
+    // Whoever comes second waits here for the first.
+    let mut done = one.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let result = match &*done {
+        Some(result) => result.clone(),
+        None => done.insert(realise(machine, settings, evaluated)?).clone(),
+    };
+    Ok(result?)
+}
+
+fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Built> {
+    let Evaluated { drv, toplevel, about, .. } = evaluated;
     log::event(machine, &format!("building {toplevel}"));
     let mut arguments: Vec<String> = ["--realise", drv.as_str()].map(String::from).to_vec();
     if !log::is_verbose() {
         // Nix then shows the last lines of a failed build's log, instead of every line of all.
         arguments.push("--no-build-output".into());
     }
-    arguments.extend(settings.options.iter().cloned());
+    arguments.extend(about.caches());
+    arguments.extend(building(settings));
     let outcome = nix::run(machine, "nix-store", &arguments, String::new())?;
     if !outcome.success {
-        return Err(Failure::new(Kind::Build, format!("cannot build {toplevel}: {}", outcome.error()))
-            .hint(format!(
-                "for the whole log, run: nix-store --read-log {}",
-                failed(&outcome.stderr).unwrap_or(drv.as_str())
-            ))
-            .into());
+        return Ok(Err(explain(drv, toplevel, &outcome)));
     }
     if outcome.stdout.lines().any(|line| line.trim() == toplevel.as_str()) {
+        return Ok(Ok(()));
+    }
+    Ok(Err(Failure::new(Kind::Build, format!("Nix built {}, not {toplevel}", outcome.stdout.trim()))))
+}
+
+fn explain(drv: &StorePath, toplevel: &StorePath, outcome: &Outcome) -> Failure {
+    let said = |words: &str| outcome.stderr.iter().any(|line| line.contains(words));
+    let failure = Failure::new(Kind::Build, format!("cannot build {toplevel}: {}", outcome.error()));
+    if said("No space left on device") {
+        failure.hint("make room in this computer's store, for example with nix-collect-garbage")
+    } else if said("is required to build") && said("platform") || said("required system or feature not available") {
+        failure.hint("name a builder for that system with --builders, or build there: --build-on machine")
+    } else if said("not a trusted user") || said("ignoring untrusted") || said("restricted setting") {
+        failure.hint("the Nix daemon does not take options from this user: add it to trusted-users in nix.conf")
+    } else {
+        let failed = failed(&outcome.stderr).unwrap_or(drv.as_str());
+        failure.hint(format!("for the whole log, run: nix-store --read-log {failed}"))
+    }
+}
+
+/// The options for building here.
+pub fn building(settings: &Settings) -> Vec<String> {
+    let builders = settings.builders.iter().flat_map(|builders| ["--option", "builders", builders].map(String::from));
+    settings.options.iter().cloned().chain(builders).collect()
+}
+
+/// Keeps the system from being collected here: a link in `folder`, of the machine's name.
+///
+/// # Errors
+/// Kind `build` where the link cannot be made.
+pub fn keep(machine: &str, toplevel: &StorePath, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make {}", folder.display()))
+        .with_kind(Kind::Build)?;
+    let link = std::path::absolute(folder.join(machine)).with_kind(Kind::Build)?;
+    let link = link.to_string_lossy().into_owned();
+    let arguments = ["--realise", toplevel.as_str(), "--add-root", &link, "--indirect"].map(String::from);
+    let outcome = nix::run(machine, "nix-store", &arguments, String::new())?;
+    if outcome.success {
         return Ok(());
     }
-    Err(Failure::new(Kind::Build, format!("Nix built {}, not {toplevel}", outcome.stdout.trim())).into())
+    Err(Failure::new(Kind::Build, format!("cannot keep the result as {link}: {}", outcome.error())).into())
 }
 
 /// Whether this Nix, or a machine that it sends builds to, builds for `system`.
@@ -41,7 +99,7 @@ pub fn can_build(machine: &str, system: &str, settings: &Settings) -> Result<boo
     let show = |words: &[&str]| {
         let features = ["--extra-experimental-features", "nix-command"];
         let mut arguments: Vec<String> = words.iter().chain(&features).map(|word| word.to_string()).collect();
-        arguments.extend(settings.options.iter().cloned());
+        arguments.extend(building(settings));
         nix::run(machine, "nix", &arguments, String::new())
     };
     // Nix 2.20 renamed the command.

@@ -28,41 +28,69 @@ pub fn json(record: &Record) -> Result<String> {
 }
 
 /// The first value that Nix would change: an integer beyond 64 bits, a number beyond a double,
-/// a NUL in a string. The text is JSON already.
-fn bent(text: &str) -> Option<&str> {
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        let start = at;
-        match bytes[at] {
-            b'"' => {
-                at += 1;
-                while bytes.get(at).is_some_and(|byte| *byte != b'"') {
-                    if bytes[at..].starts_with(b"\\u0000") {
-                        return Some("\\u0000");
-                    }
-                    at += if bytes[at] == b'\\' { 2 } else { 1 };
-                }
-                at += 1;
-            }
-            b'-' | b'0'..=b'9' => {
-                while bytes.get(at).is_some_and(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte)) {
-                    at += 1;
-                }
-                let number = &text[start..at];
-                let held = if number.contains(['.', 'e', 'E']) {
-                    number.parse::<f64>().is_ok_and(f64::is_finite)
-                } else {
-                    number.parse::<i64>().is_ok()
-                };
-                if !held {
-                    return Some(number);
-                }
-            }
-            _ => at += 1,
+/// a NUL in a string.
+fn bent(json: &str) -> Option<&str> {
+    let held = |token: &str| match token.as_bytes() {
+        [b'"', ..] => !holds_nul(token),
+        _ if token.contains(['.', 'e', 'E']) => token.parse::<f64>().is_ok_and(f64::is_finite),
+        _ => token.parse::<i64>().is_ok(),
+    };
+    let bent = Tokens(json).find(|token| matches!(token.as_bytes()[0], b'"' | b'-' | b'0'..=b'9') && !held(token))?;
+    Some(if bent.starts_with('"') { "\\u0000" } else { bent })
+}
+
+/// Whether a string of JSON has `\u0000`; `\\u0000` is a backslash and a word.
+fn holds_nul(string: &str) -> bool {
+    let mut rest = string;
+    while let Some(at) = rest.find('\\') {
+        if rest[at..].starts_with("\\u0000") {
+            return true;
+        }
+        // What a backslash escapes is one character at least.
+        rest = rest.get(at + 2..).unwrap_or_default();
+    }
+    false
+}
+
+/// The same JSON with each number as a string: a NUL, which no other string has, and its text.
+pub fn numbers_as_text(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for token in Tokens(json) {
+        match token.as_bytes()[0] {
+            b'-' | b'0'..=b'9' => text += &format!("\"\\u0000{token}\""),
+            _ => text += token,
         }
     }
-    None
+    text
+}
+
+/// The strings and the numbers of a JSON text, and what is between them byte by byte.
+struct Tokens<'a>(&'a str);
+
+impl<'a> Iterator for Tokens<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let bytes = self.0.as_bytes();
+        let end = match bytes.first()? {
+            b'"' => {
+                let mut at = 1;
+                while bytes.get(at).is_some_and(|byte| *byte != b'"') {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                at + 1
+            }
+            b'-' | b'0'..=b'9' => {
+                let within = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+                bytes.iter().position(|byte| !within(byte)).unwrap_or(bytes.len())
+            }
+            // Outside of strings all of JSON is ASCII.
+            _ => 1,
+        };
+        let (token, rest) = self.0.split_at(end.min(self.0.len()));
+        self.0 = rest;
+        Some(token)
+    }
 }
 
 /// A string literal of the Nix language.
@@ -103,6 +131,12 @@ mod tests {
             let failure = Failure::of(&facts(&format!(r#"{{"x":[{bad}]}}"#)).unwrap_err());
             assert_eq!(failure.kind, Kind::Input, "{bad}");
         }
+    }
+
+    #[test]
+    fn numbers_keep_their_text() {
+        let text = numbers_as_text(r#"{"a1":[1,-2.50e+3,"3 \"4\" ü"],"b":true}"#);
+        assert_eq!(text, r#"{"a1":["\u00001","\u0000-2.50e+3","3 \"4\" ü"],"b":true}"#);
     }
 
     #[test]

@@ -3,17 +3,23 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 use anyhow::Result;
+use build::Builds;
 use clap::{Parser, ValueEnum};
 use evaluate::Settings;
+use evaluators::Evaluators;
 use machine_record::{Failure, Kind, Record, StreamArgs, Tool};
+use share::Shared;
 use source::Source;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+mod about;
 mod build;
 mod closure;
 mod evaluate;
+mod evaluators;
+mod expression;
 mod facts;
 mod hash;
 mod nar;
@@ -24,7 +30,9 @@ mod push;
 mod remote;
 mod send;
 mod serve;
+mod share;
 mod source;
+mod used;
 
 const TOOL: Tool = Tool { name: "nix-push", starts: false, names: false, jobs: 8 };
 
@@ -73,6 +81,10 @@ struct Args {
     #[arg(short = 'I', long = "nix-path", value_name = "NAME=PATH")]
     nix_path: Vec<String>,
 
+    /// Take <nixpkgs> from here
+    #[arg(long, value_name = "PATH", conflicts_with = "flake")]
+    nixpkgs: Option<String>,
+
     /// Give the configuration another module argument, as a Nix expression
     #[arg(long, num_args = 2, value_names = ["NAME", "NIX"])]
     arg: Vec<String>,
@@ -88,6 +100,22 @@ struct Args {
     /// Where to build: here, as this Nix is set up, or on the machine
     #[arg(long, value_enum, default_value_t = BuildOn::Auto)]
     build_on: BuildOn,
+
+    /// Machines that build for this Nix, as in nix.conf; empty for none
+    #[arg(long, value_name = "MACHINES")]
+    builders: Option<String>,
+
+    /// Keep what is built here: a link in this folder for each machine
+    #[arg(long, value_name = "FOLDER")]
+    keep_result: Option<PathBuf>,
+
+    /// Memory for all evaluations together [default: half of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = evaluators::size)]
+    eval_memory: Option<u64>,
+
+    /// Most evaluations at a time [default: the number of processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    eval_jobs: Option<u16>,
 
     /// Let the machine fetch what it can from its own caches first
     #[arg(long)]
@@ -147,10 +175,14 @@ impl Args {
             pairs.chunks(2).flat_map(|pair| [flag.to_string()].into_iter().chain(pair.iter().cloned())).collect()
         };
         Settings {
-            nix_path: self.nix_path.clone(),
+            // Nix takes the first that it finds.
+            nix_path: self.nixpkgs.iter().map(|path| format!("nixpkgs={path}")).chain(self.nix_path.clone()).collect(),
             arguments: [pairs("--arg", &self.arg), pairs("--argstr", &self.argstr)].concat(),
             options: pairs("--option", &self.option),
-            ..Settings::default()
+            builders: self.builders.clone(),
+            evaluators: Evaluators::new(self.eval_memory, self.eval_jobs.map(usize::from)),
+            shared: Shared::default(),
+            builds: Builds::default(),
         }
     }
 

@@ -1,22 +1,34 @@
 //! Running the Nix of this computer.
 
+use crate::expression::FACT;
 use crate::serve::{Pipe, Serve};
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, log};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// How many of the last lines on stderr are kept, to explain a failure or to be read as an answer.
 const TAIL: usize = 20_000;
 
+/// How often a command that runs is looked after.
+const BEAT: Duration = Duration::from_millis(20);
+
 /// What a command of Nix left behind.
+#[derive(Default)]
 pub struct Outcome {
     pub success: bool,
+    /// The signal that ended it
+    pub signal: Option<i32>,
     pub stdout: String,
     /// The last lines of stderr, all of which have been shown
     pub stderr: Vec<String>,
+    /// The facts of the record that an evaluation looked at, in the order it did
+    pub facts: Vec<String>,
 }
 
 impl Outcome {
@@ -37,61 +49,90 @@ impl Outcome {
 
 /// Runs a command of Nix with `input` on its stdin; shows what it says as it says it.
 pub fn run(machine: &str, program: &str, arguments: &[String], input: String) -> Result<Outcome> {
-    let mut child = spawn(machine, program, arguments)?;
+    log::detail(machine, &format!("{program} {}", arguments.join(" ")));
+    run_beside(machine, Command::new(program).args(arguments), input, |_| {})
+}
+
+/// The same with a command made elsewhere; `beside` is called often while it runs.
+pub fn run_beside(
+    machine: &str,
+    command: &mut Command,
+    input: String,
+    mut beside: impl FnMut(&mut Child),
+) -> Result<Outcome> {
+    let mut child = spawn(command)?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let stderr = follow(machine, &mut child);
+    let said = follow(machine, &mut child);
     let finished: std::io::Result<_> = std::thread::scope(|scope| {
         // A command that fails early reads nothing: its own words say more than a broken pipe.
         scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
-        let mut text = Vec::new();
-        stdout.map(|mut stdout| stdout.read_to_end(&mut text)).transpose()?;
+        let (send, text) = mpsc::channel();
+        scope.spawn(move || {
+            let mut text = Vec::new();
+            let read = stdout.map(|mut stdout| stdout.read_to_end(&mut text)).transpose();
+            // The other end waits for this.
+            let _ = send.send(read.map(|_| text));
+        });
+        let text = loop {
+            match text.recv_timeout(BEAT) {
+                Ok(text) => break text?,
+                Err(mpsc::RecvTimeoutError::Timeout) => beside(&mut child),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break Vec::new(),
+            }
+        };
         Ok((text, child.wait()?))
     });
-    let (text, status) = finished.with_context(|| format!("cannot run {program}"))?;
-    let stderr = stderr.and_then(|lines| lines.join().ok()).unwrap_or_default();
-    Ok(Outcome { success: status.success(), stdout: String::from_utf8_lossy(&text).into_owned(), stderr })
+    let (text, status) = finished.with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    let Said { lines, facts } = said.and_then(|said| said.join().ok()).unwrap_or_default();
+    let stdout = String::from_utf8_lossy(&text).into_owned();
+    Ok(Outcome { success: status.success(), signal: status.signal(), stdout, stderr: lines.into(), facts })
 }
 
-fn spawn(machine: &str, program: &str, arguments: &[String]) -> Result<Child> {
-    log::detail(machine, &format!("{program} {}", arguments.join(" ")));
-    Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| {
-            let failure = Failure::new(Kind::NotFound, format!("cannot run {program}: {error}"));
-            match error.kind() {
-                ErrorKind::NotFound => failure.hint("install Nix, and see that its commands are in PATH"),
-                _ => failure,
-            }
-            .into()
-        })
+fn spawn(command: &mut Command) -> Result<Child> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().map_err(|error| {
+        let failure = Failure::new(Kind::NotFound, format!("cannot run {}: {error}", command.get_program().display()));
+        match error.kind() {
+            ErrorKind::NotFound => failure.hint("install Nix, and see that its commands are in PATH"),
+            _ => failure,
+        }
+        .into()
+    })
+}
+
+/// What a command said on stderr.
+#[derive(Default)]
+struct Said {
+    lines: VecDeque<String>,
+    facts: Vec<String>,
 }
 
 /// Shows each line of stderr, and gives the last ones at the end.
-fn follow(machine: &str, child: &mut Child) -> Option<JoinHandle<Vec<String>>> {
+fn follow(machine: &str, child: &mut Child) -> Option<JoinHandle<Said>> {
     let stderr = child.stderr.take()?;
     let machine = machine.to_string();
     Some(std::thread::spawn(move || {
-        let mut tail = VecDeque::new();
+        let mut said = Said::default();
         let mut lines = BufReader::new(stderr);
         let mut line = Vec::new();
         while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
             let text = String::from_utf8_lossy(&line).trim_end().to_string();
             line.clear();
+            if let Some(fact) = text.strip_prefix(FACT) {
+                said.facts.push(fact.into());
+                continue;
+            }
             // What is built is kept by a temporary root instead, which nothing can leave behind.
             if text.is_empty() || text.starts_with("warning: you did not specify '--add-root'") {
                 continue;
             }
             show(&machine, &text);
-            tail.push_back(text);
-            if tail.len() > TAIL {
-                tail.pop_front();
+            said.lines.push_back(text);
+            if said.lines.len() > TAIL {
+                said.lines.pop_front();
             }
         }
-        tail.into()
+        said
     }))
 }
 
@@ -116,7 +157,8 @@ pub type LocalStore = Serve<Local>;
 /// Opens the local store.
 pub fn store(machine: &str) -> Result<LocalStore> {
     let arguments = ["--serve", "--write"].map(String::from);
-    let mut child = spawn(machine, "nix-store", &arguments)?;
+    log::detail(machine, &format!("nix-store {}", arguments.join(" ")));
+    let mut child = spawn(Command::new("nix-store").args(&arguments))?;
     follow(machine, &mut child);
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take().context("nix-store has no stdout")?);
     let mut store = Serve::greet(Local { child, stdin, stdout })?;
@@ -147,7 +189,7 @@ mod tests {
 
     fn error(stderr: &str) -> String {
         let stderr = stderr.lines().map(String::from).collect();
-        Outcome { success: false, stdout: String::new(), stderr }.error()
+        Outcome { stderr, ..Outcome::default() }.error()
     }
 
     #[test]

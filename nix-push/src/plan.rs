@@ -5,7 +5,7 @@ use crate::evaluate::{Evaluated, Settings, evaluate};
 use crate::remote::Remote;
 use crate::send::size;
 use crate::source::Source;
-use crate::{Args, TOOL, nix, push};
+use crate::{Args, TOOL, build, nix, push};
 use anyhow::Result;
 use machine_record::{Failure, Kind, PlanEntry, Record, Ssh, StorePath, log};
 use machine_ssh::Address;
@@ -27,10 +27,10 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
     let mut store = nix::store(&machine)?;
     let resource = format!("closure/{}", toplevel.base_name());
     if !push::lock(&mut store, toplevel, evaluated.as_ref())? {
-        let Some(Evaluated { drv, .. }) = &evaluated else {
+        let Some(evaluated) = &evaluated else {
             return Err(Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store")).into());
         };
-        let Work { build, fetch } = work(&machine, settings, drv)?;
+        let Work { build, fetch } = work(&machine, settings, evaluated)?;
         let reason = format!("{} derivations to build, {} paths to fetch", build.len(), fetch.len());
         log::event(&machine, &format!("+ {resource}: {reason}; what is to be sent is known after that"));
         record.plan(
@@ -73,9 +73,11 @@ struct Work {
     fetch: Vec<String>,
 }
 
-fn work(machine: &str, settings: &Settings, drv: &StorePath) -> Result<Work> {
+fn work(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Work> {
+    let drv = &evaluated.drv;
     let mut arguments: Vec<String> = ["--realise", "--dry-run", drv.as_str()].map(String::from).to_vec();
-    arguments.extend(settings.options.iter().cloned());
+    arguments.extend(evaluated.about.caches());
+    arguments.extend(build::building(settings));
     let outcome = nix::run(machine, "nix-store", &arguments, String::new())?;
     if !outcome.success {
         return Err(Failure::new(Kind::Build, format!("cannot plan {drv}: {}", outcome.error())).into());

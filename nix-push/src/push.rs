@@ -8,7 +8,7 @@ use crate::remote::{self, Facts, Remote};
 use crate::send::{self, Sent, size};
 use crate::serve::PathInfo;
 use crate::source::Source;
-use crate::{Args, BuildOn, Compress, build};
+use crate::{Args, BuildOn, Compress, about, build};
 use anyhow::{Context, Result, anyhow};
 use machine_record::{Failure, Kind, Record, StorePath, log};
 use machine_ssh::Address;
@@ -96,7 +96,7 @@ fn prepare(
         bytes: None,
         sent_paths: None,
         sent_bytes: None,
-        evaluated: evaluated.is_some(),
+        evaluated: evaluated.as_ref().is_some_and(|evaluated| evaluated.fresh),
         built: false,
         seconds: 0.0,
     });
@@ -108,6 +108,7 @@ fn prepare(
     if let Some(Evaluated { drv, .. }) = &evaluated
         && builds_there(args, settings, record)?
     {
+        about::warn_if_small(&machine, record);
         let closure = Closure::of(&mut store, std::slice::from_ref(drv)).context("cannot list the derivations")?;
         return Ok(Cargo { toplevel, build: Some(drv.clone()), closure, store });
     }
@@ -116,6 +117,9 @@ fn prepare(
             evaluated.ok_or_else(|| Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store")))?;
         build::build(&machine, settings, &evaluated)?;
         section.built = true;
+    }
+    if let Some(folder) = &args.keep_result {
+        build::keep(&machine, &toplevel, folder)?;
     }
     let closure = Closure::of(&mut store, std::slice::from_ref(&toplevel)).context("cannot list the closure")?;
     section.paths = Some(closure.infos.len() as u64);

@@ -1,0 +1,115 @@
+//! What else an evaluation tells of a system: what it lacks to come back, and where its paths are.
+
+use machine_record::{Ami, Instance, Record, log};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Priority of an option's default (nixpkgs `lib/modules.nix`, `mkOptionDefault`).
+const DEFAULT_PRIORITY: u64 = 1500;
+
+/// The cache that every Nix knows.
+const EVERYBODYS: &str = "https://cache.nixos.org";
+
+/// What the expression says in `about`; each member is null where this NixOS has no such thing.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct About(Value);
+
+impl About {
+    /// Warns of what would keep the machine from coming back after the switch.
+    pub fn warn(&self, machine: &str, record: &Record) {
+        for warning in self.warnings(record) {
+            log::warning(machine, &warning);
+        }
+    }
+
+    fn warnings(&self, record: &Record) -> Vec<String> {
+        let says = |member: &str| self.0[member].as_bool();
+        let import = "is <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> imported?";
+        let mut warnings = Vec::new();
+        if says("sshd") == Some(false) {
+            warnings
+                .push(format!("the configuration runs no ssh server: nobody can log in after the switch; {import}"));
+        }
+        if says("root") == Some(false) {
+            warnings.push(format!("the configuration has no root file system: it cannot boot; {import}"));
+        }
+        let mode = record.section::<Ami>().ok().flatten().and_then(|ami| ami.boot_mode);
+        match (mode.as_deref(), says("efi")) {
+            (Some("uefi"), Some(false)) => {
+                warnings.push("the image boots by UEFI and the configuration does not: say ec2.efi = true".into());
+            }
+            (Some("legacy-bios"), Some(true)) => {
+                warnings.push("the image boots by BIOS and the configuration by UEFI: leave ec2.efi out".into());
+            }
+            _ => {}
+        }
+        if self.0["stateVersion"].as_u64().is_some_and(|priority| priority >= DEFAULT_PRIORITY) {
+            warnings.push(
+                "the configuration has no system.stateVersion: say the release that the machine's data was made with"
+                    .into(),
+            );
+        }
+        warnings
+    }
+
+    /// The caches of the configuration and their keys, as options of Nix.
+    pub fn caches(&self) -> Vec<String> {
+        let words = |member: &str| -> Vec<&str> {
+            self.0[member].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+        };
+        let caches: Vec<&str> = words("substituters").into_iter().filter(|url| !url.starts_with(EVERYBODYS)).collect();
+        if caches.is_empty() {
+            return Vec::new();
+        }
+        let options =
+            [("extra-substituters", caches.join(" ")), ("extra-trusted-public-keys", words("keys").join(" "))];
+        options.into_iter().flat_map(|(name, value)| ["--option".into(), name.into(), value]).collect()
+    }
+}
+
+/// Warns where a machine is to build that has hardly the memory to.
+pub fn warn_if_small(machine: &str, record: &Record) {
+    let Ok(Some(instance)) = record.section::<Instance>() else { return };
+    let Some(kind) = instance.kind else { return };
+    if [".nano", ".micro"].iter().any(|size| kind.ends_with(size)) {
+        log::warning(machine, &format!("{kind} has at most 1 GiB of memory: a build there may run out of it"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use machine_record::Records;
+    use serde_json::json;
+
+    fn warnings(about: Value, record: &str) -> Vec<String> {
+        About(about).warnings(&Records::new(record.as_bytes()).read().unwrap().unwrap())
+    }
+
+    #[test]
+    fn what_a_machine_lacks_is_said() {
+        let good = json!({ "sshd": true, "root": true, "efi": false, "stateVersion": 100 });
+        assert!(warnings(good, "{}").is_empty());
+        assert!(warnings(json!({ "sshd": null }), "{}").is_empty(), "what is not known is no fault");
+        let bad = json!({ "sshd": false, "root": false, "stateVersion": 1500 });
+        assert_eq!(warnings(bad, "{}").len(), 3);
+    }
+
+    #[test]
+    fn caches_of_the_configuration_are_used_with_their_keys() {
+        let about = About(
+            json!({ "substituters": ["https://c.example.org", "https://cache.nixos.org/"], "keys": ["k1", "k2"] }),
+        );
+        let options = [
+            "--option",
+            "extra-substituters",
+            "https://c.example.org",
+            "--option",
+            "extra-trusted-public-keys",
+            "k1 k2",
+        ];
+        assert_eq!(about.caches(), options);
+        assert!(About(json!({ "substituters": ["https://cache.nixos.org/"], "keys": ["k"] })).caches().is_empty());
+    }
+}

@@ -1,0 +1,133 @@
+//! The Nix expression that yields a machine's system.
+
+use crate::facts::nix_string;
+use crate::source::Source;
+use anyhow::Result;
+use machine_record::{Ami, Failure, Kind, Record};
+use std::path::Path;
+
+/// How a line begins on Nix's stderr that names a fact which the configuration looked at.
+pub const FACT: &str = "trace: nixpipe-fact ";
+
+/// Where the record's JSON goes: no text of Nix holds it.
+const HOLE: char = '\0';
+
+/// The expression but for the machine's facts: two machines of one template differ in these alone.
+pub struct Template(String);
+
+impl Template {
+    /// # Errors
+    /// Kind `input` where the record's own members are not what they should be.
+    pub fn new(source: &Source, record: &Record, arguments: bool) -> Result<Template> {
+        let system = match system(record)? {
+            Some(system) => nix_string(&system),
+            None => "builtins.currentSystem".into(),
+        };
+        let nixos = nixos(source, record)?;
+        let head = if arguments { "{ ... }@args: let" } else { "let args = { };" };
+        Ok(Template(format!(
+            "{head}\nmachine = facts [ ] (builtins.fromJSON {HOLE});\nsystem = {system};\nnixos = {nixos};\n{BODY}"
+        )))
+    }
+
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
+    pub fn with(&self, facts: &str) -> String {
+        self.0.replacen(HOLE, &nix_string(facts), 1)
+    }
+}
+
+/// What is the same for all. (A set with `outPath` would print as text.)
+///
+/// `facts` says on stderr, once, when a part of the record is looked at: of a set or a list that is
+/// its shape, and its parts say so for themselves. The values stay what they are.
+///
+/// `about` must never fail: what a NixOS of another age lacks is null.
+const BODY: &str = r#"specialArgs = args // { inherit machine; };
+facts = path: value: builtins.trace "nixpipe-fact ${builtins.toJSON path}" (
+  if builtins.isAttrs value then builtins.mapAttrs (name: facts (path ++ [ name ])) value
+  else if builtins.isList value
+  then builtins.genList (at: facts (path ++ [ at ]) (builtins.elemAt value at)) (builtins.length value)
+  else value);
+call = f: if builtins.isFunction f
+  then f (builtins.intersectAttrs (builtins.functionArgs f) (specialArgs // { inherit system; }))
+  else f;
+extend = nixos: if nixos ? extendModules then nixos.extendModules { inherit specialArgs; } else nixos;
+toplevel = nixos.config.system.build.toplevel;
+try = value: let tried = builtins.tryEval (builtins.deepSeq value value); in if tried.success then tried.value else null;
+about = {
+  sshd = try (nixos.config.services.openssh.enable or null);
+  root = try (if nixos.config ? fileSystems then nixos.config.fileSystems ? "/" else null);
+  efi = try (nixos.config.ec2.efi or null);
+  stateVersion = try (nixos.options.system.stateVersion.highestPrio or null);
+  substituters = try (nixos.config.nix.settings.substituters or nixos.config.nix.binaryCaches or null);
+  keys = try (nixos.config.nix.settings.trusted-public-keys or nixos.config.nix.binaryCachePublicKeys or null);
+};
+in { drv = toplevel.drvPath; toplevel = toplevel.outPath; inherit about; }
+"#;
+
+/// The NixOS system as its modules make it.
+fn nixos(source: &Source, record: &Record) -> Result<String> {
+    // A path literal could not hold every file name.
+    let path = |path: &Path| format!("(/. + {})", nix_string(&path.to_string_lossy()));
+    let plain = |module: String| {
+        format!("import <nixpkgs/nixos/lib/eval-config.nix> {{ inherit system specialArgs; modules = [ {module} ]; }}")
+    };
+    Ok(match source {
+        Source::Plain(file) => plain(path(file)),
+        Source::Inline(text) if text.contains(HOLE) => {
+            return Err(Failure::new(Kind::Input, "the expression holds a NUL").into());
+        }
+        Source::Inline(text) => plain(format!("(\n{text}\n)")),
+        Source::Hermetic(file) => format!("extend (call (import {}))", path(file)),
+        Source::Flake { reference, name } => format!(
+            "extend (builtins.getFlake {}).nixosConfigurations.{}",
+            nix_string(reference),
+            nix_string(name.as_ref().unwrap_or(&record.name())),
+        ),
+        Source::Toplevel(_) => return Err(Failure::new(Kind::Internal, "a built system needs no evaluation").into()),
+    })
+}
+
+/// The system that the machine is of: the record's own word, else its image's.
+pub fn system(record: &Record) -> Result<Option<String>> {
+    Ok(match record.string("system")? {
+        Some(system) => Some(system),
+        None => record.section::<Ami>()?.map(|ami| ami.system),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nix;
+    use machine_record::Records;
+
+    fn record(text: &str) -> Record {
+        Records::new(text.as_bytes()).read().unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_record_reaches_nix_as_it_is() {
+        let odd = r#"{"name":"a","x":["${builtins.abort \"no\"} \\ \" ''",{"ü":[1,-2.5,null,true]}]}"#;
+        let template = Template::new(&Source::Inline("{ }".into()), &record(odd), false).unwrap();
+        let question = template
+            .with(odd)
+            .replace("{ drv = toplevel.drvPath; toplevel = toplevel.outPath; inherit about; }", "machine.x");
+        let arguments = ["--eval", "--json", "--strict", "-"].map(String::from);
+        let outcome = nix::run("a", "nix-instantiate", &arguments, question).unwrap();
+        assert!(outcome.success, "{:?}", outcome.stderr);
+        assert_eq!(outcome.stdout.trim(), r#"["${builtins.abort \"no\"} \\ \" ''",{"ü":[1,-2.5,null,true]}]"#);
+        assert_eq!(outcome.facts.len(), 9, "{:?}", outcome.facts);
+        assert!(!outcome.facts.contains(&r#"["name"]"#.into()), "what is not looked at is not named");
+    }
+
+    #[test]
+    fn the_system_is_the_records_own_then_the_images() {
+        let text = |text: &str| Template::new(&Source::Plain("/c".into()), &record(text), false).unwrap().0;
+        assert!(text(r#"{"system":"aarch64-linux"}"#).contains(r#"system = "aarch64-linux""#));
+        assert!(text("{}").contains("builtins.currentSystem"));
+    }
+}
