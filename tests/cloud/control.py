@@ -149,8 +149,12 @@ class Control:
         moto looks at actions and effects, not at resources and conditions.
         """
         from moto import settings
+        from moto.iam.access_control import IAMRequestBase
         from moto.iam.models import iam_backends
 
+        # moto computes a signature from the parameters as it would encode them: a client that writes a space as
+        # %20 fails. Who asks is told by the key id alone.
+        IAMRequestBase.check_signature = lambda request: None
         policy = json.loads(body)
         backend = iam_backends["123456789012"]["aws"]
         with self.cloud.lock:

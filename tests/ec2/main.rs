@@ -1,0 +1,14 @@
+//! EC2 without a state file.
+//!
+//! Most tests have a cloud of their own, on a port of their own, whose instances have states only.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod faults;
+mod host_keys;
+mod images;
+mod life;
+mod policy;
+mod refusals;
+mod region;
+mod scale;

@@ -1,0 +1,135 @@
+//! docs/iam-policy.json is enough for the tools, and nothing in it is too much.
+
+use crate::region::Region;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use tests::{project, sample};
+
+fn policy() -> Value {
+    serde_json::from_str(&std::fs::read_to_string(project().join("docs/iam-policy.json")).unwrap()).unwrap()
+}
+
+fn list(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(one) => vec![one.clone()],
+        Value::Array(all) => all.iter().map(|one| one.as_str().unwrap().to_string()).collect(),
+        _ => vec![],
+    }
+}
+
+/// Every action that the policy allows, without `ec2:`.
+fn allowed() -> BTreeSet<String> {
+    let policy = policy();
+    let statements = policy["Statement"].as_array().unwrap();
+    let actions = statements.iter().flat_map(|statement| list(&statement["Action"]));
+    actions.map(|action| action.strip_prefix("ec2:").unwrap().to_string()).collect()
+}
+
+/// All that the tools do to a machine; the first failure ends it.
+const PIPE: &str = "set -e
+    nixos-ami -q -n --release 25.11 --source ec2 --name web-1 | keygen -q > made.json
+    up='ec2-up -q --wait running --elastic-ip'
+    $up < made.json > up.json
+    $up --open 443 --ssh-from 10.0.0.0/8 --tag a=b --volume-size 60 --imds optional < made.json
+    $up --instance-type t3.small --stop-to-resize < made.json
+    ec2-ls -q --all-regions
+    ec2-down -q < up.json
+    ec2-ls -q --orphans";
+
+/// What the pipe does not reach without booted machines, or only when something has been meddled with, or a zone is
+/// full; and the list of regions, some of which do not know the local cloud's user.
+const ELSEWHERE: [&str; 5] = [
+    "GetConsoleOutput",
+    "AuthorizeSecurityGroupEgress",
+    "RevokeSecurityGroupEgress",
+    "DescribeSubnets",
+    "DescribeRegions",
+];
+
+#[test]
+fn the_policy_is_enough_and_any_action_less_is_named() {
+    let region = Region::new("policy", 5607);
+    let actions = allowed();
+    let with = |actions: &BTreeSet<String>, test: &str| {
+        let actions: Vec<String> = actions.iter().map(|action| format!("ec2:{action}")).collect();
+        let policy = json!({ "Version": "2012-10-17",
+            "Statement": [{ "Effect": "Allow", "Action": actions, "Resource": "*" }] });
+        let file = region.folder.path().join("policy.json");
+        std::fs::write(&file, policy.to_string()).unwrap();
+        let keys = region.cloud(&format!("iam {}", file.display()));
+        region.sh(&format!("{keys}\n{test}"), "")
+    };
+    region.cloud("raw POST clear-log");
+    let pipe = PIPE.replace(" --all-regions", "");
+    with(&actions, &pipe).ok();
+    let used: BTreeSet<String> =
+        region.log().iter().map(|entry| entry["action"].as_str().unwrap().to_string()).collect();
+    let elsewhere: BTreeSet<String> = ELSEWHERE.iter().map(|action| action.to_string()).collect();
+    let expected: BTreeSet<String> = actions.difference(&elsewhere).cloned().collect();
+    assert_eq!(used, expected, "the policy and what the tools call differ");
+    let step = used.len() / sample(used.len(), 5);
+    for action in used.iter().step_by(step) {
+        region.cloud("iam off");
+        region.reset();
+        let mut fewer = actions.clone();
+        fewer.remove(action);
+        let failed = with(&fewer, &pipe);
+        assert_ne!(failed.status, 0, "without {action}");
+        assert!(failed.stderr.contains(&format!("allow the IAM action ec2:{action}")), "{action}: {}", failed.stderr);
+    }
+    region.cloud("iam off");
+}
+
+/// The conditions, which the local cloud does not evaluate, are checked against the logged requests.
+#[test]
+fn every_request_meets_the_conditions() {
+    let region = Region::new("conditions", 5608);
+    region.cloud("raw POST clear-log");
+    region.sh(PIPE, "").ok();
+    let mut checked = 0;
+    let mut ours: BTreeSet<String> = BTreeSet::new();
+    for entry in region.log() {
+        let action = entry["action"].as_str().unwrap();
+        let params: Vec<(String, String)> = entry["params"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_string()))
+            .collect();
+        if action.starts_with("Describe") {
+            continue;
+        }
+        checked += 1;
+        let tagged =
+            |key: &str| params.iter().any(|(name, value)| name.starts_with("TagSpecification") && value == key);
+        match action {
+            "RunInstances" | "CreateSecurityGroup" | "ImportKeyPair" | "AllocateAddress" => {
+                assert!(tagged("nixpipe:deployment"), "{action} makes something without the deployment's tag: {entry}");
+                ours.extend(entry["made"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_string()));
+                ours.extend(params.iter().filter(|(name, _)| name == "KeyName").map(|(_, value)| value.clone()));
+            }
+            // Everything else is allowed for what carries the tag: made above, by the same pipe.
+            _ => {
+                let names = |name: &str| {
+                    ["GroupId", "InstanceId", "KeyName", "AllocationId", "VolumeId", "ResourceId"]
+                        .iter()
+                        .any(|start| name.starts_with(start))
+                };
+                let targets: Vec<&String> =
+                    params.iter().filter(|(name, _)| names(name)).map(|(_, value)| value).collect();
+                assert!(!targets.is_empty(), "{action} names nothing: {entry}");
+                for target in targets {
+                    // The root volume is made and tagged by RunInstances, whose answer does not name it.
+                    assert!(ours.contains(target) || target.starts_with("vol-"), "{action} of {target}: {entry}");
+                }
+            }
+        }
+    }
+    assert!(checked > 10);
+    // What changes or removes something is allowed only with a condition on its tag.
+    for statement in policy()["Statement"].as_array().unwrap() {
+        let looks = list(&statement["Action"]).iter().all(|action| action.starts_with("ec2:Describe"));
+        let uses = statement["Sid"] == "UseWhatAMachineNeeds";
+        assert!(looks || uses || statement["Condition"].is_object(), "{statement}");
+    }
+}

@@ -1,0 +1,68 @@
+//! A region of EC2 for one test.
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::process::Command;
+use tests::{Folder, Ran, project};
+
+pub const UP: &str = "ec2-up -q --wait running --elastic-ip --call-timeout 1s";
+pub const DOWN: &str = "ec2-down -q --call-timeout 1s";
+
+/// An EC2 region without machines; it goes with the test.
+pub struct Region {
+    pub folder: Folder,
+    port: u16,
+}
+
+impl Region {
+    pub fn new(test: &str, port: u16) -> Region {
+        let region = Region { folder: Folder::new(test), port };
+        region.cloud("down || true");
+        region.cloud("up --api-only");
+        region.sh("nixos-ami -q -n --release 25.11 --name web-1 | keygen -q > web-1.json", "").ok();
+        region
+    }
+
+    pub fn cloud(&self, command: &str) -> String {
+        let script = format!("scripts/local-cloud --port {} {command}", self.port);
+        let ran = Command::new("bash").args(["-c", &script]).current_dir(project()).output().unwrap();
+        assert!(ran.status.success(), "{script}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    }
+
+    /// Runs a shell command in the environment of this region.
+    pub fn sh(&self, script: &str, input: &str) -> Ran {
+        let keys = "AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_EC2_METADATA_DISABLED=true";
+        let place = format!("AWS_ENDPOINT_URL=http://127.0.0.1:{} AWS_REGION=eu-central-1", self.port);
+        self.folder.sh(&format!("export {keys} {place}; {script}"), input)
+    }
+
+    pub fn log(&self) -> Vec<Value> {
+        self.cloud("log").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Everything that a call has made since the log was cleared.
+    pub fn made(&self, action: &str, prefix: &str) -> BTreeSet<String> {
+        let log = self.log();
+        let calls = log.iter().filter(|entry| entry["action"] == action);
+        let ids = calls.flat_map(|entry| entry["made"].as_array().unwrap().iter());
+        ids.filter_map(|id| id.as_str()).filter(|id| id.starts_with(prefix)).map(String::from).collect()
+    }
+
+    /// How often a call was made.
+    pub fn count(&self, action: &str) -> usize {
+        self.log().iter().filter(|entry| entry["action"] == action).count()
+    }
+
+    pub fn reset(&self) {
+        self.cloud("reset");
+        self.cloud("raw POST clear-log");
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        let script = format!("scripts/local-cloud --port {} down", self.port);
+        let _ = Command::new("bash").args(["-c", &script]).current_dir(project()).output();
+    }
+}
