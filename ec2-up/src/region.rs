@@ -192,8 +192,11 @@ impl Regions {
     }
 }
 
+/// An answer that is being found, or has been.
+type Answer<V> = Rc<OnceCell<Result<V, Failure>>>;
+
 /// Answers that are found once, however many ask for them at the same time; failures too.
-pub struct Once<K, V>(RefCell<HashMap<K, Rc<OnceCell<Result<V, Failure>>>>>);
+pub struct Once<K, V>(RefCell<HashMap<K, Answer<V>>>);
 
 impl<K, V> Default for Once<K, V> {
     fn default() -> Self {

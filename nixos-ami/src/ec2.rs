@@ -122,9 +122,9 @@ impl Ec2 {
         let pages = call.into_paginator().page_size(1000).items().send();
         pages.collect::<Result<Vec<_>, _>>().await.map_err(|error| {
             let failure = failure(region, &error);
-            // A misspelled region is an address that does not resolve.
-            let unresolved = failure.kind == Kind::Unreachable;
-            unresolved.then(|| self.unknown_region(region)).flatten().unwrap_or(failure)
+            // A misspelled region is an address that does not resolve; other servers have their own ways.
+            let unknown = matches!(failure.kind, Kind::Unreachable | Kind::Internal);
+            unknown.then(|| self.unknown_region(region)).flatten().unwrap_or(failure)
         })
     }
 
