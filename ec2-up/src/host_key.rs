@@ -13,6 +13,8 @@ use std::time::Duration;
 pub enum HostKeySource {
     /// The fingerprints that the machine prints on its console
     Console,
+    /// A key given to it through user data, which every process on the machine can read
+    UserData,
     /// Whatever it shows first (trust on first use)
     Tofu,
 }
@@ -51,12 +53,20 @@ pub async fn learn(region: &Region, instance: &Instance, host: &str, trust: Trus
     log::event(machine, &format!("waiting for ssh at {host}"));
     let shown = answer(host).await;
     if !trust.known.is_empty() {
-        return prove(host, shown, &trust.known, "that it was known by").await;
+        let key = prove(host, shown, &trust.known, "that it was known by").await?;
+        if tagged(instance).is_empty() {
+            remember(region, machine, id, &key).await?;
+        }
+        return Ok(key);
     }
     let key = match trust.source {
         HostKeySource::Tofu => {
             log::warning(machine, "its host key is taken on trust (--host-key tofu)");
             shown
+        }
+        HostKeySource::UserData => {
+            return Err(Failure::new(Kind::HostKey, "no host key of the machine is known, and its file is missing")
+                .hint("--host-key user-data gives a key to new machines only: say --host-key console"));
         }
         HostKeySource::Console => {
             log::event(machine, "waiting for the host key's fingerprint on the console");

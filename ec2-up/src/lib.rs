@@ -15,6 +15,7 @@ mod console;
 pub mod down;
 mod group;
 mod host_key;
+mod host_key_file;
 mod image;
 mod instance;
 mod key_pair;

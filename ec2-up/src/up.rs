@@ -8,7 +8,7 @@ use crate::mend::Allowed;
 use crate::plan::Plan;
 use crate::region::{Region, Regions};
 use crate::wish::{Wish, WishArgs};
-use crate::{address, adopt, group, image, instance, key_pair, look, mend, stream};
+use crate::{address, adopt, group, host_key_file, image, instance, key_pair, look, mend, stream};
 use anyhow::Result;
 use aws_sdk_ec2::types::Instance;
 use clap::ValueEnum;
@@ -142,7 +142,11 @@ impl Context {
         let host = instance::host(&running).ok_or_else(|| {
             Failure::new(Kind::Unreachable, format!("{id} has no address")).hint("take a --subnet that gives addresses")
         })?;
-        let known = host_key::tagged(&running);
+        let mut known = host_key::tagged(&running);
+        if known.is_empty() && self.args.host_key == HostKeySource::UserData {
+            let path = host_key_file::path(&region.deployment, &name, record.section()?.as_ref());
+            known.extend(host_key_file::read(&path)?.map(|key| host_key_file::public(&key)).transpose()?);
+        }
         let key = host_key::learn(&region, &running, host, Trust { source: self.args.host_key, known, machine: &name })
             .await?;
         log::event(&name, &format!("{id} is up at {host}"));
@@ -156,7 +160,17 @@ impl Context {
         let pair: KeyPair = record.require()?;
         let image = image::check(region, &ami, wish).await?;
         let vpc = region.vpc(wish.subnet.as_deref()).await?;
-        let launch = Launch { machine: &name, wish, image: &image, key_pair: &pair, vpc: &vpc };
+        let mut wish = wish.clone();
+        if self.args.host_key == HostKeySource::UserData {
+            if wish.user_data.is_some() {
+                let message = "--host-key user-data leaves no room for --user-data";
+                return Err(Failure::new(Kind::Input, message).hint("say --host-key console").into());
+            }
+            // Before the machine, so that a second run sends the same request.
+            let key = host_key_file::ensure(&host_key_file::path(&region.deployment, &name, Some(&pair)))?;
+            wish.user_data = Some(host_key_file::user_data(&key)?);
+        }
+        let launch = Launch { machine: &name, wish: &wish, image: &image, key_pair: &pair, vpc: &vpc };
         log::event(&name, &format!("starting a {} from {} in {}", image.instance_type, image.id, region.name));
         let made = launch.launch(region).await?;
         log::event(&name, &format!("{} is {}", made.instance_id().unwrap_or_default(), instance::state(&made)));

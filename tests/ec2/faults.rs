@@ -32,7 +32,7 @@ fn table(calls: &[&str]) -> Vec<(String, String, bool)> {
     cases
         .into_iter()
         .enumerate()
-        .filter(|(index, _)| (index + index / FAULTS.len()) % step == 0)
+        .filter(|(index, _)| (index + index / FAULTS.len()).is_multiple_of(step))
         .map(|(_, case)| case)
         .collect()
 }

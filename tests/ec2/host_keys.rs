@@ -72,6 +72,14 @@ fn the_key_that_the_console_names_is_pinned_and_another_is_refused() {
     let trusted = folder.sh(&format!("{other} --host-key tofu"), "").ok().record();
     assert!(trusted["ssh"]["hostKeys"][0].as_str().unwrap().starts_with("ssh-ed25519 "));
 
+    // Given to the machine: known before it boots, and the same after a run that was killed.
+    let given = format!("jq -c '.name = \"host-keys-3\"' made.json | {up} --host-key user-data");
+    folder.sh(&format!("{given} --wait none"), "").ok();
+    set_console("host-keys-3", "");
+    let pinned = folder.sh(&given, "").ok().record();
+    let public = folder.sh("ssh-keygen -y -f host-keys-host-keys-3.host-key", "").ok().stdout;
+    assert!(public.starts_with(pinned["ssh"]["hostKeys"][0].as_str().unwrap()), "{pinned} {public}");
+
     folder.sh("ec2-down -q -n --all --region eu-central-1 --deployment host-keys", "").ok();
     assert_eq!(folder.sh("ec2-ls -q --orphans --region eu-central-1 --deployment host-keys", "").ok().stdout, "");
 }
