@@ -76,3 +76,22 @@ fn machines_that_share_a_key_pair_leave_it_to_the_last() {
     assert_eq!(region.count("DeleteKeyPair"), 1);
     assert_eq!(region.sh("ec2-ls -q --orphans", "").ok().stdout, "");
 }
+
+#[test]
+fn a_run_that_is_killed_is_completed_by_the_next() {
+    let region = Region::new("killed", 5609);
+    let moments = sample(20, 6);
+    for number in 0..moments {
+        region.reset();
+        let seconds = 0.02 + 0.6 * number as f64 / moments as f64;
+        let killed = |tool: &str, file: &str| region.sh(&format!("timeout -s KILL {seconds} {tool} < {file}"), "");
+        killed(UP, "web-1.json");
+        region.sh(&format!("{UP} < web-1.json > up.json"), "").ok();
+        assert_eq!(region.made("RunInstances", "i-").len(), 1, "up, killed after {seconds} s");
+        assert_eq!(region.made("CreateSecurityGroup", "sg-").len(), 1, "up, killed after {seconds} s");
+        assert_eq!(region.made("AllocateAddress", "eipalloc-").len(), 1, "up, killed after {seconds} s");
+        killed(DOWN, "up.json");
+        region.sh(&format!("{DOWN} < up.json"), "").ok();
+        assert_eq!(region.sh("ec2-ls -q; ec2-ls -q --orphans", "").ok().stdout, "", "down, killed after {seconds} s");
+    }
+}
