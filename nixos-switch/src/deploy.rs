@@ -127,7 +127,7 @@ pub fn deploy(wish: &Wish) -> End {
     let start = Instant::now();
     let token = script::token(&wish.machine);
     let mut run = Run { wish, token, offset: 0, answers: Answers::default(), boot: None };
-    let failure = run.to_the_end().err();
+    let failure = run.follow_to_the_end().err();
     End {
         seconds: start.elapsed().as_secs_f64(),
         booted: run.has_booted(),
@@ -157,7 +157,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn to_the_end(&mut self) -> Result<()> {
+    fn follow_to_the_end(&mut self) -> Result<()> {
         let mut stage = String::from("gone");
         for _ in 0..STARTS {
             stage = match self.ask("start", &self.wish.address) {
