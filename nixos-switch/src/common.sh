@@ -7,6 +7,7 @@
 #     vars        what was asked for, as shell assignments
 #     job.sh      the detached jobs
 #     log         what they say
+#     previous    the old system; a garbage collector's root as long as the deployment lasts
 #     result      how the activation ended: `VERDICT STATUS`
 #     armed-T     the rescuers are ready; by exactly one rename it becomes
 #                 confirmed-T (the new system stays) or expired-T (the old one comes back)
@@ -98,7 +99,6 @@ rescue_now() { systemctl start --no-block nixpipe-rescue.service 2>/dev/null || 
 finish() {
   put "$dir/outcome" "$1"
   systemd-cat -t nixpipe cat <"$dir/log" 9>&- || :
-  rm -f "$roots/previous"
   rm -rf "$run/last"
   mv -T "$dir" "$run/last"
   disarm

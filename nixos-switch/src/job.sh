@@ -53,6 +53,7 @@ activate() {
   if [ "$keep" = 1 ]; then
     # The window's timer is armed before the activation's is stopped: there is always one.
     job window "$confirm_timeout"
+    job return "$((confirm_timeout + return_timeout))"
     put "$dir/result" "$verdict $status"
     systemctl stop nixpipe-rescue.timer
   else
@@ -105,7 +106,7 @@ rescue() {
   if decided confirmed; then commit; return; fi
   decided expired || return
   [ -e "$dir/reason" ] || put "$dir/reason" "$(reason)"
-  job return "$return_timeout"
+  systemctl -q is-active nixpipe-return.timer || job return "$return_timeout"
   systemctl stop nixpipe-activate.service 2>/dev/null
   lock && decided expired && [ ! -e "$dir/restored" ] && restore
 }
@@ -194,7 +195,7 @@ commit() {
   put "$dir/reason" "the boot entry could not be written (status $status)"
   if [ "$action" = boot ]; then finish "boot-failed $status"; return; fi
   decide confirmed expired
-  job return "$return_timeout"
+  systemctl -q is-active nixpipe-return.timer || job return "$return_timeout"
   restore
 }
 

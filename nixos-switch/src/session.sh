@@ -209,7 +209,8 @@ set_up() {
   : >"$dir.new/log"
   : >"$dir.new/token-$token"
   # A garbage collection may come at any moment. The rescuers' tools are the previous system's.
-  root pushed "$toplevel" && root previous "$running" && mv -T "$dir.new" "$dir" || give_up 'cannot prepare the switch'
+  ln -s "$running" "$dir.new/previous"
+  root pushed "$toplevel" && root previous "$dir/previous" && mv -T "$dir.new" "$dir" || give_up 'cannot prepare the switch'
   if [ "$action" = boot ]; then
     : >"$dir/confirmed-$token" && job commit || give_up 'cannot start the job'
   else
@@ -278,14 +279,16 @@ revive() {
 # Over a new connection: the health checks, then the rename that decides.
 confirm() {
   if [ "$(stage)" = window ]; then
-    check_health
-    decide armed confirmed && job commit
+    check_health && decide armed confirmed && job commit
   fi
   follow
 }
 
-# Each check is tried until it passes; the window ends the attempts.
+# Each check is tried until it passes; the window ends the attempts. Should the switch have
+# stopped the window's timer, this is the next to see it, and the reboot's timer the last.
 check_health() {
+  read -r now _ </proc/uptime
+  end=$((${now%.*} + confirm_timeout + 2))
   eval "set -- $health"
   for command; do
     told=
@@ -293,7 +296,9 @@ check_health() {
       words=$(printf %s "$words" | tail -n 1)
       [ "$told" = "$command: $words" ] || fact unhealthy "$command: $words"
       told="$command: $words"
-      [ "$(stage)" = window ] || return
+      [ "$(stage)" = window ] || return 1
+      read -r now _ </proc/uptime
+      [ "${now%.*}" -lt $end ] || { rescue_now; return 1; }
       sleep 0.5
     done
     fact healthy "$command"

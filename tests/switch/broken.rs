@@ -1,0 +1,88 @@
+//! Systems that do not work: the old one must come back, by itself.
+
+use crate::machine::{Machine, said};
+use serde_json::Value;
+use tests::sample;
+
+fn rolled_back(machine: &Machine, old: &Value, new: &Value, flags: &str, case: &str) -> String {
+    let ran = machine.switch(new, flags);
+    assert_eq!(said(&ran), ("rolled-back".into(), "rolled-back".into()), "{case}: {}", ran.stderr);
+    machine.assert_keeps(old, "old", case);
+    ran.record()["error"]["message"].as_str().unwrap().into()
+}
+
+#[test]
+fn a_system_that_does_not_work_is_rolled_back() {
+    let machine = Machine::new("broken");
+    let old = machine.push_greeter("old", "");
+    machine.switch(&old, "").ok();
+
+    let fails = "systemd.services.failing = { wantedBy = [ \"multi-user.target\" ]; serviceConfig.Type = \"oneshot\"; script = \"exit 7\"; };";
+    let new = machine.push_greeter("new", fails);
+    let message = rolled_back(&machine, &old, &new, "", "a unit fails");
+    assert!(message.contains("failing.service"), "{message}");
+
+    let ran = machine.switch(&new, "--allow-failed-units").ok();
+    assert_eq!(said(&ran), ("units-failed".into(), String::new()));
+    assert_eq!(ran.record()["activation"]["failedUnits"], serde_json::json!(["failing.service"]));
+    machine.assert_keeps(&new, "new", "a unit fails and may");
+    machine.switch(&old, "").ok();
+    let ran = machine.switch(&new, "--no-auto-rollback");
+    assert_eq!(said(&ran), ("units-failed".into(), "activation".into()));
+    machine.assert_keeps(&new, "new", "a unit fails and the system is to stay");
+    machine.switch(&old, "").ok();
+
+    let hangs = "systemd.services.hanging = { wantedBy = [ \"multi-user.target\" ]; serviceConfig = { Type = \"oneshot\"; TimeoutStartSec = \"infinity\"; }; script = \"sleep infinity\"; };";
+    let new = machine.push_greeter("new", hangs);
+    let message = rolled_back(&machine, &old, &new, "--activation-timeout 4s", "a unit hangs");
+    assert!(message.contains("did not end within 4 s"), "{message}");
+
+    let new = machine.push_greeter("new", "system.activationScripts.broken = \"false\";");
+    rolled_back(&machine, &old, &new, "", "the activation script fails");
+
+    let new = machine.push_greeter("new", "services.openssh.enable = lib.mkForce false;");
+    rolled_back(&machine, &old, &new, "--confirm-timeout 3s", "sshd is gone");
+
+    let new = machine.push_greeter("new", "services.openssh.ports = [ 2222 ];");
+    rolled_back(&machine, &old, &new, "--confirm-timeout 3s", "sshd listens at another port");
+
+    // Full at the moment of the commit: the check at the beginning cannot see it.
+    let fills = "systemd.services.filler = { wantedBy = [ \"multi-user.target\" ]; serviceConfig.Type = \"oneshot\"; script = \"dd if=/dev/zero of=/boot/filler bs=4k || true\"; };";
+    let new = machine.push_greeter("new", fills);
+    let message = rolled_back(&machine, &old, &new, "", "/boot gets full");
+    assert!(message.contains("boot entry"), "{message}");
+    let other = machine.push_greeter("other", "");
+    assert_eq!(said(&machine.switch(&other, "")).1, "limit");
+    machine.ssh("rm /boot/filler").ok();
+    machine.assert_keeps(&old, "old", "/boot is full");
+
+    let mount = "fileSystems.\"/bad\" = { device = \"/dev/nothing\"; fsType = \"ext4\"; options = [ \"x-systemd.device-timeout=1s\" ]; };
+        systemd.services.panicking = { wantedBy = [ \"multi-user.target\" ]; unitConfig = { OnFailure = \"emergency.target\"; OnFailureJobMode = \"replace-irreversibly\"; }; serviceConfig.Type = \"oneshot\"; script = \"exit 1\"; };";
+    let new = machine.push_greeter("new", mount);
+    rolled_back(&machine, &old, &new, "--confirm-timeout 3s", "emergency.target");
+}
+
+#[test]
+fn a_system_that_kills_the_network_is_undone_by_a_reboot() {
+    let machine = Machine::new("network");
+    let old = machine.push_greeter("old", "");
+    machine.switch(&old, "").ok();
+    let kills = "systemd.services.kills = { wantedBy = [ \"multi-user.target\" ]; path = [ pkgs.iproute2 ]; serviceConfig = { Type = \"oneshot\"; RemainAfterExit = true; }; script = \"ip link set lo down\"; };";
+    let new = machine.push_greeter("new", kills);
+    let ran = machine.switch(&new, "--confirm-timeout 3s --connect-timeout 5s");
+    assert_eq!(said(&ran), ("rolled-back".into(), "rolled-back".into()), "{}", ran.stderr);
+    assert_eq!(ran.record()["activation"]["rebooted"], true);
+    machine.assert_keeps(&old, "old", "the network is gone");
+}
+
+#[test]
+fn a_slow_activation_is_no_failure() {
+    let machine = Machine::new("slow");
+    let seconds = sample(90, 15);
+    let new = machine.push_greeter("new", &format!(
+        "systemd.services.slow = {{ wantedBy = [ \"multi-user.target\" ]; serviceConfig = {{ Type = \"oneshot\"; RemainAfterExit = true; TimeoutStartSec = \"infinity\"; }}; script = \"sleep {seconds}\"; }};"
+    ));
+    let ran = machine.switch(&new, "--confirm-timeout 10s").ok();
+    assert_eq!(said(&ran).0, "switched");
+    machine.assert_keeps(&new, "new", "a slow activation");
+}

@@ -1,0 +1,128 @@
+//! What is refused, what is only looked at, and the ways that are not `switch`.
+
+use crate::machine::{Machine, said, toplevel};
+use serde_json::{Value, json};
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let machine = Machine::new("guards");
+    let old = machine.push_greeter("old", "");
+    let new = machine.push_greeter("new", "");
+    machine.switch(&old, "").ok();
+    let before = machine.ssh("cat /run/nixpipe/last/vars").ok().stdout;
+    let refused = |record: &Value, flags: &str, kind: &str| {
+        let ran = machine.switch(record, flags);
+        assert_eq!((ran.status, said(&ran).1.as_str()), (1, kind), "{}", ran.stderr);
+        machine.assert_keeps(&old, "old", &format!("refused: {kind}"));
+        ran
+    };
+
+    let ran = machine.switch(&old, "").ok();
+    assert_eq!(said(&ran).0, "unchanged");
+    assert_eq!(machine.ssh("cat /run/nixpipe/last/vars").ok().stdout, before, "unchanged writes nothing");
+
+    let mut wrong = new.clone();
+    wrong["instance"]["id"] = json!("i-0123456789abcdef0");
+    refused(&wrong, "", "wrong-machine");
+
+    let mut other_key = new.clone();
+    other_key["ssh"]["hostKeys"] =
+        json!(["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"]);
+    refused(&other_key, "", "host-key");
+
+    let mut absent = new.clone();
+    absent["closure"]["toplevel"] = json!("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nixos-system-nowhere");
+    refused(&absent, "", "not-found");
+
+    let mut no_system = new.clone();
+    let bash = machine.ssh("readlink -f $(readlink -f /bin/sh | sed 's|/bin/.*||')").ok().stdout;
+    if bash.starts_with("/nix/store/") {
+        no_system["closure"]["toplevel"] = json!(bash.trim());
+        refused(&no_system, "", "input");
+    }
+
+    refused(&new, &format!("--expect-current {}", toplevel(&new)), "conflict");
+    let mut expects = new.clone();
+    expects["activation"] = json!({
+        "action": "switch", "outcome": "switched", "previous": null, "current": toplevel(&new), "generation": 1,
+        "bootId": null, "rebooted": false, "failedUnits": [], "seconds": 1.0
+    });
+    refused(&expects, "", "conflict");
+    refused(&new, "--specialisation nowhere", "not-found");
+
+    machine
+        .ssh("systemd-run --quiet $(command -v flock) /run/nixos/switch-to-configuration.lock $(command -v sleep) 6")
+        .ok();
+    refused(&new, "--lock-timeout 1s", "locked");
+
+    let inhibited = machine.push_greeter("new", "system.switch.inhibitors.dbus-implementation = \"broker\";");
+    refused(&inhibited, "", "activation");
+    let interface = machine.push_greeter("new", "system.extraSystemBuilderCmds = \"rm -f $out/init-interface-version; printf 'systemd 3' > $out/init-interface-version\";");
+    let ran = refused(&interface, "", "activation");
+    assert!(ran.stderr.contains("--action boot"), "{}", ran.stderr);
+
+    let ran = machine.switch(&new, "--plan").ok();
+    let plan = ran.record()["plan"].clone();
+    assert!(plan.as_array().unwrap().iter().any(|entry| entry["resource"] == "unit/greeter.service"), "{plan}");
+    let ran = machine.switch(&new, "--action dry-activate").ok();
+    assert_eq!(said(&ran).0, "dry");
+    assert!(ran.stderr.contains("would activate the configuration"), "{}", ran.stderr);
+    let ran = machine.switch(&new, "--status").ok();
+    assert!(ran.stderr.contains("(not the record's)"), "{}", ran.stderr);
+    machine.assert_keeps(&old, "old", "looked at");
+}
+
+#[test]
+fn other_ways_than_switch() {
+    let machine = Machine::new("ways");
+    let old = machine.push_greeter("old", "");
+    let new = machine.push_greeter("new", "");
+    machine.switch(&old, "").ok();
+
+    let ran = machine.switch(&new, "--action test").ok();
+    assert_eq!(said(&ran).0, "switched");
+    let state = machine.state();
+    assert_eq!((state.running, state.entry), (toplevel(&new), toplevel(&old)));
+    machine.power_cycle();
+    machine.assert_keeps(&old, "old", "test, and a power cut");
+
+    let ran = machine.switch(&new, "--action boot").ok();
+    assert_eq!(said(&ran).0, "booted-next");
+    let state = machine.state();
+    assert_eq!((state.running, state.entry, state.left), (toplevel(&old), toplevel(&new), String::new()));
+    assert_eq!(said(&machine.switch(&new, "--action boot").ok()).0, "unchanged");
+    machine.power_cycle();
+    machine.assert_keeps(&new, "new", "boot, and a power cut");
+
+    let ran = machine.switch(&old, "--rollback").ok();
+    assert_eq!(said(&ran).0, "switched", "{}", ran.stderr);
+    machine.assert_keeps(&old, "old", "back to the generation before");
+    let number = ran.record()["activation"]["generation"].as_u64().unwrap();
+    machine.switch(&old, &format!("--rollback --to {}", number + 1)).ok();
+    machine.assert_keeps(&new, "new", "to a generation by its number");
+    machine.switch(&new, &format!("--rollback --to {}", toplevel(&old))).ok();
+    machine.assert_keeps(&old, "old", "to a store path");
+    assert_eq!(said(&machine.switch(&old, "--rollback --to 999")).1, "not-found");
+
+    let special =
+        machine.push_greeter("special", "specialisation.child.configuration.environment.etc.child.text = \"here\";");
+    machine.switch(&special, "--specialisation child").ok();
+    let state = machine.state();
+    assert_eq!(
+        (state.entry.as_str(), state.profile.as_str()),
+        (toplevel(&special).as_str(), toplevel(&special).as_str())
+    );
+    assert_eq!(machine.ssh("cat /etc/child").ok().stdout, "here");
+    assert_eq!(said(&machine.switch(&special, "").ok()).0, "unchanged", "a specialisation is its system");
+
+    let fish =
+        machine.push_greeter("fish", "users.users.root.shell = pkgs.fish; environment.systemPackages = [ pkgs.fish ];");
+    machine.switch(&fish, "").ok();
+    machine.assert_keeps(&fish, "fish", "fish becomes root's shell");
+    machine.switch(&old, "").ok();
+    machine.assert_keeps(&old, "old", "fish is root's shell");
+
+    let sshd = machine.push_greeter("sshd", "services.openssh.settings.MaxAuthTries = 5;");
+    machine.switch(&sshd, "").ok();
+    machine.assert_keeps(&sshd, "sshd", "sshd is restarted");
+}

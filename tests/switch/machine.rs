@@ -1,0 +1,184 @@
+//! One machine of the local cloud, and what can be seen of it from outside.
+
+use serde_json::Value;
+use std::io::Write;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tests::{Cloud, Folder, Ran, cloud};
+
+static CASES: AtomicUsize = AtomicUsize::new(0);
+
+/// A machine that is taken down when the test ends, however it ends.
+pub struct Machine {
+    pub cloud: Cloud,
+    pub folder: Folder,
+    name: &'static str,
+    /// The record that ec2-up wrote
+    record: Value,
+    pushed: AtomicUsize,
+}
+
+/// What decides whether a machine is lost.
+#[derive(Debug, PartialEq, Eq)]
+pub struct State {
+    pub running: String,
+    pub profile: String,
+    pub entry: String,
+    pub etc: String,
+    /// The greeter's state and text
+    pub greeter: String,
+    /// What a deployment left: units, lists, roots, notes
+    pub left: String,
+}
+
+impl Machine {
+    pub fn new(name: &'static str) -> Machine {
+        let cloud = cloud();
+        let folder = Folder::new(name);
+        down(&folder, name);
+        let script = format!(
+            "nixos-ami -n --release 20.09 --region eu-central-1 --name {name} | keygen | ec2-up --deployment switch-{name}"
+        );
+        let record = folder.sh(&script, "").ok().record();
+        Machine { cloud, folder, name, record, pushed: AtomicUsize::new(0) }
+    }
+
+    pub fn id(&self) -> String {
+        self.record["instance"]["id"].as_str().unwrap().into()
+    }
+
+    /// Builds a system and puts it on the machine; the record says which it is.
+    pub fn push(&self, body: &str) -> Value {
+        let file = format!("{}.nix", self.pushed.fetch_add(1, Ordering::Relaxed));
+        let text = format!(
+            "{{ lib, pkgs, ... }}: {{ imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ({{ {body} }}) ]; }}"
+        );
+        std::fs::write(self.folder.path().join(&file), text).unwrap();
+        self.folder.sh(&format!("nix-push {file}"), format!("{}\n", self.record)).ok().record()
+    }
+
+    /// A system with a service that says `text` and takes a while to start.
+    pub fn push_greeter(&self, text: &str, more: &str) -> Value {
+        self.push(&format!(
+            "environment.etc.greeting.text = \"{text}\";
+             systemd.services.greeter = {{
+               wantedBy = [ \"multi-user.target\" ];
+               preStart = \"sleep 0.3\";
+               script = \"echo {text}; exec sleep infinity\";
+             }};
+             {more}"
+        ))
+    }
+
+    /// Runs nixos-switch to its end.
+    pub fn switch(&self, record: &Value, flags: &str) -> Ran {
+        self.folder.sh(&format!("nixos-switch {flags}"), format!("{record}\n"))
+    }
+
+    /// Starts nixos-switch.
+    pub fn begin(&self, record: &Value, flags: &str) -> Child {
+        let mut command = self.folder.command(&format!("exec nixos-switch {flags}"));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(format!("{record}\n").as_bytes()).unwrap();
+        child
+    }
+
+    /// Runs a command over plain ssh, with the pinned host key.
+    pub fn ssh(&self, command: &str) -> Ran {
+        let ssh = &self.record["ssh"];
+        let address = ssh["host"].as_str().unwrap();
+        let known = format!("{address} {}\n", ssh["hostKeys"][0].as_str().unwrap());
+        std::fs::write(self.folder.path().join("known_hosts"), known).unwrap();
+        let key = self.record["keyPair"]["privateKeyFile"].as_str().unwrap();
+        self.folder.sh(
+            &format!(
+                "ssh -F none -i {key} -o UserKnownHostsFile=known_hosts -o StrictHostKeyChecking=yes -o BatchMode=yes \
+                 -o ConnectTimeout=5 -o LogLevel=ERROR root@{address} 'exec /bin/sh -s'"
+            ),
+            command,
+        )
+    }
+
+    /// Cuts the power and turns it on again.
+    pub fn power_cycle(&self) {
+        self.cloud.run(&["kill", &self.id()]);
+        self.cloud.run(&["heal", &self.id()]);
+        self.wait();
+    }
+
+    /// Waits until a login works: a machine that nobody can enter is lost.
+    pub fn wait(&self) {
+        let end = Instant::now() + Duration::from_secs(300);
+        while self.ssh("systemctl is-system-running --wait >/dev/null 2>&1; true").status != 0 {
+            if Instant::now() > end {
+                panic!("LOST: nobody can log in to {}\n{}", self.name, self.cloud.run(&["console", &self.id()]));
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    pub fn state(&self) -> State {
+        self.wait();
+        let ran = self.ssh(
+            "readlink -f /run/current-system
+             readlink -f /nix/var/nix/profiles/system
+             sed -n 's|.*init=\\(/nix/store/[^ /]*\\)/.*|\\1|p' /boot/grub/grub.cfg | sed -n 1p
+             readlink -f /etc/static
+             echo $(systemctl is-active greeter) $(cat /etc/greeting 2>/dev/null)
+             echo $(systemctl list-units 'nixpipe*' --all --plain --no-legend | cut -d' ' -f1) \
+               $(cd /run/nixos && ls | grep list) $(readlink -e /nix/var/nix/gcroots/nixpipe/previous) \
+               $(ls /var/lib/nixpipe 2>/dev/null) $(ls /run/nixpipe 2>/dev/null | grep -v -e lock -e last)",
+        );
+        let mut lines = ran.ok().stdout.lines().map(str::to_string).collect::<Vec<_>>().into_iter();
+        let mut next = || lines.next().unwrap_or_default();
+        State { running: next(), profile: next(), entry: next(), etc: next(), greeter: next(), left: next() }
+    }
+
+    /// Expects the machine to run and boot this record's system, the whole of it, and nothing else to be left.
+    #[track_caller]
+    pub fn assert_keeps(&self, record: &Value, text: &str, case: &str) {
+        let toplevel = toplevel(record);
+        // A unit that has just ended is collected in a moment.
+        let end = Instant::now() + Duration::from_secs(5);
+        let mut state = self.state();
+        while !state.left.is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(200));
+            state = self.state();
+        }
+        let etc = self.ssh(&format!("readlink -f {toplevel}/etc")).ok().stdout.trim().to_string();
+        let expected = State {
+            running: toplevel.clone(),
+            profile: toplevel.clone(),
+            entry: toplevel,
+            etc,
+            greeter: format!("active {text}"),
+            left: String::new(),
+        };
+        assert_eq!(state, expected, "{case}\n{}", self.ssh("cat /run/nixpipe/*/log").stdout);
+        let count = CASES.fetch_add(1, Ordering::Relaxed) + 1;
+        // Not by a macro: those are captured where the test succeeds.
+        let _ = writeln!(std::io::stderr(), "switch suite: {count} cases, 0 machines lost ({}: {case})", self.name);
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        down(&self.folder, self.name);
+    }
+}
+
+fn down(folder: &Folder, name: &str) {
+    folder.sh(&format!("ec2-down --all --deployment switch-{name} --region eu-central-1 < /dev/null"), "");
+}
+
+pub fn toplevel(record: &Value) -> String {
+    record["closure"]["toplevel"].as_str().unwrap().into()
+}
+
+/// What a run said: outcome, and kind of error.
+pub fn said(ran: &Ran) -> (String, String) {
+    let record = ran.record();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    (text(&record["activation"]["outcome"]), text(&record["error"]["kind"]))
+}

@@ -1,0 +1,116 @@
+//! Things that happen between activation and confirmation. A health command is the way in: it runs
+//! on the machine at that very time.
+
+use crate::machine::{Machine, said, toplevel};
+
+/// The token of the last deployment, as the machine knows it.
+fn last_token(machine: &Machine) -> String {
+    machine.ssh(". /run/nixpipe/last/vars; echo $token").ok().stdout.trim().into()
+}
+
+#[test]
+fn what_happens_inside_the_window_loses_nothing() {
+    let machine = Machine::new("window");
+    let old = machine.push_greeter("old", "");
+    let new = machine.push_greeter("new", "");
+    machine.switch(&old, "").ok();
+    let back = |flags: &str, case: &str| {
+        let timeout = if flags.contains("--confirm-timeout") { "" } else { "--confirm-timeout 3s" };
+        let ran = machine.switch(&new, &format!("{timeout} {flags}"));
+        assert_eq!(said(&ran).0, "rolled-back", "{case}: {}", ran.stderr);
+        machine.assert_keeps(&old, "old", case);
+        ran
+    };
+
+    let ran = back("--health false", "a health check fails");
+    assert!(ran.stderr.contains("not healthy yet: false"), "{}", ran.stderr);
+
+    let token = last_token(&machine);
+    back(
+        &format!(
+            "--health 'for job in commit rescue reboot; do sh /run/nixpipe/deploy/job.sh $job {token}; done; \
+             mv /run/nixpipe/deploy/armed-{token} /run/nixpipe/deploy/confirmed-{token}; false'"
+        ),
+        "a stale confirmation",
+    );
+
+    back("--health 'nix-collect-garbage -d; false'", "garbage is collected");
+    // It took the generations, and what was pushed is still there.
+    machine.ssh(&format!("nix-store --check-validity {}", toplevel(&new))).ok();
+
+    back(
+        "--health 'systemd-run --quiet $(command -v flock) /run/nixos/switch-to-configuration.lock $(command -v sleep) 6; sleep 5; false'",
+        "the rescuer finds NixOS's lock held",
+    );
+
+    let ran =
+        back("--confirm-timeout 30s --health 'systemctl reboot; sleep 20; false'", "the machine reboots by itself");
+    assert_eq!(ran.record()["activation"]["rebooted"], true);
+
+    back(
+        "--health 'systemctl daemon-reexec; systemctl stop \"nixpipe-win*.service\"; false'",
+        "systemd is executed anew",
+    );
+
+    let ran = machine.switch(&new, "--health 'systemctl is-active greeter'").ok();
+    assert_eq!(said(&ran).0, "switched");
+    machine.assert_keeps(&new, "new", "deployed again after it was rolled back");
+}
+
+#[test]
+fn a_commit_that_was_cut_short_is_settled() {
+    let machine = Machine::new("pending");
+    let old = machine.push_greeter("old", "");
+    let new = machine.push_greeter("new", "");
+    machine.switch(&old, "").ok();
+    let cut = |record: &serde_json::Value, more: &str| {
+        let (old, new) = (toplevel(&old), toplevel(record));
+        machine
+            .ssh(&format!(
+                "set -e; mkdir -p /var/lib/nixpipe
+                 printf '%s\\n' {new} \"$(readlink /nix/var/nix/profiles/system)\" {old} '' > /var/lib/nixpipe/commit-pending
+                 nix-env -p /nix/var/nix/profiles/system --set {new}; {more} sync"
+            ))
+            .ok();
+        machine.power_cycle();
+    };
+    cut(&new, "");
+    assert_eq!(machine.state().running, toplevel(&old));
+    let ran = machine.switch(&old, "").ok();
+    assert_eq!(said(&ran).0, "switched", "{}", ran.stderr);
+    machine.assert_keeps(&old, "old", "a crash between profile and boot entry, undone");
+
+    cut(&new, &format!("{}/bin/switch-to-configuration boot;", toplevel(&new)));
+    assert_eq!(machine.state().running, toplevel(&new));
+    machine.switch(&new, "").ok();
+    machine.assert_keeps(&new, "new", "a crash after the boot entry, finished");
+}
+
+#[test]
+fn deployers_at_once_take_turns() {
+    let machine = Machine::new("turns");
+    let names = ["a", "b", "c", "d", "e"];
+    let systems = names.map(|name| machine.push_greeter(name, ""));
+    for count in [2, 5] {
+        let children: Vec<_> =
+            systems[..count].iter().map(|record| machine.begin(record, "--lock-timeout 90s")).collect();
+        let mut switched = 0;
+        for child in children {
+            let output = child.wait_with_output().unwrap();
+            let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(record["error"], serde_json::Value::Null, "{record}");
+            switched += usize::from(record["activation"]["outcome"] == "switched");
+        }
+        assert!(switched >= count - 1);
+        let running = machine.state().running;
+        let last = systems.iter().position(|record| toplevel(record) == running).unwrap();
+        machine.assert_keeps(&systems[last], names[last], &format!("{count} deployers at once"));
+    }
+    // The same system twice: the second joins the first.
+    let children = [machine.begin(&systems[0], ""), machine.begin(&systems[0], "")];
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    machine.assert_keeps(&systems[0], "a", "two deployers of one system");
+}
