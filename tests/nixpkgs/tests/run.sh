@@ -47,6 +47,7 @@ $(cat "$work/stderr")"
     done
 }
 
+# shellcheck source=/dev/null
 for file in "$here"/*.test.sh; do . "$file"; done
 echo "$checks checks, $failures failed"
 [ "$failures" = 0 ]
