@@ -7,7 +7,7 @@
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use machine_record::{Failure, Kind, Record, StorePath, StreamArgs, Tool};
+use machine_record::{Failure, Kind, Record, StorePath, StreamArgs, Tool, log};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -152,6 +152,7 @@ fn step(args: &Args, record: &mut Record) -> Result<()> {
     if args.stream.plan && plan::is_unknown(record) {
         return plan::plan_unknown(record);
     }
+    let _step = log::step(&record.name(), if args.stream.plan { "looking" } else { "switching" });
     let wish = deploy::Wish::of(args, record)?;
     if args.stream.plan {
         plan::plan(&wish, record)

@@ -63,16 +63,17 @@ fn a_system_that_does_not_work_is_rolled_back() {
 }
 
 #[test]
-fn a_system_that_kills_the_network_is_undone_by_a_reboot() {
-    let machine = Machine::new("network");
+fn what_the_old_system_cannot_repair_is_undone_by_a_reboot() {
+    let machine = Machine::new("reboot");
     let old = machine.push_greeter("old", "");
     machine.switch(&old, "").ok();
-    let kills = "systemd.services.kills = { wantedBy = [ \"multi-user.target\" ]; path = [ pkgs.iproute2 ]; serviceConfig = { Type = \"oneshot\"; RemainAfterExit = true; }; script = \"ip link set lo down\"; };";
-    let new = machine.push_greeter("new", kills);
+    // Hides root's keys. Activating the old system does not bring them back, so nobody can log in.
+    let hides = "systemd.services.hides = { wantedBy = [ \"multi-user.target\" ]; path = [ pkgs.util-linux ]; serviceConfig = { Type = \"oneshot\"; RemainAfterExit = true; }; script = \"mount -t tmpfs none /root\"; };";
+    let new = machine.push_greeter("new", hides);
     let ran = machine.switch(&new, "--confirm-timeout 3s --connect-timeout 5s");
     assert_eq!(said(&ran), ("rolled-back".into(), "rolled-back".into()), "{}", ran.stderr);
-    assert_eq!(ran.record()["activation"]["rebooted"], true);
-    machine.assert_keeps(&old, "old", "the network is gone");
+    assert_eq!(ran.record()["activation"]["rebooted"], true, "{}", ran.stderr);
+    machine.assert_keeps(&old, "old", "nobody can log in to the restored system");
 }
 
 #[test]
