@@ -35,6 +35,7 @@ pub fn build(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Resul
 fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Built> {
     let Evaluated { drv, toplevel, about, .. } = evaluated;
     log::event(machine, &format!("building {toplevel}"));
+    let _step = log::step(machine, "building");
     let mut arguments: Vec<String> = ["--realise", drv.as_str()].map(String::from).to_vec();
     if !log::is_verbose() {
         // Nix then shows the last lines of a failed build's log, instead of every line of all.

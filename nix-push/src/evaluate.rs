@@ -91,6 +91,7 @@ fn run(
     arguments.extend(settings.arguments.iter().chain(&settings.options).cloned());
     // On stdin: a record may be a megabyte, and an argument list is everybody's to read.
     arguments.push("-".into());
+    let _step = log::step(machine, "evaluating");
     let outcome = settings.evaluators.run(machine, template.text(), &template.with(json), || {
         log::event(machine, &format!("evaluating {}", source.shown()));
         log::detail(machine, &format!("nix-instantiate {}", arguments.join(" ")));

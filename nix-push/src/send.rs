@@ -39,7 +39,8 @@ pub fn send(machine: &str, channel: &mut Channel, packing: Packing, infos: &[&Pa
             }
         });
         let total = infos.iter().map(|info| info.nar_size).sum();
-        let mut progress = Progress { machine, total, began: Instant::now(), told: Instant::now() };
+        let step = log::step(machine, "sending").of_bytes(total);
+        let mut progress = Progress { machine, total, began: Instant::now(), told: Instant::now(), step };
         let result = transfer(channel, packing, take, infos.len(), &mut progress);
         remote::explain(result, channel)
     })
@@ -99,6 +100,7 @@ fn transfer(
             }
             answered += count;
         }
+        progress.step.add_bytes(piece.len() as u64);
         progress.tell(&sent);
     }
     let rest = packer.finish()?;
@@ -123,6 +125,7 @@ struct Progress<'a> {
     total: u64,
     began: Instant,
     told: Instant,
+    step: log::Step,
 }
 
 impl Progress<'_> {
