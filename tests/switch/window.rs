@@ -93,7 +93,7 @@ fn deployers_at_once_take_turns() {
     let systems = names.map(|name| machine.push_greeter(name, ""));
     for count in [2, 5] {
         let children: Vec<_> =
-            systems[..count].iter().map(|record| machine.begin(record, "--lock-timeout 90s")).collect();
+            systems[..count].iter().map(|record| machine.begin(record, "--lock-timeout 600s")).collect();
         let mut switched = 0;
         for child in children {
             let output = child.wait_with_output().unwrap();
