@@ -152,6 +152,28 @@ pub struct Wish {
 }
 section!(Wish, "wish", "the user");
 
+/// One of the record's `secrets`: a file of the deployer's, by its path only. A path alone may
+/// stand for the object.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Secret {
+    /// Where the deployer has it
+    pub path: String,
+    /// The user whom it belongs to on the machine, by name or number; root if absent
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// The group, by name or number
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Its mode in octal, such as `0440`
+    #[serde(default)]
+    pub mode: Option<String>,
+    /// Units to restart when it has changed
+    #[serde(default)]
+    pub restart: Vec<String>,
+}
+
 /// The system that was built and put on the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
