@@ -144,6 +144,32 @@ fn a_records_own_key_is_kept() {
 }
 
 #[test]
+fn a_size_is_for_rsa_keys_and_is_checked() {
+    let folder = Folder::new("bits");
+    assert_eq!(folder.sh("keygen -n --bits 4096", "").status, 2, "an ed25519 key has one size");
+    assert_eq!(folder.sh("keygen -n --type rsa --bits 1024", "").status, 2);
+    assert_eq!(folder.sh("keygen -n --type rsa --bits 4097", "").status, 2);
+    let odd = folder.sh("keygen -n --type rsa --bits 3072 --file k", "").ok();
+    assert!(odd.stderr.contains("EC2 imports RSA keys of 2048 and 4096 bits, not of 3072"), "{}", odd.stderr);
+    let other = folder.sh("keygen -n --type rsa --bits 4096 --file k", "");
+    assert_eq!(other.record()["error"]["kind"], "conflict");
+    folder.sh("keygen -n --type rsa --bits 3072 --file k && keygen -n --type rsa --file k", "").ok();
+}
+
+#[test]
+fn of_the_agents_keys_the_records_own_is_taken() {
+    let folder = Folder::new("agents");
+    let script = "eval \"$(ssh-agent)\" > /dev/null; trap 'kill $SSH_AGENT_PID' EXIT
+        for k in ecdsa ed25519 rsa; do ssh-keygen -q -t $k -N '' -f $k && ssh-add -q $k; done
+        keygen -n --file rsa | jq -c '.keyPair.privateKeyFile = null' | keygen --from-agent; keygen -n --from-agent";
+    let records = folder.sh(script, "").ok().records();
+    assert_eq!(
+        (&records[0]["keyPair"]["algorithm"], &records[1]["keyPair"]["algorithm"]),
+        (&"rsa".into(), &"ed25519".into())
+    );
+}
+
+#[test]
 fn the_agents_key_is_taken_without_a_file() {
     let folder = Folder::new("agent");
     let script = "eval \"$(ssh-agent)\" > /dev/null; trap 'kill $SSH_AGENT_PID' EXIT

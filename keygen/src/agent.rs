@@ -2,7 +2,7 @@
 
 use crate::key::Key;
 use anyhow::{Context, Result};
-use machine_record::{Failure, Kind, WithKind, log};
+use machine_record::{Failure, KeyPair, Kind, WithKind, log};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -13,24 +13,26 @@ const IDENTITIES_ANSWER: u8 = 12;
 /// The longest answer that is read, in bytes (OpenSSH's own limit).
 const LONGEST: u32 = 256 * 1024;
 
-/// The agent's first key of a kind that EC2 takes.
+/// The agent's first key of a kind that EC2 takes; the known one, if the agent has it.
 ///
 /// # Errors
 /// Kind `not-found` if there is no agent or no such key.
-pub fn first_key() -> Result<Key> {
+pub fn key(known: Option<&KeyPair>) -> Result<Key> {
     let socket = std::env::var("SSH_AUTH_SOCK").map_err(|_| {
         Failure::new(Kind::NotFound, "no ssh-agent: SSH_AUTH_SOCK is not set")
             .hint("start one: eval \"$(ssh-agent)\"; ssh-add")
     })?;
     let answer =
         ask(&socket).with_context(|| format!("cannot ask the ssh-agent at {socket}")).with_kind(Kind::NotFound)?;
-    let (key, comment) = identities(&answer)
+    let mut keys: Vec<(Key, String)> = identities(&answer)
         .context("the ssh-agent's answer cannot be understood")?
         .into_iter()
-        .find_map(|(blob, comment)| Some((Key::from_wire(blob)?, comment)))
-        .ok_or_else(|| {
-            Failure::new(Kind::NotFound, "the ssh-agent has no ed25519 or RSA key").hint("add one: ssh-add FILE")
-        })?;
+        .filter_map(|(blob, comment)| Some((Key::from_wire(blob)?, comment)))
+        .collect();
+    keys.sort_by_key(|(key, _)| !known.is_some_and(|known| key.is(&known.public_key)));
+    let (key, comment) = keys.into_iter().next().ok_or_else(|| {
+        Failure::new(Kind::NotFound, "the ssh-agent has no ed25519 or RSA key").hint("add one: ssh-add FILE")
+    })?;
     log::note(&format!("using the ssh-agent's key {comment:?}"));
     Ok(key)
 }

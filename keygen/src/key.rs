@@ -54,6 +54,20 @@ impl Key {
         line.split_whitespace().take(2).eq(self.public.split_whitespace())
     }
 
+    /// The size of an RSA key.
+    pub fn bits(&self) -> Option<u32> {
+        let wire = STANDARD.decode(self.public.strip_prefix("ssh-rsa ")?).ok()?;
+        let mut rest = wire.as_slice();
+        let mut last = rest;
+        // Type, e and n.
+        while let Some((length, behind)) = rest.split_first_chunk() {
+            (last, rest) = behind.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        }
+        let number = last.iter().skip_while(|byte| **byte == 0);
+        let first = number.clone().next()?.leading_zeros();
+        Some(u32::try_from(number.count()).ok()? * 8 - first)
+    }
+
     /// Reads a public key in the wire format of RFC 4253 6.6; `None` if EC2 takes none of its kind.
     pub fn from_wire(blob: &[u8]) -> Option<Key> {
         let length = u32::from_be_bytes(blob.get(..4)?.try_into().ok()?) as usize;
@@ -171,9 +185,11 @@ mod tests {
 
     #[test]
     fn what_is_made_is_read_back() {
-        for made in [make_ed25519().unwrap(), make_rsa(2048).unwrap(), make_rsa(3072).unwrap()] {
+        let rsa = |bits| (make_rsa(bits).unwrap(), Some(bits as u32));
+        for (made, bits) in [(make_ed25519().unwrap(), None), rsa(2048), rsa(3072)] {
             let read = read(&made.text).unwrap();
-            assert_eq!((read.algorithm, read.public), (made.key.algorithm, made.key.public));
+            assert_eq!((read.algorithm, &read.public), (made.key.algorithm, &made.key.public));
+            assert_eq!(read.bits(), bits);
         }
     }
 

@@ -38,9 +38,9 @@ struct Args {
     #[arg(long = "type", value_name = "TYPE", value_enum)]
     algorithm: Option<Type>,
 
-    /// Size of an RSA key that is made, from 2048 to 4096
-    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u16).range(2048..=4096))]
-    bits: u16,
+    /// Size of an RSA key, from 2048 (the default) to 4096
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2048..=4096), conflicts_with = "from_agent")]
+    bits: Option<u16>,
 
     /// Private key file; {name} stands for the machine's name [default: id_ed25519 or id_rsa.pem]
     #[arg(long, value_name = "PATH")]
@@ -66,15 +66,25 @@ impl AsRef<StreamArgs> for Args {
     }
 }
 
+/// The size of an RSA key unless said, as Terraform's `tls_private_key`.
+const BITS: u16 = 2048;
+
+/// The sizes of RSA keys that EC2 imports (EC2 user guide, "Create a key pair").
+const IMPORTED: [u16; 2] = [2048, 4096];
+
 fn main() -> ExitCode {
     let args: Args = machine_record::parse();
+    if args.bits.is_some() && args.algorithm != Some(Type::Rsa) {
+        log::error("--bits is for --type rsa: an ed25519 key has one size");
+        return ExitCode::from(2);
+    }
     machine_record::for_each(TOOL, &args.stream, |record| add_key_pair(&args, record))
 }
 
 fn add_key_pair(args: &Args, record: &mut Record) -> Result<()> {
     let known: Option<KeyPair> = record.section()?;
     if args.from_agent {
-        let public = agent::first_key()?;
+        let public = agent::key(known.as_ref())?;
         return finish(record, known, public, None);
     }
     let path = path(args, record, known.as_ref())?;
@@ -87,6 +97,13 @@ fn add_key_pair(args: &Args, record: &mut Record) -> Result<()> {
                 let has = key.algorithm.name();
                 return Err(Failure::new(Kind::Conflict, format!("{shown} is an {has} key, not {}", wished.name()))
                     .hint("name another file with --file, or leave --type out to use this key")
+                    .into());
+            }
+            if let (Some(wished), Some(has)) = (args.bits, key.bits())
+                && has != u32::from(wished)
+            {
+                return Err(Failure::new(Kind::Conflict, format!("{shown} is an RSA key of {has} bits, not {wished}"))
+                    .hint("name another file with --file, or leave --bits out to use this key")
                     .into());
             }
             log::event(&record.name(), &format!("using the key in {shown}"));
@@ -103,8 +120,12 @@ fn add_key_pair(args: &Args, record: &mut Record) -> Result<()> {
             return Ok(());
         }
         None => {
+            let bits = args.bits.unwrap_or(BITS);
+            if args.algorithm == Some(Type::Rsa) && !IMPORTED.contains(&bits) {
+                log::warning(&record.name(), &format!("EC2 imports RSA keys of 2048 and 4096 bits, not of {bits}"));
+            }
             let (key, made) = key_file::create(&path, || match args.algorithm {
-                Some(Type::Rsa) => key::make_rsa(args.bits.into()),
+                Some(Type::Rsa) => key::make_rsa(bits.into()),
                 _ => key::make_ed25519(),
             })?;
             let did = if made { "made the key" } else { "using the key" };
