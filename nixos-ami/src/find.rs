@@ -1,7 +1,7 @@
 //! Finds an image for each machine of the stream: at once from table or catalogue, side by side from EC2.
 
 use crate::ec2::{Ec2, OWNERS, profile_region};
-use crate::images::{Image, LATEST, Question, candidates, explain, is_deprecated};
+use crate::images::{Image, LATEST, Question, candidates, explain, is_deprecated, is_release, nearest};
 use crate::{Args, Source, TOOL, catalogue, table};
 use anyhow::{Context, Result};
 use aws_sdk_ec2::primitives::{DateTime, DateTimeFormat};
@@ -172,8 +172,12 @@ impl Finder {
             (Some(file), _) => Err(explain(images, question, &file.display().to_string())),
             (None, "") => {
                 let all = table::all().map_err(|error| Failure::of(&error))?;
-                Err(explain(&all, question, "the table")
-                    .hint("the table ends with 23.11: for newer releases say --source ec2"))
+                let hint = if table::has(&question.release) {
+                    "the table is of the past: for newer regions and images say --source ec2"
+                } else {
+                    "the table ends with 23.11: for newer releases say --source ec2"
+                };
+                Err(explain(&all, question, "the table").hint(hint))
             }
             (None, place) => Err(explain(images, question, place)),
         }
@@ -181,8 +185,14 @@ impl Finder {
 
     async fn remote(&self, question: &Question, machine: &str) -> Result<Vec<Ami>, Failure> {
         let found = if self.source(question) == Source::Ec2 {
+            if !is_release(&question.release) {
+                let all = table::all().map_err(|error| Failure::of(&error))?;
+                return Err(explain(&all, question, "the table")
+                    .hint("releases are called as in 25.11; those after 23.11 are asked for from EC2"));
+            }
             log::event(machine, &format!("asking EC2 for NixOS {} in {}", question.release, question.region));
-            let images = self.ec2.images(&question.region, &question.release).await?;
+            let images = self.ec2.images(&question.region, &question.release).await;
+            let images = images.map_err(|failure| self.or_from_table(failure, question))?;
             if candidates(&images, question, &self.now).is_empty() {
                 return Err(self.ec2.explain(question).await);
             }
@@ -205,6 +215,18 @@ impl Finder {
             }
         }
         Ok(living)
+    }
+
+    /// Who mistyped a release of the table is sent to EC2 without a wish to go there.
+    fn or_from_table(&self, failure: Failure, question: &Question) -> Failure {
+        if self.args.source.is_some() || !matches!(failure.kind, Kind::Denied | Kind::Unreachable) {
+            return failure;
+        }
+        let known = table::all().unwrap_or_default();
+        let known = nearest(known.iter().map(|image| image.ami.release.as_str()).collect(), &question.release);
+        let near = known.into_iter().take(3).collect::<Vec<_>>().join(", ");
+        let hint = failure.hint.clone().map(|hint| hint + "; ").unwrap_or_default();
+        failure.hint(format!("{hint}without EC2 there are the releases of the table, such as {near}"))
     }
 
     async fn gone(&self, ami: &Ami, question: &Question) -> Failure {

@@ -73,6 +73,11 @@ pub fn parse_name(name: &str) -> Option<(&str, &str)> {
     Some((release, system))
 }
 
+/// Whether releases are called so.
+pub fn is_release(text: &str) -> bool {
+    text == LATEST || months(text).is_some()
+}
+
 /// A release as a number of months, so that releases can be compared; `None` for anything else.
 fn months(release: &str) -> Option<u32> {
     let (year, month) = release.split_once('.')?;
@@ -185,6 +190,13 @@ mod tests {
         let mut images = [image("20.09", "2", "2099"), image("20.09", "1", "2099")];
         images[0].superseded = true;
         assert_eq!(candidates(&images, &question("20.09"), NOW)[0].ami.id, "ami-20.09-1");
+    }
+
+    #[test]
+    fn releases_have_a_form() {
+        for (text, good) in [("25.11", true), ("latest", true), ("25.1", false), ("nixos-25.11", false), ("*", false)] {
+            assert_eq!(is_release(text), good, "{text}");
+        }
     }
 
     #[test]

@@ -57,7 +57,7 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     catalogue: Option<PathBuf>,
 
-    /// Account that publishes the images (repeat, or commas); default is NixOS's
+    /// Account that publishes the images, not for the table (repeat, or commas); default is NixOS's
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     owner: Vec<String>,
 
@@ -103,6 +103,15 @@ fn main() -> ExitCode {
     if args.catalogue.is_some() != (args.source == Some(Source::Catalogue)) {
         machine_record::log::error("--source catalogue and --catalogue FILE go together");
         return ExitCode::from(2);
+    }
+    if !args.owner.is_empty() {
+        if args.source == Some(Source::Table) {
+            machine_record::log::error(
+                "the table has the images of NixOS only: --owner is for --source ec2 and catalogue",
+            );
+            return ExitCode::from(2);
+        }
+        args.source = args.source.or(Some(Source::Ec2));
     }
     let stream = args.stream.clone();
     machine_record::run(TOOL, &stream, |jobs| find::all(args, jobs))

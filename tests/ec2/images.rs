@@ -43,6 +43,45 @@ fn an_unknown_release_or_region_is_answered_with_those_that_exist() {
     let error = ran.record()["error"].clone();
     assert_eq!((ran.status, error["kind"].as_str().unwrap()), (1, "not-found"));
     assert!(error["message"].as_str().unwrap().ends_with("there are 25.11, 26.05"), "{error}");
+    for (flags, words) in [
+        ("--release 25.11 --region eu-centrall-1", "which is none that is known: there are eu-central-1"),
+        ("--release 20.9", "the table has no image of NixOS 20.9: there are 20.09"),
+        ("--release nixos-25.11", "no image of NixOS nixos-25.11"),
+        ("--release 20.09 --region eu-centrall-1", "in eu-centrall-1: there are eu-central-1"),
+        ("--release 20.09 --system aarch64", "for aarch64: there are aarch64-linux, x86_64-linux"),
+        ("--release 25.11 --system arm64", "for arm64: there are aarch64-linux, x86_64-linux"),
+        ("--release 20.09 --type pv-ebs", "of type pv-ebs: there are hvm-ebs"),
+        ("--release 25.11 --type hvm-s3", "of type hvm-s3: there are hvm-ebs"),
+    ] {
+        let ran = region.sh(&format!("nixos-ami -q -n {flags}"), "");
+        let error = ran.record()["error"].clone();
+        assert_eq!((ran.status, error["kind"].as_str().unwrap()), (1, "not-found"), "{flags}: {error}");
+        assert!(error["message"].as_str().unwrap().contains(words), "{flags}: {error}");
+        assert!(!error["hint"].is_null() || flags.contains("25.11"), "{flags}: {error}");
+    }
+    // Without EC2 there is still the table, and a word of it for who mistyped a release.
+    let keyless = "env -u AWS_ACCESS_KEY_ID -u AWS_SECRET_ACCESS_KEY nixos-ami -q -n";
+    region.sh(&format!("{keyless} --release 20.09"), "").ok();
+    let error = region.sh(&format!("{keyless} --release 20.08"), "").record()["error"].clone();
+    assert_eq!(error["kind"], "denied", "{error}");
+    assert!(error["hint"].as_str().unwrap().contains("such as 20.09"), "{error}");
+    assert_eq!(region.sh("nixos-ami -n --source table --owner 1 --release 20.09", "").status, 2);
+}
+
+#[test]
+fn legacy_types_and_superseded_ids_are_in_the_table() {
+    let region = Region::new("legacy", 5624);
+    region.cloud("raw POST clear-log");
+    let ask = |flags: &str| region.sh(&format!("nixos-ami -q -n --region eu-west-1 {flags}"), "").ok();
+    for kind in ["hvm-ebs", "pv-ebs", "pv-s3"] {
+        assert_eq!(ask(&format!("--release 15.09 --type {kind}")).record()["ami"]["type"], kind);
+    }
+    let both = ask("--release 20.09 --list").records();
+    assert_eq!(both.len(), 2);
+    assert_eq!(ask("--release 20.09").record()["ami"]["id"], both[0]["ami"]["id"]);
+    let arm = ask("--release 23.11 --system aarch64-linux").record();
+    assert_eq!((&arm["system"], &arm["ami"]["system"]), (&Value::from("aarch64-linux"), &Value::from("aarch64-linux")));
+    assert_eq!(region.count("DescribeImages"), 0);
 }
 
 #[test]
