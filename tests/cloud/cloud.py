@@ -28,6 +28,8 @@ class Settings:
     checks: float = 1.0
     # Without Latest, GetConsoleOutput is this much behind; minutes on EC2.
     console: float = 5.0
+    # A volume that was changed cannot be changed again for this long; hours on EC2.
+    modifying: float = 2.0
 
 
 @dataclasses.dataclass
@@ -69,6 +71,7 @@ class Cloud:
         self._moving: dict[str, Life] = {}
         self._gone: list[tuple[float, Life]] = []
         self._hidden: dict[str, float] = {}
+        self.modified: dict[str, float] = {}  # volumes, and when they were changed
 
     # Late visibility: an id that was just made may be unknown for a while.
 
@@ -157,6 +160,7 @@ class Cloud:
             self._moving.clear()
             self._gone.clear()
             self._hidden.clear()
+            self.modified.clear()
             self.tokens.clear()
             self.faults.clear()
             self.settings = Settings()

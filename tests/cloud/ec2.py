@@ -9,9 +9,10 @@ import re
 from moto.core.responses import ActionResult
 from moto.ec2 import exceptions, urls
 from moto.ec2.exceptions import EC2ClientError
-from moto.ec2.models import core as tagged, elastic_ip_addresses, elastic_network_interfaces, instances as moto_instances
+from moto.ec2.models import core as tagged, elastic_ip_addresses, elastic_network_interfaces, instances as moto_instances, subnets
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import filter_dict_attribute_mapping
+from moto.utilities.utils import get_partition
 
 import images
 from groups import GroupCalls
@@ -48,6 +49,12 @@ class CloudEC2(GroupCalls, ImageCalls, LaunchCalls, StateCalls, EC2Response):
         backend = super().ec2_backend
         images.load(backend)
         return backend
+
+    def describe_regions(self):
+        """Those of the partition: moto names China's and the government's, too, which are worlds of their own."""
+        regions = super().describe_regions().result["Regions"]
+        here = get_partition(self.region)
+        return ActionResult({"Regions": [region for region in regions if get_partition(region.name) == here]})
 
     def call_action(self):
         try:
@@ -136,6 +143,15 @@ def tags_of(resource) -> list[dict]:
     return [{"resource_id": resource.id, "key": key, "value": value, "resource_type": ""} for key, value in found.items()]
 
 
+def ipv6_blocks(subnet) -> list[dict]:
+    """The IPv6 blocks of a subnet. moto writes the state as a text with braces."""
+    associations = subnet.ipv6_cidr_block_associations.values()
+    return [
+        {"associationId": a["associationId"], "ipv6CidrBlock": a["ipv6CidrBlock"], "ipv6CidrBlockState": a["ipv6CidrBlockState"]}
+        for a in associations if a["ipv6CidrBlockState"]["State"] == "associated"
+    ]
+
+
 def install(cloud) -> None:
     """Puts this module in the place of moto's EC2. To be called before the first request."""
     CloudEC2.cloud = cloud
@@ -143,6 +159,7 @@ def install(cloud) -> None:
     urls.url_paths = {"{0}/": CloudEC2.dispatch}
     moto_instances.Instance = CloudInstance
     tagged.TaggedEC2Resource.get_tags = tags_of
+    subnets.Subnet.ipv6_cidr_block_association_set = property(ipv6_blocks)
     elastic_network_interfaces.random_public_ip = cloud.free_address
     elastic_ip_addresses.random_ip = cloud.free_address
     filter_dict_attribute_mapping.update({

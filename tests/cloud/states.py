@@ -3,6 +3,7 @@
 import base64
 import copy
 import hashlib
+import time
 
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import utcnow
@@ -10,7 +11,7 @@ from moto.ec2.exceptions import EC2ClientError, InvalidInstanceIdError, Operatio
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.utils import filter_dict_attribute_mapping, filter_reservations, is_tag_filter
 
-from launch import check_type, check_type_and_image
+from launch import check_type, check_type_and_image, no_capacity
 from paging import page
 
 MOST_CONSOLE = 64 << 10  # EC2 API reference, GetConsoleOutput
@@ -85,6 +86,9 @@ class StateCalls:
         for life in lives:
             if life.instance.state in ("stopping", "shutting-down", "terminated"):
                 raise wrong_state(life, "started")
+            zone = life.instance.placement.zone
+            if life.instance.state == "stopped" and self.cloud.faults.capacity("StartInstances", zone):
+                raise no_capacity(life.instance.instance_type, zone, self.region)
         self.error_on_dryrun()
         return self._change("StartingInstances", lives, "start", ("pending", "running"))
 
@@ -179,7 +183,16 @@ class StateCalls:
             raise EC2ClientError(
                 "InvalidParameterValue", f"New size cannot be smaller than existing size: {size} GiB, {volume.size} GiB"
             )
-        return super().modify_volume()
+        self.error_on_dryrun()
+        # One change at a time (EBS User Guide, "Request modifications to your EBS volumes").
+        now = time.monotonic()
+        if now - self.cloud.modified.get(volume.id, float("-inf")) < self.cloud.settings.modifying:
+            raise EC2ClientError(
+                "IncorrectModificationState", f"Cannot modify volume {volume.id}, currently in modification state 'modifying'."
+            )
+        result = super().modify_volume()
+        self.cloud.modified[volume.id] = now
+        return result
 
     def import_key_pair(self):
         result = super().import_key_pair()
