@@ -1,9 +1,9 @@
 //! The Elastic IP of a machine: one each, found by tags, with an address that survives a stop.
 
 use crate::region::Region;
-use crate::tags;
-use aws_sdk_ec2::types::{Address, DomainType, ResourceType};
-use machine_record::{Failure, log};
+use crate::{instance, tags};
+use aws_sdk_ec2::types::{Address, DomainType, Instance, ResourceType};
+use machine_record::{Failure, Kind, log};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,21 +16,55 @@ pub async fn find(region: &Region, machine: &str) -> Result<Vec<Rc<Address>>, Fa
     region.addresses.of(machine, Duration::from_millis(20)).await
 }
 
-/// Gives the machine its address, and makes one if it has none; true if something changed.
-pub async fn ensure(region: &Region, machine: &str, id: &str, own: &BTreeMap<String, String>) -> Result<bool, Failure> {
-    let address = match find(region, machine).await?.into_iter().next() {
-        Some(address) => address,
-        None => allocate(region, machine, own).await?,
-    };
-    if address.instance_id() == Some(id) {
-        return Ok(false);
+/// Gives the machine its address, makes one if it has none, and waits until EC2 shows it.
+pub async fn ensure(
+    region: &Region,
+    machine: &str,
+    id: &str,
+    own: &BTreeMap<String, String>,
+) -> Result<Rc<Instance>, Failure> {
+    let mut known = find(region, machine).await?;
+    if known.is_empty() {
+        let made = allocate(region, machine, own).await?;
+        // Another run may have made one at the same time.
+        known = find(region, machine).await?;
+        if !known.iter().any(|known| known.allocation_id() == made.allocation_id()) {
+            known.push(made);
+        }
     }
+    let address = keep_one(region, machine, id, known).await?;
     let allocation = address.allocation_id().unwrap_or_default();
-    log::event(machine, &format!("giving it the address {}", address.public_ip().unwrap_or(allocation)));
-    let associated = region.aws.call(machine, "AssociateAddress", allocation, |client| {
-        client.associate_address().allocation_id(allocation).instance_id(id).allow_reassociation(true).send()
+    if address.instance_id() != Some(id) {
+        log::event(machine, &format!("giving it the address {}", address.public_ip().unwrap_or(allocation)));
+        let associated = region.aws.call(machine, "AssociateAddress", allocation, |client| {
+            client.associate_address().allocation_id(allocation).instance_id(id).allow_reassociation(true).send()
+        });
+        associated.await.map_err(|error| error.failure("cannot give it the Elastic IP"))?;
+    }
+    loop {
+        // What is shown may be from before; the caller limits the time.
+        let instance = instance::wait(region, id, "running").await?;
+        if instance.public_ip_address() == address.public_ip() {
+            return Ok(instance);
+        }
+    }
+}
+
+/// Gives all but one back: the one that the machine has, else the one that every run would choose.
+async fn keep_one(
+    region: &Region,
+    machine: &str,
+    id: &str,
+    mut known: Vec<Rc<Address>>,
+) -> Result<Rc<Address>, Failure> {
+    known.sort_by(|a, b| {
+        let has = |address: &Address| address.instance_id() == Some(id);
+        has(b).cmp(&has(a)).then(a.allocation_id().cmp(&b.allocation_id()))
     });
-    associated.await.map(|_| true).map_err(|error| error.failure("cannot give it the Elastic IP"))
+    for other in known.iter().skip(1).filter(|other| other.association_id().is_none_or(str::is_empty)) {
+        give_back(region, machine, other).await?;
+    }
+    known.into_iter().next().ok_or_else(|| Failure::new(Kind::Internal, "the Elastic IP is gone"))
 }
 
 /// AllocateAddress has no client token: after a lost answer the tags tell whether it took place.
@@ -61,15 +95,22 @@ async fn allocate(region: &Region, machine: &str, own: &BTreeMap<String, String>
 pub async fn release(region: &Region, machine: &str) -> Result<bool, Failure> {
     let found = find(region, machine).await?;
     for address in &found {
-        let id = address.allocation_id().unwrap_or_default();
-        let released =
-            region.aws.call(machine, "ReleaseAddress", id, |client| client.release_address().allocation_id(id).send());
-        match released.await {
-            Err(error) if !error.is(&["InvalidAllocationID.NotFound", "InvalidAddressID.NotFound"]) => {
-                return Err(error.failure("cannot give the Elastic IP back"));
-            }
-            _ => log::event(machine, &format!("gave back the address {}", address.public_ip().unwrap_or(id))),
-        }
+        give_back(region, machine, address).await?;
     }
     Ok(!found.is_empty())
+}
+
+async fn give_back(region: &Region, machine: &str, address: &Address) -> Result<(), Failure> {
+    let id = address.allocation_id().unwrap_or_default();
+    let released =
+        region.aws.call(machine, "ReleaseAddress", id, |client| client.release_address().allocation_id(id).send());
+    match released.await {
+        Err(error) if !error.is(&["InvalidAllocationID.NotFound", "InvalidAddressID.NotFound"]) => {
+            Err(error.failure("cannot give the Elastic IP back"))
+        }
+        _ => {
+            log::event(machine, &format!("gave back the address {}", address.public_ip().unwrap_or(id)));
+            Ok(())
+        }
+    }
 }

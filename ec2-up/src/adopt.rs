@@ -3,7 +3,7 @@
 use crate::region::Region;
 use crate::{instance, tags};
 use aws_sdk_ec2::types::Instance;
-use machine_record::{Failure, Instance as Section, Kind, Record, log};
+use machine_record::{Failure, Kind, Record, log};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,17 +13,28 @@ use std::time::Duration;
 /// # Errors
 /// Kind `conflict` where it belongs to another machine or deployment.
 pub async fn adopt_instance(region: &Region, record: &Record) -> Result<Option<Rc<Instance>>, Failure> {
-    let Some(section) = record.section::<Section>()? else { return Ok(None) };
+    let found = candidate(region, record).await?;
+    if let Some(found) = &found {
+        adopt(region, &record.name(), found.instance_id().unwrap_or_default()).await?;
+    }
+    Ok(found)
+}
+
+/// The instance that the record names, if it may be taken over.
+///
+/// # Errors
+/// Kind `conflict` where it belongs to another machine or deployment.
+pub async fn candidate(region: &Region, record: &Record) -> Result<Option<Rc<Instance>>, Failure> {
+    let Some(named) = instance::named(record)? else { return Ok(None) };
     let name = record.name();
-    let found = region.by_id.of(&section.id, Duration::from_millis(20)).await?.pop();
+    let found = region.by_id.of(&named.id, Duration::from_millis(20)).await?.pop();
     let Some(found) = found.filter(|found| !instance::is_gone(found)) else { return Ok(None) };
     for (key, ours) in [(tags::NAME, name.as_str()), (tags::DEPLOYMENT, region.deployment.as_str())] {
         if let Some(other) = tags::value(found.tags(), key).filter(|other| *other != ours) {
-            let message = format!("{} belongs to another machine: its tag {key} is {other}", section.id);
+            let message = format!("{} belongs to another machine: its tag {key} is {other}", named.id);
             return Err(Failure::new(Kind::Conflict, message).hint("remove that tag first, if it really goes over"));
         }
     }
-    adopt(region, &name, &section.id).await?;
     Ok(Some(found))
 }
 

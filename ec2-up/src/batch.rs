@@ -8,7 +8,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 /// EC2 takes up to 200 values in a filter (EC2 user guide, "Filtering").
-const MOST: usize = 200;
+pub const MOST: usize = 200;
 
 /// Collects questions until one is due, and asks all of them together.
 pub struct Batcher<V> {

@@ -2,12 +2,12 @@
 
 use crate::image::Checked;
 use crate::region::Region;
-use crate::tags;
-use crate::wish::{Imds, Wish};
+use crate::wish::{Credits, Imds, Wish};
+use crate::{credits, instance, tags};
 use aws_sdk_ec2::types::{HttpTokensState, Instance, Volume};
 use machine_record::{Failure, KeyPair};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// One field in which the machine is not as wished.
@@ -30,6 +30,9 @@ pub enum Mend {
         kind: Option<String>,
     },
     Imds(Imds),
+    Credits(Credits),
+    /// The security groups to be in
+    Groups(Vec<String>),
     /// Only by a stop and a start: the type to become
     Resize(String),
     /// Only by a new machine
@@ -65,6 +68,13 @@ pub async fn differences(
 ) -> Result<Vec<Difference>, Failure> {
     let mut found = of_instance(&region.deployment, instance, wanted);
     let wish = wanted.wish;
+    if let Some(want) = wish.credits {
+        let have = credits::find(region, instance.instance_id().unwrap_or_default()).await?;
+        if have.as_deref() != Some(want.word()) {
+            let have = have.unwrap_or_else(|| "unknown".into());
+            found.push(Difference { what: "credits", have, want: want.word().into(), mend: Mend::Credits(want) });
+        }
+    }
     if wish.volume_size.is_some() || wish.volume_type.is_some() {
         let root = instance.root_device_name();
         let root = instance.block_device_mappings().iter().find(|mapping| mapping.device_name() == root);
@@ -106,6 +116,14 @@ fn of_instance(deployment: &str, instance: &Instance, wanted: &Wanted) -> Vec<Di
         let word = |required| if required { "required" } else { "optional" };
         compare("imds", Some(word(required)), Some(word(want == Imds::Required)), Mend::Imds(want));
     }
+    let ipv6 = if instance::ipv6(instance).is_some() { "there" } else { "none" };
+    compare("ipv6", Some(ipv6), wish.ipv6.then_some("there"), Mend::Replace);
+    if !wish.security_groups.is_empty() {
+        let have: BTreeSet<&str> = instance.security_groups().iter().filter_map(|group| group.group_id()).collect();
+        let have: Vec<&str> = have.into_iter().collect();
+        let want: Vec<String> = wish.security_groups.iter().cloned().collect();
+        compare("security groups", Some(&have.join(",")), Some(&want.join(",")), Mend::Groups(want.clone()));
+    }
     let tags = tags::of_machine(deployment, wanted.machine, &wish.tags);
     let missing: BTreeMap<String, String> =
         tags.into_iter().filter(|(key, value)| tags::value(instance.tags(), key) != Some(value)).collect();
@@ -122,17 +140,19 @@ fn of_instance(deployment: &str, instance: &Instance, wanted: &Wanted) -> Vec<Di
 
 fn of_volume(id: &str, volume: &Volume, wish: &Wish) -> Vec<Difference> {
     let mut found = Vec::new();
+    // One change of size and type together: EBS makes one at a time, and the next hours later.
     let have = volume.size().and_then(|size| u32::try_from(size).ok()).unwrap_or(0);
+    let kind = volume.volume_type().map_or("unknown", |kind| kind.as_str());
+    let size = wish.volume_size.filter(|want| *want > have);
+    let other = wish.volume_type.clone().filter(|want| want != kind);
+    let change = || Mend::Volume { id: id.into(), size, kind: other.clone() };
     if let Some(want) = wish.volume_size.filter(|want| *want != have) {
-        let grow = Mend::Volume { id: id.into(), size: Some(want), kind: None };
         // EBS volumes only ever grow.
-        let mend = if want > have { grow } else { Mend::Replace };
+        let mend = if want > have { change() } else { Mend::Replace };
         found.push(Difference { what: "volume size", have: format!("{have} GiB"), want: format!("{want} GiB"), mend });
     }
-    let have = volume.volume_type().map_or("unknown", |kind| kind.as_str());
-    if let Some(want) = wish.volume_type.as_deref().filter(|want| *want != have) {
-        let mend = Mend::Volume { id: id.into(), size: None, kind: Some(want.into()) };
-        found.push(Difference { what: "volume type", have: have.into(), want: want.into(), mend });
+    if let Some(want) = &other {
+        found.push(Difference { what: "volume type", have: kind.into(), want: want.clone(), mend: change() });
     }
     found
 }
@@ -141,7 +161,7 @@ fn of_volume(id: &str, volume: &Volume, wish: &Wish) -> Vec<Difference> {
 pub fn new_machine(wish: &Wish, image: &Checked) -> Value {
     json!({
         "image": image.id, "type": image.instance_type, "volumeSize": wish.size(), "volumeType": wish.volume(),
-        "encrypted": true, "subnet": wish.subnet, "spot": wish.spot, "tags": wish.tags,
+        "encrypted": true, "subnet": wish.subnet, "securityGroups": wish.security_groups, "ipv6": wish.ipv6, "spot": wish.spot, "tags": wish.tags,
         "instanceProfile": wish.instance_profile, "elasticIp": wish.elastic_ip,
         "imds": if image.imds == Imds::Required { "required" } else { "optional" },
     })
@@ -193,6 +213,9 @@ mod tests {
         let tags = BTreeMap::from([("team".to_string(), "web".to_string())]);
         assert_eq!(found(&["--tag", "team=web"], "ami-1"), [("tags", Mend::Tags(tags))]);
         assert_eq!(found(&["--imds", "required"], "ami-1"), [("imds", Mend::Imds(Imds::Required))]);
+        let groups = Mend::Groups(vec!["sg-1".into(), "sg-2".into()]);
+        assert_eq!(found(&["--security-group", "sg-2,sg-1"], "ami-1"), [("security groups", groups)]);
+        assert_eq!(found(&["--ipv6"], "ami-1"), [("ipv6", Mend::Replace)]);
     }
 
     #[test]
@@ -201,7 +224,10 @@ mod tests {
         let mends =
             |flags: &[&str]| of_volume("vol-1", &volume, &wish(flags)).into_iter().map(|d| d.mend).collect::<Vec<_>>();
         assert_eq!(mends(&["--volume-size", "50", "--volume-type", "gp3"]), []);
-        assert_eq!(mends(&["--volume-size", "60"]), [Mend::Volume { id: "vol-1".into(), size: Some(60), kind: None }]);
+        let change = |size, kind: Option<&str>| Mend::Volume { id: "vol-1".into(), size, kind: kind.map(String::from) };
+        assert_eq!(mends(&["--volume-size", "60"]), [change(Some(60), None)]);
+        let both = change(Some(60), Some("gp2"));
+        assert_eq!(mends(&["--volume-size", "60", "--volume-type", "gp2"]), [both, change(Some(60), Some("gp2"))]);
         assert_eq!(mends(&["--volume-size", "40"]), [Mend::Replace]);
     }
 }

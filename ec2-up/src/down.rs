@@ -5,7 +5,8 @@ use crate::plan::Plan;
 use crate::region::{Region, Regions};
 use crate::{address, group, instance, key_pair, list, stream, tags};
 use anyhow::Result;
-use machine_record::{Failure, Instance as Section, Job, KeyPair, Kind, PlanEntry, Record, StreamArgs, Tool, log};
+use aws_sdk_ec2::types::SecurityGroup;
+use machine_record::{Failure, Job, KeyPair, Kind, PlanEntry, Record, StreamArgs, Tool, log};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -122,9 +123,9 @@ impl Context {
         }
         self.check_instance(record, &region, &ids).await?;
         self.gone.borrow_mut().extend(ids.iter().cloned());
-        let group = self.group(&region, &name).await?;
+        let groups = group::ours(&region, &name).await?;
         if self.args.stream.plan {
-            return self.look(record, &region, &name, &ids, group.as_deref(), keys).await;
+            return self.look(record, &region, &name, &ids, &groups, keys).await;
         }
         step.set("being terminated");
         for id in &ids {
@@ -135,7 +136,7 @@ impl Context {
         step.set("losing its address");
         let mut released = address::release(&region, &name).await?;
         step.set("losing its security group");
-        if let Some(group) = &group {
+        for group in &groups {
             group::delete(&region, &name, group).await?;
         }
         step.set("losing its key pair");
@@ -143,7 +144,7 @@ impl Context {
             let gone = self.gone.borrow().clone();
             released |= key_pair::release(&region, &name, &key, &gone).await?;
         }
-        if ids.is_empty() && group.is_none() && !released {
+        if ids.is_empty() && groups.is_empty() && !released {
             log::event(
                 &name,
                 &format!("no machine of that name in {} of {}: nothing to do", region.name, region.deployment),
@@ -158,11 +159,11 @@ impl Context {
 
     /// The record may name an instance that does not carry the machine's tags: that one is not ours to remove.
     async fn check_instance(&self, record: &Record, region: &Region, ids: &[String]) -> Result<(), Failure> {
-        let Some(section) = record.section::<Section>()? else { return Ok(()) };
-        if ids.contains(&section.id) {
+        let Some(named) = instance::named(record)? else { return Ok(()) };
+        if ids.contains(&named.id) {
             return Ok(());
         }
-        let found = region.by_id.of(&section.id, Duration::from_millis(20)).await?;
+        let found = region.by_id.of(&named.id, Duration::from_millis(20)).await?;
         let Some(other) = found.iter().find(|instance| !instance::is_gone(instance)) else { return Ok(()) };
         let tag = |key| tags::value(other.tags(), key).unwrap_or("none");
         let (name, deployment) = (tag(tags::NAME), tag(tags::DEPLOYMENT));
@@ -170,26 +171,12 @@ impl Context {
             Kind::Conflict,
             format!(
                 "{} is the machine {name} of the deployment {deployment}, not {} of {}",
-                section.id,
+                named.id,
                 record.name(),
                 region.deployment
             ),
         )
         .hint("say its --deployment; what has no tags of ec2-up is never removed"))
-    }
-
-    async fn group(
-        &self,
-        region: &Region,
-        name: &str,
-    ) -> Result<Option<Rc<aws_sdk_ec2::types::SecurityGroup>>, Failure> {
-        match group::look(region, name, None).await {
-            Err(failure) if failure.kind == Kind::Conflict => {
-                log::event(name, &format!("{}: it stays", failure.message));
-                Ok(None)
-            }
-            found => found,
-        }
     }
 
     /// Says what would be removed.
@@ -199,7 +186,7 @@ impl Context {
         region: &Region,
         name: &str,
         ids: &[String],
-        group: Option<&aws_sdk_ec2::types::SecurityGroup>,
+        groups: &[Rc<SecurityGroup>],
         keys: Held<'_>,
     ) -> Result<()> {
         let entry = |resource: String, reason: &str| PlanEntry::new(NAME, "delete", resource, reason);
@@ -210,7 +197,7 @@ impl Context {
             let resource = format!("elastic-ip/{}", address.public_ip().unwrap_or_default());
             self.plan.add(record, entry(resource, address.allocation_id().unwrap_or_default()))?;
         }
-        if let Some(group) = group {
+        for group in groups {
             let resource = format!("security-group/{}", group.group_name().unwrap_or_default());
             self.plan.add(record, entry(resource, group.group_id().unwrap_or_default()))?;
         }

@@ -1,10 +1,11 @@
-//! The security group of a machine: one each, found by name and tags, its rules compared both ways.
+//! The security groups of a machine: one of its own, found by name and tags, or those of the user's choice.
 
 use crate::region::Region;
+use crate::rule_changes::RuleChanges;
 use crate::rules::Rule;
 use crate::wish::Wish;
 use crate::{adopt, tags};
-use aws_sdk_ec2::types::{IpPermission, ResourceType, SecurityGroup};
+use aws_sdk_ec2::types::{Instance, IpPermission, ResourceType, SecurityGroup};
 use machine_record::{Failure, Kind, log};
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -17,66 +18,40 @@ const SOON: Duration = Duration::from_millis(20);
 const LOOKS: u32 = 60;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What has to change about the rules of a group.
-#[derive(Debug, Default, PartialEq)]
-pub struct Differences {
-    pub open: BTreeSet<Rule>,
-    pub close: BTreeSet<Rule>,
-    pub let_out: BTreeSet<Rule>,
-    pub keep_in: BTreeSet<Rule>,
-}
-
-impl Differences {
-    /// Compares the wish with a group; what the wish does not speak of stays as it is.
-    pub fn of(wish: &Wish, group: &SecurityGroup) -> Result<Self, Failure> {
-        let have = Rule::of(group.ip_permissions());
-        let (ssh, other): (BTreeSet<Rule>, BTreeSet<Rule>) = have.iter().cloned().partition(Rule::is_ssh);
-        let default = wish.ingress()?.into_iter().filter(Rule::is_ssh).collect();
-        // A group without any way in for ssh was left half-made.
-        let want_ssh = if wish.ssh.is_empty() && !ssh.is_empty() { ssh } else { default };
-        let want_other = wish.open.clone().unwrap_or(other);
-        let want: BTreeSet<Rule> = want_ssh.union(&want_other).cloned().collect();
-        let out = Rule::of(group.ip_permissions_egress());
-        let want_out = BTreeSet::from([Rule::everything()]);
-        let mut keep_in: BTreeSet<Rule> = out.difference(&want_out).cloned().collect();
-        keep_in.remove(&Rule::everything_ipv6());
-        Ok(Differences {
-            open: want.difference(&have).cloned().collect(),
-            close: have.difference(&want).cloned().collect(),
-            let_out: want_out.difference(&out).cloned().collect(),
-            keep_in,
-        })
-    }
-
-    pub fn is_empty(&self) -> bool {
-        *self == Differences::default()
-    }
-
-    /// The changes in words.
-    pub fn words(&self) -> String {
-        let of =
-            |verb: &str, rules: &BTreeSet<Rule>| rules.iter().map(|rule| format!("{verb} {rule}")).collect::<Vec<_>>();
-        let all = [of("open", &self.open), of("close", &self.close), of("allow out", &self.let_out)];
-        [all.concat(), of("forbid out", &self.keep_in)].concat().join(", ")
-    }
-}
-
 /// Finds the group of a machine in a VPC.
 ///
 /// # Errors
 /// Kind `conflict` where a group of that name is not one of ours.
-pub async fn look(region: &Region, machine: &str, vpc: Option<&str>) -> Result<Option<Rc<SecurityGroup>>, Failure> {
-    let name = tags::group_name(&region.deployment, machine)?;
-    let found = region.groups.of(&name, SOON).await?;
-    let Some(group) = found.into_iter().find(|group| vpc.is_none() || group.vpc_id() == vpc) else {
-        return Ok(None);
-    };
+pub async fn look(region: &Region, machine: &str, vpc: &str) -> Result<Option<Rc<SecurityGroup>>, Failure> {
+    let Some(group) = any(region, machine, vpc).await? else { return Ok(None) };
     if is_ours(region, machine, &group) {
         return Ok(Some(group));
     }
-    let id = group.group_id().unwrap_or_default();
-    Err(Failure::new(Kind::Conflict, format!("the security group {name} ({id}) was not made by ec2-up"))
-        .hint("rename or delete it, or take it over with --adopt"))
+    Err(others(&group).hint("rename or delete it, or take it over with --adopt"))
+}
+
+/// Finds the group of the machine's name in a VPC, whoever made it.
+pub async fn any(region: &Region, machine: &str, vpc: &str) -> Result<Option<Rc<SecurityGroup>>, Failure> {
+    let found = region.groups.of(&tags::group_name(&region.deployment, machine)?, SOON).await?;
+    Ok(found.into_iter().find(|group| group.vpc_id() == Some(vpc)))
+}
+
+/// The groups of a machine, in whichever VPC it has been; those of others are named and left out.
+pub async fn ours(region: &Region, machine: &str) -> Result<Vec<Rc<SecurityGroup>>, Failure> {
+    let mut found = region.groups.of(&tags::group_name(&region.deployment, machine)?, SOON).await?;
+    found.retain(|group| {
+        let ours = is_ours(region, machine, group);
+        if !ours {
+            log::event(machine, &format!("{}: it stays", others(group)));
+        }
+        ours
+    });
+    Ok(found)
+}
+
+fn others(group: &SecurityGroup) -> Failure {
+    let (name, id) = (group.group_name().unwrap_or_default(), group.group_id().unwrap_or_default());
+    Failure::new(Kind::Conflict, format!("the security group {name} ({id}) was not made by ec2-up"))
 }
 
 /// Tags a group of the machine's name, so that it is one of ours.
@@ -96,9 +71,64 @@ pub fn is_ours(region: &Region, machine: &str, group: &SecurityGroup) -> bool {
         && tags::value(group.tags(), tags::DEPLOYMENT) == Some(&region.deployment)
 }
 
+/// The group that bears the machine's name, if the machine is in it.
+pub fn own(region: &Region, machine: &str, instance: &Instance) -> Result<Option<String>, Failure> {
+    let own = tags::group_name(&region.deployment, machine)?;
+    let group = instance.security_groups().iter().find(|group| group.group_name() == Some(&own));
+    Ok(group.and_then(|group| group.group_id()).map(String::from))
+}
+
+/// The groups of a new machine: those of the user's choice, or one of its own.
+pub async fn of_new(region: &Region, machine: &str, vpc: &str, wish: &Wish) -> Result<Vec<String>, Failure> {
+    if wish.security_groups.is_empty() {
+        return Ok(vec![ensure(region, machine, vpc, wish).await?]);
+    }
+    Ok(wish.security_groups.iter().cloned().collect())
+}
+
+/// Checks that the groups of the user's choice exist, in the machine's network.
+pub async fn check_chosen(region: &Region, vpc: &str, wish: &Wish) -> Result<(), Failure> {
+    for id in &wish.security_groups {
+        let found = region.groups_by_id.of(id, SOON).await?;
+        let group = found.first().ok_or_else(|| {
+            Failure::new(Kind::NotFound, format!("no security group {id} in {}", region.name))
+                .hint("name it by its id, sg-…")
+        })?;
+        if group.vpc_id() != Some(vpc) {
+            let other = group.vpc_id().unwrap_or("no VPC");
+            return Err(Failure::new(Kind::Input, format!("the security group {id} is one of {other}, not of {vpc}"))
+                .hint("take one of the same VPC, or name a --subnet of the other"));
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the rules of a machine that exists as wished, unless its groups are of the user's choice.
+pub async fn keep(region: &Region, machine: &str, instance: &Instance, wish: &Wish) -> Result<(), Failure> {
+    let Some(vpc) = instance.vpc_id() else { return Ok(()) };
+    if !wish.security_groups.is_empty() {
+        return check_chosen(region, vpc, wish).await;
+    }
+    if own(region, machine, instance)?.is_some() {
+        return ensure(region, machine, vpc, wish).await.map(drop);
+    }
+    check_unowned(instance, wish)
+}
+
+/// Rules are changed in the machine's own group only.
+pub fn check_unowned(instance: &Instance, wish: &Wish) -> Result<(), Failure> {
+    if wish.ssh.is_empty() && wish.open.is_none() {
+        return Ok(());
+    }
+    let ids: Vec<&str> = instance.security_groups().iter().filter_map(|group| group.group_id()).collect();
+    let id = instance.instance_id().unwrap_or_default();
+    Err(Failure::new(Kind::Conflict, format!("{id} is not in a group of its own, but in {}", ids.join(", ")))
+        .hint("change the rules there, and leave --open and --ssh-from out"))
+}
+
 /// Makes the group if it is missing, its rules as wished, and gives its id.
 pub async fn ensure(region: &Region, machine: &str, vpc: &str, wish: &Wish) -> Result<String, Failure> {
-    let mut known = look(region, machine, Some(vpc)).await?;
+    let mut known = look(region, machine, vpc).await?;
     if known.is_none() {
         match create(region, machine, vpc, wish).await? {
             Some(id) => return Ok(id),
@@ -109,13 +139,13 @@ pub async fn ensure(region: &Region, machine: &str, vpc: &str, wish: &Wish) -> R
     for _ in 0..LOOKS {
         let Some(group) = known else { break };
         let id = group.group_id().unwrap_or_default().to_string();
-        let differences = Differences::of(wish, &group)?;
+        let differences = RuleChanges::of(wish, &group)?;
         if differences.is_empty() || change(region, machine, &id, &differences).await? {
             return Ok(id);
         }
         // Another run is at work on the same rules.
         tokio::time::sleep(PAUSE).await;
-        known = look(region, machine, Some(vpc)).await?;
+        known = look(region, machine, vpc).await?;
     }
     Err(Failure::new(Kind::Conflict, format!("the security group of {machine} changes all the time"))
         .hint("is another ec2-up at work with other wishes?"))
@@ -123,7 +153,7 @@ pub async fn ensure(region: &Region, machine: &str, vpc: &str, wish: &Wish) -> R
 
 async fn appears(region: &Region, machine: &str, vpc: &str) -> Result<Option<Rc<SecurityGroup>>, Failure> {
     for _ in 0..LOOKS {
-        if let Some(group) = look(region, machine, Some(vpc)).await? {
+        if let Some(group) = look(region, machine, vpc).await? {
             return Ok(Some(group));
         }
         tokio::time::sleep(PAUSE).await;
@@ -151,12 +181,12 @@ async fn create(region: &Region, machine: &str, vpc: &str, wish: &Wish) -> Resul
         Err(error) => return Err(error.failure(format!("cannot make the security group {name}"))),
     };
     // EC2 itself lets everything out of a new group.
-    let rules = Differences { open: wish.ingress()?, ..Differences::default() };
+    let rules = RuleChanges { open: wish.ingress()?, ..RuleChanges::default() };
     if change(region, machine, &id, &rules).await? { Ok(Some(id)) } else { Ok(None) }
 }
 
 /// Changes the rules, opening before closing; false if another run has changed them first.
-async fn change(region: &Region, machine: &str, id: &str, differences: &Differences) -> Result<bool, Failure> {
+async fn change(region: &Region, machine: &str, id: &str, differences: &RuleChanges) -> Result<bool, Failure> {
     for rule in differences.open.iter().filter(|rule| rule.is_ssh() && rule.is_open()) {
         log::event(machine, &format!("ssh is open to everybody ({rule}); --ssh-from CIDR narrows it"));
     }
@@ -245,51 +275,4 @@ pub async fn delete(region: &Region, machine: &str, group: &SecurityGroup) -> Re
     }
     log::event(machine, &format!("deleted the security group {}", group.group_name().unwrap_or(id)));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(flatten)]
-        wish: crate::wish::WishArgs,
-    }
-
-    fn words(flags: &[&str], ingress: &[&str]) -> String {
-        let wish = Line::parse_from(std::iter::once(&"x").chain(flags)).wish;
-        let wish = Wish::of(&machine_record::Record::default(), &wish).unwrap();
-        let rules = ingress.iter().map(|rule| Rule::parse(rule).unwrap().permission()).collect();
-        let group = SecurityGroup::builder()
-            .set_ip_permissions(Some(rules))
-            .ip_permissions_egress(Rule::everything().permission())
-            .build();
-        Differences::of(&wish, &group).unwrap().words()
-    }
-
-    #[test]
-    fn a_group_as_wished_is_left_alone() {
-        assert_eq!(words(&[], &["22"]), "");
-        assert_eq!(words(&["--open", "80"], &["22", "80"]), "");
-    }
-
-    #[test]
-    fn what_no_flag_speaks_of_stays() {
-        assert_eq!(words(&[], &["22:10.0.0.0/8", "443"]), "");
-        assert_eq!(
-            words(&["--open", "80"], &["22:10.0.0.0/8", "443"]),
-            "open 80/tcp:0.0.0.0/0, close 443/tcp:0.0.0.0/0"
-        );
-        assert_eq!(
-            words(&["--ssh-from", "10.0.0.0/8"], &["22", "443"]),
-            "open 22/tcp:10.0.0.0/8, close 22/tcp:0.0.0.0/0"
-        );
-    }
-
-    #[test]
-    fn a_group_that_was_left_half_made_is_completed() {
-        assert_eq!(words(&[], &[]), "open 22/tcp:0.0.0.0/0");
-    }
 }

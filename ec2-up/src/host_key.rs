@@ -6,6 +6,7 @@ use crate::tags;
 use aws_sdk_ec2::types::{Instance, Tag};
 use clap::ValueEnum;
 use machine_record::{Failure, Kind, log};
+use std::cell::Cell;
 use std::time::Duration;
 
 /// Where trust in the host key comes from.
@@ -34,6 +35,8 @@ pub struct Trust<'a> {
     /// Keys or fingerprints that are known from an earlier run
     pub known: Vec<String>,
     pub machine: &'a str,
+    /// What is waited for, to be told if the time is up
+    pub step: &'a Cell<&'static str>,
 }
 
 /// Keys known from an earlier run: the instance's tag.
@@ -51,6 +54,7 @@ pub async fn learn(region: &Region, instance: &Instance, host: &str, trust: Trus
     let machine = trust.machine;
     let id = instance.instance_id().unwrap_or_default();
     log::event(machine, &format!("waiting for ssh at {host}"));
+    trust.step.set("waiting for ssh to answer");
     let shown = answer(host).await;
     if !trust.known.is_empty() {
         let key = prove(host, shown, &trust.known, "that it was known by").await?;
@@ -70,6 +74,7 @@ pub async fn learn(region: &Region, instance: &Instance, host: &str, trust: Trus
         }
         HostKeySource::Console => {
             log::event(machine, "waiting for the host key's fingerprint on the console");
+            trust.step.set("waiting for a whole block of host key fingerprints on the console");
             let mut pause = Duration::from_secs(1);
             let printed = loop {
                 let printed = console::fingerprints(region, machine, id).await?;

@@ -9,7 +9,7 @@ use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{LineEnding, PrivateKey};
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where the host key of a machine is kept.
@@ -37,6 +37,12 @@ pub fn ensure(path: &Path) -> Result<PrivateKey> {
 /// Reads the host key, if there is one.
 pub fn read(path: &Path) -> Result<Option<PrivateKey>> {
     match fs::read(path) {
+        Ok(_) if fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o077 != 0) => {
+            let shown = path.display();
+            Err(Failure::new(Kind::Input, format!("the host key {shown} can be read by others"))
+                .hint(format!("chmod 600 {shown}"))
+                .into())
+        }
         Ok(text) => PrivateKey::from_openssh(text)
             .with_context(|| format!("cannot use the host key {}", path.display()))
             .with_kind(Kind::Input)
@@ -90,6 +96,9 @@ mod tests {
         let made = ensure(&file).unwrap();
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(public(&ensure(&file).unwrap()).unwrap(), public(&made).unwrap());
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("read by others"));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&file, "no key").unwrap();
         assert!(ensure(&file).is_err());
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);

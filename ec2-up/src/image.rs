@@ -1,9 +1,10 @@
 //! Checks before paying: that the image lives, and fits the instance type and the volume.
 
+use crate::instance_type::{self, Needs};
 use crate::region::{Region, filter};
 use crate::wish::{Imds, Wish};
-use aws_sdk_ec2::types::{Image, ImdsSupportValues, InstanceTypeInfo};
-use machine_record::{Ami, Failure, Kind};
+use aws_sdk_ec2::types::{Image, ImdsSupportValues};
+use machine_record::{Ami, Failure, Kind, Record, Section};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -12,6 +13,27 @@ const NIXOS: &str = "427812963091";
 
 /// The account that did until 23.05 (NixOS/nixpkgs issue 285881).
 const NIXOS_LEGACY: &str = "080433136561";
+
+/// An image as a record names it; people type no more than its id.
+#[derive(serde::Deserialize)]
+pub struct Named {
+    pub id: String,
+    pub release: Option<String>,
+    pub source: Option<String>,
+}
+
+/// The image that the record names, if it does.
+pub fn named(record: &Record) -> Result<Option<Named>, Failure> {
+    record.read(Ami::NAME)
+}
+
+/// The image that the record must name.
+pub fn required(record: &Record) -> Result<Named, Failure> {
+    match named(record)? {
+        Some(named) => Ok(named),
+        None => Err(Failure::new(Kind::Input, "the record has no `ami`").hint("run nixos-ami first")),
+    }
+}
 
 /// What a new machine needs to know of its image.
 pub struct Checked {
@@ -22,15 +44,14 @@ pub struct Checked {
 }
 
 /// Asks EC2 for the image and the instance type, and checks that they fit each other and the wish.
-pub async fn check(region: &Region, ami: &Ami, wish: &Wish) -> Result<Checked, Failure> {
+pub async fn check(region: &Region, ami: &Named, wish: &Wish) -> Result<Checked, Failure> {
     let image = match find(region, &ami.id).await? {
         Some(image) => image,
         None => return Err(gone(region, ami).await),
     };
-    let architecture = image.architecture().map_or("", |architecture| architecture.as_str());
-    let instance_type = wish.machine_type(architecture).to_string();
-    let facts = type_facts(region, &instance_type).await?;
-    fits(&ami.id, &image, &instance_type, &facts)?;
+    let needs = Needs::of_image(&image);
+    let instance_type = wish.machine_type(needs.architecture).to_string();
+    instance_type::check(region, &instance_type, &needs, wish).await?;
     let root_device = image.root_device_name().ok_or_else(|| {
         Failure::new(Kind::Input, format!("{} has no root volume on EBS", ami.id)).hint("take an image of type hvm-ebs")
     })?;
@@ -48,9 +69,9 @@ pub async fn check(region: &Region, ami: &Ami, wish: &Wish) -> Result<Checked, F
 }
 
 /// Images of old releases fetch the ssh key without a token: they would never get it if one were required.
-fn imds(image: &Image, ami: &Ami) -> Imds {
+fn imds(image: &Image, ami: &Named) -> Imds {
     let v2 = image.imds_support() == Some(&ImdsSupportValues::V20);
-    let old = ami.source == "table" || image.owner_id() == Some(NIXOS_LEGACY);
+    let old = ami.source.as_deref() == Some("table") || image.owner_id() == Some(NIXOS_LEGACY);
     if old && !v2 { Imds::Optional } else { Imds::Required }
 }
 
@@ -68,10 +89,10 @@ async fn find(region: &Region, id: &str) -> Result<Option<Rc<Image>>, Failure> {
 }
 
 /// NixOS deletes its images about 90 days after they were last the newest: names releases that have one.
-async fn gone(region: &Region, ami: &Ami) -> Failure {
+async fn gone(region: &Region, ami: &Named) -> Failure {
     let failure = Failure::new(
         Kind::NotFound,
-        format!("the image {} (NixOS {}) does not exist any more in {}", ami.id, ami.release, region.name),
+        format!("the image {}{} does not exist any more in {}", ami.id, release_of(ami), region.name),
     );
     let found = region.aws.call("", "DescribeImages", "nixos/*", |client| {
         let call = client.describe_images().owners(NIXOS).filters(filter("name", ["nixos/*".to_string()]));
@@ -89,6 +110,10 @@ async fn gone(region: &Region, ami: &Ami) -> Failure {
     ))
 }
 
+fn release_of(ami: &Named) -> String {
+    ami.release.as_ref().map(|release| format!(" (NixOS {release})")).unwrap_or_default()
+}
+
 /// The release in a name such as `nixos/25.11.1240.2fad6eac6077-x86_64-linux`; pre-releases have none.
 fn release(name: &str) -> Option<&str> {
     let label = name.strip_prefix("nixos/")?;
@@ -98,51 +123,9 @@ fn release(name: &str) -> Option<&str> {
         .then_some(release)
 }
 
-async fn type_facts(region: &Region, name: &str) -> Result<Rc<InstanceTypeInfo>, Failure> {
-    let ask = || async {
-        let found = region.aws.call("", "DescribeInstanceTypes", name, |client| {
-            client.describe_instance_types().instance_types(name.into()).send()
-        });
-        let unknown = || {
-            Failure::new(Kind::Input, format!("no instance type {name} in {}", region.name))
-                .hint("take one such as t3.micro, or t4g.micro for aarch64-linux")
-        };
-        match found.await {
-            Ok(found) => found.instance_types.unwrap_or_default().into_iter().next().map(Rc::new).ok_or_else(unknown),
-            Err(error) if error.is(&["InvalidInstanceType", "InvalidParameterValue"]) => Err(unknown()),
-            Err(error) => Err(error.failure(format!("cannot look at the instance type {name}"))),
-        }
-    };
-    region.types.of(name.to_string(), ask).await
-}
-
-/// EC2 itself says so only after a volume has been made from the snapshot, or as a machine that never boots.
-fn fits(id: &str, image: &Image, name: &str, facts: &InstanceTypeInfo) -> Result<(), Failure> {
-    let image_has = image.architecture().map_or("", |architecture| architecture.as_str());
-    let known: Vec<&str> = facts
-        .processor_info()
-        .map(|processor| processor.supported_architectures().iter().map(|a| a.as_str()).collect())
-        .unwrap_or_default();
-    if !known.is_empty() && !known.contains(&image_has) {
-        let message = format!("{name} cannot run {id}: it is for {}, the image for {image_has}", known.join(" and "));
-        let hint = if image_has == "arm64" { "t4g.micro" } else { "t3.micro" };
-        return Err(Failure::new(Kind::Input, message)
-            .hint(format!("take an --instance-type such as {hint}, or another --system for nixos-ami")));
-    }
-    let modes: Vec<&str> = facts.supported_boot_modes().iter().map(|mode| mode.as_str()).collect();
-    match image.boot_mode().map(|mode| mode.as_str()) {
-        Some(mode @ ("uefi" | "legacy-bios")) if !modes.is_empty() && !modes.contains(&mode) => {
-            Err(Failure::new(Kind::Input, format!("{name} cannot boot {id}: the image boots by {mode}"))
-                .hint("take another --instance-type"))
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aws_sdk_ec2::types::{ArchitectureType, ArchitectureValues, BootModeType, BootModeValues, ProcessorInfo};
 
     #[test]
     fn releases_are_read_from_names_and_pre_releases_are_not() {
@@ -153,38 +136,8 @@ mod tests {
     }
 
     #[test]
-    fn an_arm_image_does_not_fit_an_intel_type() {
-        let image = Image::builder().architecture(ArchitectureValues::Arm64).build();
-        let intel = ProcessorInfo::builder().supported_architectures(ArchitectureType::X8664).build();
-        let facts = InstanceTypeInfo::builder().processor_info(intel).build();
-        let failure = fits("ami-1", &image, "t3.micro", &facts).unwrap_err();
-        assert_eq!(failure.kind, Kind::Input);
-        assert!(failure.hint.unwrap().contains("t4g.micro"));
-    }
-
-    #[test]
-    fn an_uefi_image_needs_a_type_that_boots_so() {
-        let image = Image::builder().boot_mode(BootModeValues::Uefi).build();
-        let old = InstanceTypeInfo::builder().supported_boot_modes(BootModeType::LegacyBios).build();
-        assert!(fits("ami-1", &image, "t2.micro", &old).is_err());
-        let preferred = Image::builder().boot_mode(BootModeValues::UefiPreferred).build();
-        assert!(fits("ami-1", &preferred, "t2.micro", &old).is_ok());
-    }
-
-    #[test]
     fn tokens_are_optional_for_old_images_only() {
-        let ami = |source: &str| Ami {
-            id: "ami-1".into(),
-            name: None,
-            release: "20.09".into(),
-            region: "eu-central-1".into(),
-            system: "x86_64-linux".into(),
-            kind: "hvm-ebs".into(),
-            creation_date: None,
-            deprecation_time: None,
-            source: source.into(),
-            boot_mode: None,
-        };
+        let ami = |source: &str| Named { id: "ami-1".into(), release: None, source: Some(source.into()) };
         let plain = Image::builder().build();
         assert_eq!(imds(&plain, &ami("table")), Imds::Optional);
         assert_eq!(imds(&plain, &ami("ec2")), Imds::Required);

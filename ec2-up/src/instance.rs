@@ -4,7 +4,7 @@ use crate::launch;
 use crate::region::Region;
 use aws_sdk_ec2::primitives::DateTimeFormat;
 use aws_sdk_ec2::types::{Instance, InstanceStateName};
-use machine_record::{Failure, Instance as Section, Kind};
+use machine_record::{Failure, Instance as Section, Kind, Record, Section as _};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::Instant as Moment;
@@ -20,6 +20,17 @@ const UNSEEN: Duration = Duration::from_secs(120);
 
 /// How long EC2 may show a state of before.
 const STALE: Duration = Duration::from_secs(30);
+
+/// An instance as a record names it; people type no more than its id.
+#[derive(serde::Deserialize)]
+pub struct Named {
+    pub id: String,
+}
+
+/// The instance that the record names.
+pub fn named(record: &Record) -> Result<Option<Named>, Failure> {
+    record.read(Section::NAME)
+}
 
 /// Finds the machine by its tags; ones that are being terminated do not count.
 ///
@@ -122,6 +133,7 @@ pub fn section(instance: &Instance, created: bool) -> Section {
         public_dns: text(instance.public_dns_name()),
         public_ip: text(instance.public_ip_address()),
         private_ip: text(instance.private_ip_address()),
+        ipv6: ipv6(instance).map(String::from),
         availability_zone: text(instance.placement().and_then(|placement| placement.availability_zone())),
         security_group_id: text(group),
         launch_time: instance.launch_time().and_then(|time| time.fmt(DateTimeFormat::DateTime).ok()),
@@ -129,8 +141,34 @@ pub fn section(instance: &Instance, created: bool) -> Section {
     }
 }
 
-/// Where ssh reaches it: the public address, or the private one where there is no other.
-pub fn host(instance: &Instance) -> Option<&str> {
-    let address = instance.public_ip_address().or(instance.private_ip_address());
+/// Its IPv6 address, if it has one.
+pub fn ipv6(instance: &Instance) -> Option<&str> {
+    let of_interface = instance.network_interfaces().iter().flat_map(|interface| interface.ipv6_addresses()).next();
+    let address = of_interface.and_then(|address| address.ipv6_address()).or(instance.ipv6_address());
     address.filter(|address| !address.is_empty())
+}
+
+/// Where ssh reaches it: the public address, the IPv6 address, or the private one where there is no other.
+pub fn host(instance: &Instance) -> Option<&str> {
+    let addresses = [instance.public_ip_address(), ipv6(instance), instance.private_ip_address()];
+    addresses.into_iter().flatten().find(|address| !address.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_ec2::types::{InstanceIpv6Address, InstanceNetworkInterface};
+
+    #[test]
+    fn ssh_goes_to_the_public_address_then_to_ipv6_then_to_the_private_one() {
+        let private = Instance::builder().private_ip_address("10.0.0.1").public_ip_address("");
+        assert_eq!(host(&private.clone().build()), Some("10.0.0.1"));
+        let address = InstanceIpv6Address::builder().ipv6_address("2001:db8::1").build();
+        let interface = InstanceNetworkInterface::builder().ipv6_addresses(address).build();
+        let six = private.network_interfaces(interface);
+        assert_eq!(host(&six.clone().build()), Some("2001:db8::1"));
+        assert_eq!(section(&six.clone().build(), true).ipv6.as_deref(), Some("2001:db8::1"));
+        assert_eq!(host(&six.public_ip_address("192.0.2.1").build()), Some("192.0.2.1"));
+        assert_eq!(host(&Instance::builder().build()), None);
+    }
 }

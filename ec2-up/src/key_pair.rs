@@ -1,11 +1,17 @@
 //! The key pair in EC2: known by its name, told apart by its material.
 
+use crate::aws::Aws;
 use crate::region::{Region, filter};
 use crate::tags;
 use aws_sdk_ec2::primitives::Blob;
 use aws_sdk_ec2::types::{KeyPairInfo, ResourceType};
 use machine_record::{Failure, KeyPair, Kind, log};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a look-up may wait for other machines to share the call.
+const SOON: Duration = Duration::from_millis(20);
 
 /// Makes sure that EC2 has the key pair; true if this run imported it. Once for all machines that share it.
 pub async fn ensure(region: &Region, machine: &str, pair: &KeyPair) -> Result<bool, Failure> {
@@ -49,15 +55,14 @@ async fn import(region: &Region, machine: &str, pair: &KeyPair) -> Result<bool, 
 }
 
 /// The key pair of a name, with its public key.
-pub async fn find(region: &Region, name: &str) -> Result<Option<KeyPairInfo>, Failure> {
-    let found = find_all(region, "key-name", vec![name.to_string()]).await?;
-    Ok(found.into_iter().next())
+pub async fn find(region: &Region, name: &str) -> Result<Option<Rc<KeyPairInfo>>, Failure> {
+    Ok(region.pairs_by_name.of(name, SOON).await?.pop())
 }
 
 /// Key pairs by a filter.
-pub async fn find_all(region: &Region, by: &str, values: Vec<String>) -> Result<Vec<KeyPairInfo>, Failure> {
+pub async fn find_all(aws: &Aws, by: &str, values: Vec<String>) -> Result<Vec<KeyPairInfo>, Failure> {
     let what = format!("{by}={}", values.join(","));
-    let found = region.aws.call("", "DescribeKeyPairs", &what, |client| {
+    let found = aws.call("", "DescribeKeyPairs", &what, |client| {
         client.describe_key_pairs().include_public_key(true).filters(filter(by, values.clone())).send()
     });
     let found = found.await.map_err(|error| error.failure("cannot look for key pairs"))?;
@@ -103,11 +108,19 @@ pub async fn release(region: &Region, machine: &str, name: &str, gone: &[String]
 
 /// Whether an instance of the account, of any deployment, was started with the key pair.
 pub async fn in_use(region: &Region, name: &str, gone: &[String]) -> Result<bool, Failure> {
-    let states = ["pending", "running", "stopping", "stopped"].map(String::from);
-    let filters = [filter("key-name", [name.to_string()]), filter("instance-state-name", states)];
-    let users = crate::region::instances(&region.aws, &filters).await;
-    let users = users.map_err(|error| error.failure("cannot look for machines that use the key pair"))?;
+    let users = region.users_of_pair.of(name, SOON).await?;
     Ok(users.iter().any(|user| !gone.iter().any(|id| Some(id.as_str()) == user.instance_id())))
+}
+
+/// Those of the names that an instance was started with, asked for together.
+pub async fn used<'a>(region: &Region, names: impl Iterator<Item = &'a str>) -> Result<BTreeSet<String>, Failure> {
+    let names: Vec<String> = names.map(String::from).collect();
+    let mut used = BTreeSet::new();
+    for names in names.chunks(crate::batch::MOST) {
+        let users = crate::region::users_of_pairs(&region.aws, names.to_vec()).await?;
+        used.extend(users.iter().filter_map(|user| user.key_name().map(String::from)));
+    }
+    Ok(used)
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! RunInstances, once only: two runs at once meet in one instance by its client token.
 
-use crate::aws::CallError;
+use crate::call_error::CallError;
 use crate::image::Checked;
 use crate::region::Region;
-use crate::wish::{Credits, Imds, Wish};
-use crate::{group, instance, key_pair, tags};
+use crate::wish::{Imds, Wish};
+use crate::{group, instance, key_pair, subnet, tags};
 use aws_sdk_ec2::types::{
     BlockDeviceMapping, CreditSpecificationRequest, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification,
-    Instance, InstanceMarketOptionsRequest, InstanceMetadataEndpointState, InstanceMetadataOptionsRequest, MarketType,
-    ResourceType, SpotInstanceType, SpotMarketOptions,
+    Instance, InstanceMarketOptionsRequest, InstanceMetadataEndpointState, InstanceMetadataOptionsRequest,
+    InstanceMetadataProtocolState, MarketType, ResourceType, SpotInstanceType, SpotMarketOptions,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -35,14 +35,14 @@ impl Plan<'_> {
     /// Makes the machine, or finds the one that another run is making at this moment.
     pub async fn launch(&self, region: &Region) -> Result<Instance, Failure> {
         let started = tokio::time::Instant::now();
-        let mut subnets = vec![self.wish.subnet.clone()];
+        let mut subnets = subnet::first_choice(region, self.vpc, self.wish).await?;
         let mut next = 0;
         loop {
             // Both are looked at again each time: a teardown of another machine may have taken the key pair.
             key_pair::ensure(region, self.machine, self.key_pair).await?;
-            let group = group::ensure(region, self.machine, self.vpc, self.wish).await?;
+            let groups = group::of_new(region, self.machine, self.vpc, self.wish).await?;
             let subnet = subnets.get(next).cloned().flatten();
-            let error = match self.run(region, &group, subnet.as_deref()).await {
+            let error = match self.run(region, &groups, subnet.as_deref()).await {
                 Ok(instance) => return Ok(instance),
                 Err(error) => error,
             };
@@ -52,9 +52,8 @@ impl Plan<'_> {
                 continue;
             }
             if error.is_capacity() && self.wish.subnet.is_none() {
-                if subnets.len() == 1 {
-                    let all = region.subnets("vpc-id", self.vpc).await?;
-                    subnets.extend(all.iter().filter_map(|subnet| subnet.subnet_id().map(|id| Some(id.to_string()))));
+                if subnets == [None] {
+                    subnets.extend(subnet::all(region, self.vpc).await?);
                 }
                 next += 1;
                 if let Some(Some(subnet)) = subnets.get(next) {
@@ -71,12 +70,12 @@ impl Plan<'_> {
     }
 
     /// One instance, of the first generation that is not terminated.
-    async fn run(&self, region: &Region, group: &str, subnet: Option<&str>) -> Result<Instance, CallError> {
+    async fn run(&self, region: &Region, groups: &[String], subnet: Option<&str>) -> Result<Instance, CallError> {
         let mut generation = 0;
         loop {
-            let token = self.token(region, group, subnet, generation);
+            let token = self.token(region, groups, subnet, generation);
             generation += 1;
-            let answer = self.call(region, group, subnet, &token).await;
+            let answer = self.call(region, groups, subnet, &token).await;
             let gone = match &answer {
                 Ok(instance) => instance::is_gone(instance),
                 Err(error) => error.is(&["IdempotentInstanceTerminated", "IdempotentParameterMismatch"]),
@@ -91,7 +90,7 @@ impl Plan<'_> {
     /// The same for two runs with the same wish, and for a second try after a lost answer.
     ///
     /// At most 64 characters (EC2 developer guide, "Ensuring idempotency"): a SHA-256 just fits.
-    fn token(&self, region: &Region, group: &str, subnet: Option<&str>, generation: u32) -> String {
+    fn token(&self, region: &Region, groups: &[String], subnet: Option<&str>, generation: u32) -> String {
         let wish = self.wish;
         let parts = [
             &region.deployment,
@@ -99,12 +98,12 @@ impl Plan<'_> {
             &self.image.id,
             &self.image.instance_type,
             &self.key_pair.name,
-            group,
+            &groups.join(" "),
             subnet.unwrap_or_default(),
             &wish.size().to_string(),
             wish.volume(),
             &format!("{:?}", wish.tags),
-            &format!("{} {:?}", wish.spot, self.image.imds),
+            &format!("{} {} {:?}", wish.spot, wish.ipv6, self.image.imds),
             &format!("{:?} {:?} {:?}", wish.credits, wish.instance_profile, wish.user_data),
             &generation.to_string(),
         ];
@@ -119,7 +118,7 @@ impl Plan<'_> {
     async fn call(
         &self,
         region: &Region,
-        group: &str,
+        groups: &[String],
         subnet: Option<&str>,
         token: &str,
     ) -> Result<Instance, CallError> {
@@ -138,15 +137,14 @@ impl Plan<'_> {
             .http_tokens(tokens)
             .http_put_response_hop_limit(1)
             .http_endpoint(InstanceMetadataEndpointState::Enabled)
+            .set_http_protocol_ipv6(self.wish.ipv6.then_some(InstanceMetadataProtocolState::Enabled))
             .build();
         let market = self.wish.spot.then(|| {
             let options = SpotMarketOptions::builder().spot_instance_type(SpotInstanceType::OneTime).build();
             InstanceMarketOptionsRequest::builder().market_type(MarketType::Spot).spot_options(options).build()
         });
-        let credits = self.wish.credits.map(|credits| {
-            let word = if credits == Credits::Standard { "standard" } else { "unlimited" };
-            CreditSpecificationRequest::builder().cpu_credits(word).build()
-        });
+        let credits =
+            self.wish.credits.map(|credits| CreditSpecificationRequest::builder().cpu_credits(credits.word()).build());
         let profile = self.wish.instance_profile.as_ref().map(|profile| {
             let named = IamInstanceProfileSpecification::builder();
             if profile.starts_with("arn:") { named.arn(profile) } else { named.name(profile) }.build()
@@ -158,7 +156,8 @@ impl Plan<'_> {
         let made = region.aws.call(self.machine, "RunInstances", &what, |client| {
             let call = client.run_instances().min_count(1).max_count(1).client_token(token);
             let call = call.image_id(&self.image.id).instance_type(self.image.instance_type.as_str().into());
-            let call = call.key_name(&self.key_pair.name).security_group_ids(group);
+            let call = call.key_name(&self.key_pair.name).set_security_group_ids(Some(groups.to_vec()));
+            let call = call.set_ipv6_address_count(self.wish.ipv6.then_some(1));
             let call = call.set_subnet_id(subnet.map(String::from)).block_device_mappings(root.clone());
             let call = call.metadata_options(metadata.clone()).set_instance_market_options(market.clone());
             let call = call.set_credit_specification(credits.clone()).set_iam_instance_profile(profile.clone());

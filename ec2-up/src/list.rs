@@ -2,12 +2,13 @@
 
 use crate::args::AccountArgs;
 use crate::region::{Region, Regions, filter, instances, security_groups};
-use crate::{host_key, instance, key_pair, tags};
+use crate::{console, host_key, instance, key_pair, tags};
 use anyhow::{Context, Result};
 use aws_sdk_ec2::types::{Instance, KeyPairInfo};
-use machine_record::{Failure, KeyPair, Kind, Record, Ssh, StreamArgs, Tool, log};
+use machine_record::{Failure, Instance as Section, KeyPair, Kind, Record, Ssh, StreamArgs, Tool, log};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
+use std::rc::Rc;
 
 const TOOL: Tool = Tool { name: "ec2-ls", starts: true, names: false, jobs: 1 };
 
@@ -76,10 +77,44 @@ async fn everywhere(args: &ListArgs) -> Result<Vec<Record>, Failure> {
         names = known.regions().iter().filter_map(|region| region.region_name().map(String::from)).collect();
         names.sort();
     }
-    let mut records = Vec::new();
+    // All regions at the same time, their records in the order of the names.
+    let mut tasks = Vec::new();
     for name in names {
-        let region = regions.of(&name).await?;
-        records.extend(if args.orphans { orphans(&region).await? } else { machines(&region).await? });
+        let (region, args) = (regions.of(&name).await?, args.clone());
+        tasks.push(tokio::task::spawn_local(async move {
+            if args.orphans { orphans(&region).await } else { known(&region).await }
+        }));
+    }
+    let mut records = Vec::new();
+    for task in tasks {
+        records.extend(task.await.map_err(|error| Failure::new(Kind::Internal, error.to_string()))??);
+    }
+    Ok(records)
+}
+
+/// The machines of a region, with the host keys that their consoles show where no tag holds them.
+async fn known(region: &Rc<Region>) -> Result<Vec<Record>, Failure> {
+    let mut records = machines(region).await?;
+    let mut tasks = Vec::new();
+    for (index, record) in records.iter().enumerate() {
+        let Some(ssh) = record.section::<Ssh>()?.filter(|ssh| ssh.host_keys.is_empty()) else { continue };
+        let Some(instance) = record.section::<Section>()? else { continue };
+        if instance.state.as_deref() != Some("running") {
+            continue;
+        }
+        let (region, name) = (region.clone(), record.name());
+        let ask = async move { console::fingerprints(&region, &name, &instance.id).await };
+        tasks.push((index, ssh, tokio::task::spawn_local(ask)));
+    }
+    for (index, mut ssh, task) in tasks {
+        match task.await.map_err(|error| Failure::new(Kind::Internal, error.to_string()))? {
+            Ok(keys) => {
+                ssh.host_keys = keys;
+                records[index].put(&ssh)?;
+            }
+            // A console is more than a list needs: who may not read it has the machines all the same.
+            Err(failure) => log::warning(&records[index].name(), &failure.message),
+        }
     }
     Ok(records)
 }
@@ -113,9 +148,11 @@ async fn orphans(region: &Region) -> Result<Vec<Record>, Failure> {
         records.push(record);
     }
     let by = format!("tag:{}", tags::DEPLOYMENT);
-    for pair in key_pair::find_all(region, &by, vec![region.deployment.clone()]).await? {
+    let pairs = key_pair::find_all(&region.aws, &by, vec![region.deployment.clone()]).await?;
+    let used = key_pair::used(region, pairs.iter().filter_map(|pair| pair.key_name())).await?;
+    for pair in pairs {
         let name = pair.key_name().unwrap_or_default();
-        if key_pair::in_use(region, name, &[]).await? {
+        if used.contains(name) {
             continue;
         }
         let mut record = Record::default();
@@ -173,8 +210,8 @@ async fn key_pairs(region: &Region, machines: &[Instance]) -> Result<BTreeMap<St
         machines.iter().filter_map(|instance| instance.key_name().map(String::from)).collect();
     let names: Vec<String> = names.into_iter().collect();
     let mut pairs = BTreeMap::new();
-    for names in names.chunks(200) {
-        for found in key_pair::find_all(region, "key-name", names.to_vec()).await? {
+    for names in names.chunks(crate::batch::MOST) {
+        for found in key_pair::find_all(&region.aws, "key-name", names.to_vec()).await? {
             if let Some(pair) = section(&found) {
                 pairs.insert(pair.name.clone(), pair);
             }

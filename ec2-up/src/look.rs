@@ -4,12 +4,13 @@ use crate::compare::{self, Difference, Mend, Wanted};
 use crate::mend::Allowed;
 use crate::plan::Plan;
 use crate::region::Region;
+use crate::rule_changes::RuleChanges;
 use crate::up::{TOOL, add_ssh};
 use crate::wish::Wish;
-use crate::{address, group, image, instance, key_pair, tags};
+use crate::{address, adopt, group, image, instance, key_pair, subnet, tags};
 use anyhow::Result;
 use aws_sdk_ec2::types::Instance;
-use machine_record::{Ami, KeyPair, PlanEntry, Record, log};
+use machine_record::{KeyPair, PlanEntry, Record, log};
 use serde_json::json;
 
 /// Says what would be done.
@@ -22,6 +23,11 @@ pub async fn look(
     found: Option<&Instance>,
 ) -> Result<()> {
     let name = record.name();
+    let other = if allowed.adopt && found.is_none() { adopt::candidate(region, record).await? } else { None };
+    if other.is_some() {
+        plan.add(record, PlanEntry::new(TOOL.name, "update", format!("instance/{name}"), "it is taken over"))?;
+    }
+    let found = found.or(other.as_deref());
     let entry = |action: &str, resource: String, reason: &str| PlanEntry::new(TOOL.name, action, resource, reason);
     let pair: Option<KeyPair> = record.section()?;
     match &pair {
@@ -37,35 +43,22 @@ pub async fn look(
         }
         None => {}
     }
-    let group_name = tags::group_name(&region.deployment, &name)?;
-    let vpc = found.and_then(|found| found.vpc_id());
-    match group::look(region, &name, vpc).await? {
-        None => {
-            let rules: Vec<String> = wish.ingress()?.iter().map(|rule| rule.to_string()).collect();
-            let entry = entry("create", format!("security-group/{group_name}"), "it is not there");
-            plan.add(record, entry.details(json!({ "ingress": rules })))?;
-        }
-        Some(known) => {
-            let differences = group::Differences::of(wish, &known)?;
-            if !differences.is_empty() {
-                let resource = format!("security-group/{group_name}");
-                plan.add(record, entry("update", resource, &differences.words()))?;
-            }
-        }
-    }
+    look_at_group(plan, record, region, wish, allowed, found).await?;
     let resource = format!("instance/{name}");
     if wish.elastic_ip && address::find(region, &name).await?.is_empty() {
         plan.add(record, entry("create", format!("elastic-ip/{name}"), "it has none"))?;
     }
     let Some(found) = found else {
-        let ami: Ami = record.require()?;
+        let ami = image::required(record)?;
         let image = image::check(region, &ami, wish).await?;
-        region.vpc(wish.subnet.as_deref()).await?;
+        let vpc = region.vpc(wish.subnet.as_deref()).await?;
+        subnet::first_choice(region, &vpc, wish).await?;
+        group::check_chosen(region, &vpc, wish).await?;
         let entry = entry("create", resource, "no machine has its tags");
         plan.add(record, entry.details(compare::new_machine(wish, &image)))?;
         return Ok(());
     };
-    let ami: Option<Ami> = record.section()?;
+    let ami = image::named(record)?;
     let ami = ami.as_ref().map(|ami| ami.id.as_str());
     let wanted = Wanted { machine: &name, wish, ami, key_pair: pair.as_ref() };
     for difference in compare::differences(region, found, &wanted).await? {
@@ -86,6 +79,45 @@ pub async fn look(
     }
     record.put(&instance::section(found, false))?;
     add_ssh(record, found, None)
+}
+
+/// Says what would be done about the machine's own security group.
+async fn look_at_group(
+    plan: &Plan,
+    record: &mut Record,
+    region: &Region,
+    wish: &Wish,
+    allowed: Allowed,
+    found: Option<&Instance>,
+) -> Result<()> {
+    let name = record.name();
+    let own = found.map(|found| group::own(region, &name, found)).transpose()?.flatten();
+    match found {
+        _ if !wish.security_groups.is_empty() => return Ok(()),
+        Some(found) if own.is_none() => return Ok(group::check_unowned(found, wish)?),
+        _ => {}
+    }
+    let resource = format!("security-group/{}", tags::group_name(&region.deployment, &name)?);
+    let entry = |action: &str, reason: &str| PlanEntry::new(TOOL.name, action, resource.clone(), reason);
+    let vpc = match found.and_then(|found| found.vpc_id()) {
+        Some(vpc) => vpc.to_string(),
+        None => region.vpc(wish.subnet.as_deref()).await?,
+    };
+    let known =
+        if allowed.adopt { group::any(region, &name, &vpc).await? } else { group::look(region, &name, &vpc).await? };
+    if known.as_ref().is_some_and(|known| !group::is_ours(region, &name, known)) {
+        plan.add(record, entry("update", "it is taken over"))?;
+    }
+    let Some(known) = known else {
+        let rules: Vec<String> = wish.ingress()?.iter().map(|rule| rule.to_string()).collect();
+        let entry = entry("create", "it is not there").details(json!({ "ingress": rules }));
+        return Ok(plan.add(record, entry)?);
+    };
+    let changes = RuleChanges::of(wish, &known)?;
+    if !changes.is_empty() {
+        plan.add(record, entry("update", &changes.words()))?;
+    }
+    Ok(())
 }
 
 /// What is planned though it needs the user's word: the plan tells which.

@@ -1,10 +1,9 @@
 //! Makes a machine that exists as it is wished: in place, by a restart, or by a new one.
 
 use crate::compare::{Difference, Mend};
-use crate::instance;
 use crate::region::Region;
-use crate::tags;
 use crate::wish::Imds;
+use crate::{credits, group, instance, tags};
 use aws_sdk_ec2::types::{AttributeValue, HttpTokensState, Instance};
 use machine_record::{Failure, Kind, log};
 use std::rc::Rc;
@@ -19,6 +18,10 @@ pub struct Allowed {
     /// Stop and start a machine to change its type
     #[arg(long)]
     pub stop_to_resize: bool,
+
+    /// Take over a machine or group of that name that ec2-up has not made
+    #[arg(long)]
+    pub adopt: bool,
 }
 
 impl Allowed {
@@ -54,11 +57,17 @@ pub async fn mend(
 ) -> Result<Rc<Instance>, Failure> {
     let id = found.instance_id().unwrap_or_default();
     let mut resize = None;
+    let mut done = Vec::new();
     for difference in differences.iter().filter(|difference| difference.mend != Mend::Tolerate) {
         log::event(machine, &format!("changing {id}: {}", difference.words()));
         match &difference.mend {
             Mend::Resize(kind) => resize = Some(kind),
-            _ => in_place(region, machine, id, difference).await?,
+            // Size and type of a volume change together.
+            mend if done.contains(&mend) => {}
+            mend => {
+                in_place(region, machine, found, difference).await?;
+                done.push(mend);
+            }
         }
     }
     let mut state = instance::state(found).to_string();
@@ -83,13 +92,15 @@ pub async fn mend(
     Ok(found.clone())
 }
 
-async fn in_place(region: &Region, machine: &str, id: &str, difference: &Difference) -> Result<(), Failure> {
-    let failed = |error: crate::aws::CallError| error.failure(format!("cannot change the {}", difference.what));
+async fn in_place(region: &Region, machine: &str, found: &Instance, difference: &Difference) -> Result<(), Failure> {
+    let id = found.instance_id().unwrap_or_default();
+    let failed = |error: crate::call_error::CallError| error.failure(format!("cannot change the {}", difference.what));
     match &difference.mend {
         Mend::Tags(tags) => {
-            let list = tags::list(tags);
-            let call = region.aws.call(machine, "CreateTags", id, |client| {
-                client.create_tags().resources(id).set_tags(Some(list.clone())).send()
+            let (list, parts) = (tags::list(tags), parts(region, machine, found)?);
+            let what = parts.join(" ");
+            let call = region.aws.call(machine, "CreateTags", &what, |client| {
+                client.create_tags().set_resources(Some(parts.clone())).set_tags(Some(list.clone())).send()
             });
             call.await.map(drop).map_err(failed)
         }
@@ -121,8 +132,25 @@ async fn in_place(region: &Region, machine: &str, id: &str, difference: &Differe
             });
             call.await.map(drop).map_err(failed)
         }
+        Mend::Credits(wish) => credits::set(region, machine, id, *wish).await,
+        Mend::Groups(groups) => {
+            let call = region.aws.call(machine, "ModifyInstanceAttribute", id, |client| {
+                client.modify_instance_attribute().instance_id(id).set_groups(Some(groups.clone())).send()
+            });
+            call.await.map(drop).map_err(failed)
+        }
         Mend::Resize(_) | Mend::Replace | Mend::Tolerate => Ok(()),
     }
+}
+
+/// The machine and what goes with it: all of them bear its tags.
+fn parts(region: &Region, machine: &str, found: &Instance) -> Result<Vec<String>, Failure> {
+    let volumes = found.block_device_mappings().iter().filter_map(|mapping| mapping.ebs()?.volume_id());
+    let interfaces = found.network_interfaces().iter().filter_map(|interface| interface.network_interface_id());
+    let mut parts: Vec<String> =
+        found.instance_id().into_iter().chain(volumes).chain(interfaces).map(String::from).collect();
+    parts.extend(group::own(region, machine, found)?);
+    Ok(parts)
 }
 
 async fn stop(region: &Region, machine: &str, id: &str) -> Result<(), Failure> {
@@ -139,7 +167,9 @@ async fn set_type(region: &Region, machine: &str, id: &str, kind: &str) -> Resul
         client.modify_instance_attribute().instance_id(id).instance_type(value.clone()).send()
     });
     set.await.map(drop).map_err(|error| {
-        error.failure(format!("cannot make {id} a {kind}")).hint("it is stopped: run ec2-up again to start it")
+        let failure = error.failure(format!("cannot make {id} a {kind}"));
+        let first = failure.hint.clone().map(|hint| hint + "; ").unwrap_or_default();
+        failure.hint(format!("{first}it is stopped: run ec2-up again to start it"))
     })
 }
 
@@ -162,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_machine_is_stopped_or_replaced_only_where_the_user_said_so() {
-        let none = Allowed { replace: false, stop_to_resize: false };
+        let none = Allowed { replace: false, stop_to_resize: false, adopt: false };
         let resize = [difference(Mend::Resize("t3.small".into()))];
         let failure = none.check("i-1", &resize).unwrap_err();
         assert!(failure.hint.unwrap().contains("--stop-to-resize"));
@@ -175,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_changed_image_replaces_nothing_even_where_it_may() {
-        let both = Allowed { replace: true, stop_to_resize: true };
+        let both = Allowed { replace: true, stop_to_resize: true, adopt: false };
         let image = [difference(Mend::Tolerate)];
         assert!(both.check("i-1", &image).is_ok());
         assert!(!both.replaces(&image));

@@ -29,9 +29,17 @@ impl Plan {
     /// The last line: what all of it comes to.
     pub fn summary(&self) {
         let entries = self.entries.borrow();
-        let count = |wanted: &[&str]| entries.iter().filter(|(action, _)| wanted.contains(&action.as_str())).count();
-        let (add, change, destroy) =
-            (count(&["create", "replace"]), count(&["update", "start", "stop"]), count(&["delete", "replace"]));
+        let is = |action: &str, resource: &str| entries.contains(&(action.to_string(), resource.to_string()));
+        // What is made anew is not changed beside it.
+        let counted = entries.iter().filter(|(action, resource)| action == "replace" || !is("replace", resource));
+        let changes: BTreeSet<(&str, &str)> = counted
+            .map(|(action, resource)| match action.as_str() {
+                "start" | "stop" => ("update", resource.as_str()),
+                action => (action, resource.as_str()),
+            })
+            .collect();
+        let count = |wanted: &[&str]| changes.iter().filter(|(action, _)| wanted.contains(action)).count();
+        let (add, change, destroy) = (count(&["create", "replace"]), count(&["update"]), count(&["delete", "replace"]));
         log::note(&match entries.is_empty() {
             true => "plan: nothing to do".into(),
             false => format!("plan: {add} to add, {change} to change, {destroy} to destroy"),

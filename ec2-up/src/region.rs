@@ -1,11 +1,14 @@
 //! What is known of a region, asked for once or in one call for many machines.
 
 use crate::args::AccountArgs;
-use crate::aws::{Aws, CallError};
+use crate::aws::Aws;
 use crate::batch::Batcher;
-use crate::tags;
-use aws_sdk_ec2::types::{Address, Filter, Image, Instance, InstanceTypeInfo, SecurityGroup, Subnet, Volume};
-use machine_record::{Failure, Kind};
+use crate::call_error::CallError;
+use crate::{key_pair, tags};
+use aws_sdk_ec2::types::{
+    Address, Filter, Image, Instance, InstanceTypeInfo, KeyPairInfo, SecurityGroup, Subnet, Volume,
+};
+use machine_record::Failure;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -23,10 +26,15 @@ pub struct Region {
     pub by_id: Rc<Batcher<Rc<Instance>>>,
     /// Security groups by name
     pub groups: Rc<Batcher<Rc<SecurityGroup>>>,
+    pub groups_by_id: Rc<Batcher<Rc<SecurityGroup>>>,
     /// Volumes by id
     pub volumes: Rc<Batcher<Rc<Volume>>>,
     /// Elastic IPs by `nixpipe:name`
     pub addresses: Rc<Batcher<Rc<Address>>>,
+    /// Key pairs by name, with their public keys
+    pub pairs_by_name: Rc<Batcher<Rc<KeyPairInfo>>>,
+    /// Instances of the account that are not terminated, by the name of their key pair
+    pub users_of_pair: Rc<Batcher<Rc<Instance>>>,
     pub images: Once<String, Option<Rc<Image>>>,
     pub types: Once<String, Rc<InstanceTypeInfo>>,
     pub key_pairs: Once<String, bool>,
@@ -65,6 +73,12 @@ impl Region {
             Ok(found.into_iter().map(|found| (key(&found), Rc::new(found))).collect())
         });
         let a = aws.clone();
+        let groups_by_id = Batcher::start(async move |ids| {
+            let found = security_groups(&a, &[filter("group-id", ids)]).await?;
+            let key = |found: &SecurityGroup| found.group_id().unwrap_or_default().to_string();
+            Ok(found.into_iter().map(|found| (key(&found), Rc::new(found))).collect())
+        });
+        let a = aws.clone();
         let volumes = Batcher::start(async move |ids: Vec<String>| {
             let what = ids.join(",");
             let found = a.call("", "DescribeVolumes", &what, |client| {
@@ -88,6 +102,18 @@ impl Region {
             let found = found.addresses.unwrap_or_default();
             Ok(found.into_iter().map(|found| (key(&found), Rc::new(found))).collect())
         });
+        let a = aws.clone();
+        let pairs_by_name = Batcher::start(async move |names| {
+            let found = key_pair::find_all(&a, "key-name", names).await?;
+            let key = |found: &KeyPairInfo| found.key_name().unwrap_or_default().to_string();
+            Ok(found.into_iter().map(|found| (key(&found), Rc::new(found))).collect())
+        });
+        let a = aws.clone();
+        let users_of_pair = Batcher::start(async move |names| {
+            let found = users_of_pairs(&a, names).await?;
+            let key = |found: &Instance| found.key_name().unwrap_or_default().to_string();
+            Ok(found.into_iter().map(|found| (key(&found), Rc::new(found))).collect())
+        });
         Region {
             name: name.into(),
             deployment,
@@ -95,55 +121,17 @@ impl Region {
             by_name,
             by_id,
             groups,
+            groups_by_id,
             volumes,
             addresses,
+            pairs_by_name,
+            users_of_pair,
             images: Once::default(),
             types: Once::default(),
             key_pairs: Once::default(),
             subnets: Once::default(),
             default_vpc: Once::default(),
         }
-    }
-
-    /// The subnets that fit a filter, in the order of their zones.
-    pub async fn subnets(&self, by: &str, value: &str) -> Result<Rc<Vec<Subnet>>, Failure> {
-        let ask = || async {
-            let mut filters = vec![filter(by, [value.to_string()])];
-            if by == "vpc-id" {
-                filters.push(filter("default-for-az", ["true".to_string()]));
-            }
-            let found = self.aws.call("", "DescribeSubnets", value, |client| {
-                let call = client.describe_subnets().set_filters(Some(filters.clone()));
-                call.into_paginator().items().send().collect::<Result<Vec<_>, _>>()
-            });
-            let mut found = found.await.map_err(|error| error.failure("cannot look for subnets"))?;
-            found.sort_by(|a, b| a.availability_zone().cmp(&b.availability_zone()));
-            Ok(Rc::new(found))
-        };
-        self.subnets.of(format!("{by}={value}"), ask).await
-    }
-
-    /// The VPC of a subnet, or the default VPC.
-    pub async fn vpc(&self, subnet: Option<&str>) -> Result<String, Failure> {
-        if let Some(subnet) = subnet {
-            let found = self.subnets("subnet-id", subnet).await?;
-            return found
-                .first()
-                .and_then(|found| found.vpc_id())
-                .map(String::from)
-                .ok_or_else(|| Failure::new(Kind::NotFound, format!("no subnet {subnet} in {}", self.name)));
-        }
-        let ask = || async {
-            let found = self.aws.call("", "DescribeVpcs", "is-default", |client| {
-                client.describe_vpcs().filters(filter("is-default", ["true".to_string()])).send()
-            });
-            let found = found.await.map_err(|error| error.failure("cannot look for the default VPC"))?;
-            found.vpcs().first().and_then(|vpc| vpc.vpc_id()).map(String::from).ok_or_else(|| {
-                Failure::new(Kind::Input, format!("the account has no default VPC in {}", self.name))
-                    .hint("name a subnet with --subnet")
-            })
-        };
-        self.default_vpc.of((), ask).await
     }
 }
 
@@ -155,6 +143,13 @@ pub async fn instances(aws: &Aws, filters: &[Filter]) -> Result<Vec<Instance>, C
         call.into_paginator().page_size(1000).items().send().collect::<Result<Vec<_>, _>>()
     });
     Ok(found.await?.into_iter().flat_map(|reservation| reservation.instances.unwrap_or_default()).collect())
+}
+
+/// The instances of the account, of any deployment, that were started with one of the key pairs.
+pub async fn users_of_pairs(aws: &Aws, names: Vec<String>) -> Result<Vec<Instance>, Failure> {
+    let states = ["pending", "running", "stopping", "stopped"].map(String::from);
+    let found = instances(aws, &[filter("key-name", names), filter("instance-state-name", states)]).await;
+    found.map_err(|error| error.failure("cannot look for machines that use the key pair"))
 }
 
 /// The security groups that fit, of all pages.

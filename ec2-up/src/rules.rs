@@ -20,19 +20,21 @@ pub struct Rule {
 const ANYWHERE: &str = "0.0.0.0/0";
 
 impl Rule {
-    /// Reads `PORT[/udp][:CIDR]`.
+    /// Reads `PORT[/udp][:CIDR]`, where a port may be a range such as `8000-8100`.
     pub fn parse(text: &str) -> Result<Rule, Failure> {
         let wrong = || {
             Failure::new(Kind::Input, format!("not a port to open: {text:?}"))
-                .hint("write PORT[/udp][:CIDR], as in 443, 53/udp or 5432:10.0.0.0/8")
+                .hint("write PORT[/udp][:CIDR], as in 443, 8000-8100, 53/udp or 5432:10.0.0.0/8")
         };
-        let (port, peer) = text.split_once(':').unwrap_or((text, ANYWHERE));
-        let (port, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
-        let port: u16 = port.parse().map_err(|_| wrong())?;
-        if !["tcp", "udp"].contains(&protocol) || port == 0 {
+        let (ports, peer) = text.split_once(':').unwrap_or((text, ANYWHERE));
+        let (ports, protocol) = ports.split_once('/').unwrap_or((ports, "tcp"));
+        let (from, to) = ports.split_once('-').unwrap_or((ports, ports));
+        let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0 && !text.starts_with('+'));
+        let (Some(from), Some(to)) = (number(from), number(to)) else { return Err(wrong()) };
+        if !["tcp", "udp"].contains(&protocol) || from > to {
             return Err(wrong());
         }
-        Ok(Rule { protocol: protocol.into(), from: port.into(), to: port.into(), peer: cidr(peer)? })
+        Ok(Rule { protocol: protocol.into(), from: from.into(), to: to.into(), peer: cidr(peer)? })
     }
 
     /// Lets ssh in from a CIDR block.
@@ -131,11 +133,14 @@ mod tests {
             ("53/udp", "53/udp:0.0.0.0/0"),
             ("5432:10.0.0.1/8", "5432/tcp:10.0.0.0/8"),
             ("80:::/0", "80/tcp:::/0"),
+            ("8000-8100", "8000-8100/tcp:0.0.0.0/0"),
+            ("60000-61000/udp:10.0.0.0/8", "60000-61000/udp:10.0.0.0/8"),
             ("80/tcp:2001:db8::1", "80/tcp:2001:db8::1/128"),
         ] {
             assert_eq!(Rule::parse(text).unwrap().to_string(), shown);
         }
-        for text in ["", "0", "65536", "http", "80/icmp", "80:", "80:10.0.0.0/33", "80-90"] {
+        for text in ["", "0", "65536", "http", "80/icmp", "80:", "80:10.0.0.0/33", "90-80", "80-", "-80", "+80", "0-1"]
+        {
             assert!(Rule::parse(text).is_err(), "{text}");
         }
     }

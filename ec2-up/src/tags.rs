@@ -35,7 +35,7 @@ pub fn of_machine(deployment: &str, name: &str, own: &BTreeMap<String, String>) 
 
 /// Checks a tag that the user gives.
 pub fn check(key: &str, value: &str) -> Result<(), Failure> {
-    let reserved = key.starts_with("aws:") || key.starts_with("nixpipe:") || key == "Name";
+    let reserved = key.to_lowercase().starts_with("aws:") || key.starts_with("nixpipe:") || key == "Name";
     if reserved {
         return Err(Failure::new(Kind::Input, format!("the tag {key} is not yours to set"))
             .hint("Name is the machine's name; aws: and nixpipe: are reserved"));

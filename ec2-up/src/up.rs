@@ -1,18 +1,19 @@
 //! ec2-up: finds each machine, makes what is missing, waits until ssh answers with a proven key.
 
 use crate::args::AccountArgs;
-use crate::compare::{self, Wanted};
+use crate::compare::{self, Mend, Wanted};
 use crate::host_key::{self, HostKeySource, Trust};
+use crate::instance_type::{self, Needs};
 use crate::launch::Plan as Launch;
 use crate::mend::Allowed;
 use crate::plan::Plan;
 use crate::region::{Region, Regions};
 use crate::wish::{Wish, WishArgs};
-use crate::{address, adopt, group, host_key_file, image, instance, key_pair, look, mend, stream};
+use crate::{address, adopt, group, host_key_file, image, instance, key_pair, look, mend, stream, subnet};
 use anyhow::Result;
 use aws_sdk_ec2::types::Instance;
 use clap::ValueEnum;
-use machine_record::{Ami, Failure, Job, KeyPair, Kind, Record, Ssh, StreamArgs, Tool, log};
+use machine_record::{Failure, Job, KeyPair, Kind, Record, Ssh, StreamArgs, Tool, log};
 use std::cell::Cell;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -27,10 +28,6 @@ pub struct UpArgs {
 
     #[command(flatten)]
     pub allowed: Allowed,
-
-    /// Take over a machine or group of that name that ec2-up has not made
-    #[arg(long)]
-    pub adopt: bool,
 
     /// Where trust in the machine's ssh host key comes from
     #[arg(long, value_name = "SOURCE", value_enum, default_value_t = HostKeySource::Console)]
@@ -98,7 +95,7 @@ impl Context {
         if self.args.stream.plan {
             return look::look(&self.plan, record, &region, &wish, self.args.allowed, found.as_deref()).await;
         }
-        if self.args.adopt {
+        if self.args.allowed.adopt {
             group::adopt(&region, &name).await?;
             if found.is_none() {
                 found = adopt::adopt_instance(&region, record).await?;
@@ -112,7 +109,7 @@ impl Context {
             found = self.keep(record, &region, &wish, kept).await?;
         }
         let created = found.is_none();
-        let started = match found {
+        let mut started = match found {
             Some(found) => found,
             None => {
                 step.set("being made");
@@ -124,21 +121,20 @@ impl Context {
         if wish.elastic_ip {
             step.set("being given an address");
             instance::wait(&region, &id, "running").await?;
-            address::ensure(&region, &name, &id, &wish.tags).await?;
+            started = address::ensure(&region, &name, &id, &wish.tags).await?;
         }
         if self.args.wait == Wait::None {
             return add_ssh(record, &started, None);
         }
         step.set("waiting for it to run");
         let running = match instance::state(&started) {
-            "running" if !created && !wish.elastic_ip => started,
+            "running" if !created || wish.elastic_ip => started,
             _ => instance::wait(&region, &id, "running").await?,
         };
         record.put(&instance::section(&running, created))?;
         if self.args.wait == Wait::Running {
             return add_ssh(record, &running, None);
         }
-        step.set("waiting for ssh and its host key");
         let host = instance::host(&running).ok_or_else(|| {
             Failure::new(Kind::Unreachable, format!("{id} has no address")).hint("take a --subnet that gives addresses")
         })?;
@@ -147,8 +143,8 @@ impl Context {
             let path = host_key_file::path(&region.deployment, &name, record.section()?.as_ref());
             known.extend(host_key_file::read(&path)?.map(|key| host_key_file::public(&key)).transpose()?);
         }
-        let key = host_key::learn(&region, &running, host, Trust { source: self.args.host_key, known, machine: &name })
-            .await?;
+        let trust = Trust { source: self.args.host_key, known, machine: &name, step };
+        let key = host_key::learn(&region, &running, host, trust).await?;
         log::event(&name, &format!("{id} is up at {host}"));
         add_ssh(record, &running, Some(key))
     }
@@ -156,10 +152,12 @@ impl Context {
     /// Makes a new machine.
     async fn make(&self, record: &Record, region: &Region, wish: &Wish) -> Result<Rc<Instance>> {
         let name = record.name();
-        let ami: Ami = record.require()?;
+        let ami = image::required(record)?;
         let pair: KeyPair = record.require()?;
         let image = image::check(region, &ami, wish).await?;
         let vpc = region.vpc(wish.subnet.as_deref()).await?;
+        subnet::first_choice(region, &vpc, wish).await?;
+        group::check_chosen(region, &vpc, wish).await?;
         let mut wish = wish.clone();
         if self.args.host_key == HostKeySource::UserData {
             if wish.user_data.is_some() {
@@ -189,14 +187,19 @@ impl Context {
         let id = found.instance_id().unwrap_or_default();
         record.put(&instance::section(&found, false))?;
         let pair: Option<KeyPair> = record.section()?;
-        let ami: Option<Ami> = record.section()?;
+        let ami = image::named(record)?;
         let wanted =
             Wanted { machine: &name, wish, ami: ami.as_ref().map(|ami| ami.id.as_str()), key_pair: pair.as_ref() };
         let differences = compare::differences(region, &found, &wanted).await?;
         self.args.allowed.check(id, &differences)?;
+        for difference in &differences {
+            if let Mend::Resize(kind) = &difference.mend {
+                instance_type::check(region, kind, &Needs::of_instance(&found), wish).await?;
+            }
+        }
         if self.args.allowed.replaces(&differences) {
             // Nothing is taken away before it is known that the new one can be made.
-            image::check(region, &record.require::<Ami>()?, wish).await?;
+            image::check(region, &image::required(record)?, wish).await?;
             record.require::<KeyPair>()?;
             mend::remove(region, &name, id, &differences).await?;
             record.remove("instance");
@@ -206,9 +209,7 @@ impl Context {
         if let Some(pair) = &pair {
             key_pair::ensure(region, &name, pair).await?;
         }
-        if let Some(vpc) = found.vpc_id() {
-            group::ensure(region, &name, vpc, wish).await?;
-        }
+        group::keep(region, &name, &found, wish).await?;
         Ok(Some(mend::mend(region, &name, &found, &differences).await?))
     }
 }

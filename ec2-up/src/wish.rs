@@ -1,11 +1,12 @@
 //! What is wished for a machine: its record's `wish`, the flags, and what holds where neither speaks.
 
 use crate::rules::Rule;
-use crate::tags;
+use crate::{tags, user_data};
 use clap::ValueEnum;
-use machine_record::{Failure, Kind, Record, Wish as Member};
+use machine_record::{Failure, Kind, Record, Wish as Member, log};
+use serde::de::IgnoredAny;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The flags of ec2-up that describe machines.
 #[derive(clap::Args, Clone, Debug)]
@@ -26,13 +27,21 @@ pub struct WishArgs {
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     ssh_from: Vec<String>,
 
-    /// Open a port, such as 443, 53/udp or 5432:10.0.0.0/8 (repeat, or commas)
+    /// Open a port, such as 443, 8000-8100, 53/udp or 5432:10.0.0.0/8 (repeat, or commas)
     #[arg(long, value_name = "PORT[/udp][:CIDR]", value_delimiter = ',')]
     open: Vec<String>,
 
     /// Subnet to start in; default is one of the default VPC
     #[arg(long, value_name = "ID")]
     subnet: Option<String>,
+
+    /// Use this security group as it is instead of making one (repeat, or commas)
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    security_group: Vec<String>,
+
+    /// Give the machine an IPv6 address, and open ssh to IPv6
+    #[arg(long)]
+    ipv6: bool,
 
     /// Add a tag to what is made (repeat, or commas)
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
@@ -81,6 +90,16 @@ pub enum Credits {
     Unlimited,
 }
 
+impl Credits {
+    /// EC2's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Credits::Standard => "standard",
+            Credits::Unlimited => "unlimited",
+        }
+    }
+}
+
 /// What is wished for one machine. `None` and empty: not said.
 #[derive(Clone, Debug)]
 pub struct Wish {
@@ -92,6 +111,9 @@ pub struct Wish {
     /// Rules for other ports; `None` if `--open` is not said
     pub open: Option<BTreeSet<Rule>>,
     pub subnet: Option<String>,
+    /// Groups of the user's choice; empty: one of its own
+    pub security_groups: BTreeSet<String>,
+    pub ipv6: bool,
     pub tags: BTreeMap<String, String>,
     pub spot: bool,
     pub imds: Option<Imds>,
@@ -106,6 +128,7 @@ impl Wish {
     /// Puts together what record and flags say; the record wins, member by member.
     pub fn of(record: &Record, args: &WishArgs) -> Result<Wish, Failure> {
         let member: Member = record.section()?.unwrap_or_default();
+        warn_of_unknown(record)?;
         let listed = |own: Option<Vec<String>>, flags: &Vec<String>| own.or((!flags.is_empty()).then(|| flags.clone()));
         let ssh = listed(member.ssh_from, &args.ssh_from).unwrap_or_default();
         let open = listed(member.open, &args.open);
@@ -116,20 +139,33 @@ impl Wish {
         for (key, value) in &tags {
             tags::check(key, value)?;
         }
+        let security_groups: BTreeSet<String> =
+            listed(member.security_groups, &args.security_group).unwrap_or_default().into_iter().collect();
+        if !security_groups.is_empty() && (!ssh.is_empty() || open.is_some()) {
+            return Err(Failure::new(Kind::Input, "a security group of your choice keeps its own rules")
+                .hint("leave --open and --ssh-from out, or --security-group"));
+        }
         Ok(Wish {
             instance_type: member.instance_type.or_else(|| args.instance_type.clone()),
             volume_size: member.volume_size.or(args.volume_size),
-            volume_type: member.volume_type.or_else(|| args.volume_type.clone()),
+            volume_type: member.volume_type.or_else(|| args.volume_type.clone()).map(volume_type).transpose()?,
             ssh: ssh.iter().map(|from| Rule::ssh(from)).collect::<Result<_, _>>()?,
             open: open.map(|ports| ports.iter().map(|port| Rule::parse(port)).collect()).transpose()?,
             subnet: member.subnet.or_else(|| args.subnet.clone()),
+            security_groups,
+            ipv6: member.ipv6.unwrap_or(args.ipv6),
             tags,
             spot: member.spot.unwrap_or(args.spot),
-            imds: args.imds,
-            credits: args.credits,
-            instance_profile: args.instance_profile.clone(),
-            elastic_ip: args.elastic_ip,
-            user_data: args.user_data.as_deref().map(user_data).transpose()?,
+            imds: member.imds.map(|word| choice("imds", &word)).transpose()?.or(args.imds),
+            credits: member.credits.map(|word| choice("credits", &word)).transpose()?.or(args.credits),
+            instance_profile: member.instance_profile.or_else(|| args.instance_profile.clone()),
+            elastic_ip: member.elastic_ip.unwrap_or(args.elastic_ip),
+            user_data: member
+                .user_data
+                .map(PathBuf::from)
+                .or_else(|| args.user_data.clone())
+                .map(|file| user_data::read(&file))
+                .transpose()?,
         })
     }
 
@@ -154,28 +190,46 @@ impl Wish {
         let mut rules = self.ssh.clone();
         if rules.is_empty() {
             rules.insert(Rule::ssh("0.0.0.0/0")?);
+            if self.ipv6 {
+                rules.insert(Rule::ssh("::/0")?);
+            }
         }
         rules.extend(self.open.iter().flatten().cloned());
         Ok(rules)
     }
 }
 
-/// Reads user data: a script and nothing else.
-///
-/// A Nix expression would be built by the machine itself at every boot (nixpkgs,
-/// `nixos/modules/virtualisation/amazon-init.nix`), which would undo what was pushed.
-fn user_data(file: &Path) -> Result<String, Failure> {
-    let wrong =
-        |what: String| Failure::new(Kind::Input, format!("cannot use the user data {}: {what}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
-    if !text.starts_with("#!") {
-        return Err(wrong("it is not a script that begins with #!".into())
-            .hint("a NixOS configuration there would undo every push at the next boot: give it to nix-push"));
+/// A wish that is misspelled would come true as something else.
+fn warn_of_unknown(record: &Record) -> Result<(), Failure> {
+    let Some(members) = record.read::<BTreeMap<String, IgnoredAny>>("wish")? else { return Ok(()) };
+    let known = serde_json::to_value(Member::default()).unwrap_or_default();
+    let unknown: Vec<&str> = members.keys().map(String::as_str).filter(|name| known.get(name).is_none()).collect();
+    if !unknown.is_empty() {
+        log::warning(&record.name(), &format!("its wish has {}, which no tool knows", unknown.join(", ")));
     }
-    if text.len() > 16384 {
-        return Err(wrong("it has more than 16384 bytes".into()));
-    }
-    Ok(text)
+    Ok(())
+}
+
+/// Checks the type of a root volume.
+fn volume_type(name: String) -> Result<String, Failure> {
+    let hint = match name.as_str() {
+        "gp2" | "gp3" | "standard" => return Ok(name),
+        // EBS user guide, "Amazon EBS volume types".
+        "io1" | "io2" => "it needs a number of IOPS, which ec2-up cannot give: take gp3",
+        "st1" | "sc1" => "no machine boots from one: take gp3",
+        _ => "there are gp3, gp2 and standard",
+    };
+    Err(Failure::new(Kind::Input, format!("not a type for a root volume: {name}")).hint(hint))
+}
+
+/// Reads a word of a record that is a choice of a flag.
+fn choice<T: ValueEnum>(member: &str, word: &str) -> Result<T, Failure> {
+    T::from_str(word, false).map_err(|_| {
+        let words =
+            T::value_variants().iter().filter_map(|value| Some(value.to_possible_value()?.get_name().to_string()));
+        Failure::new(Kind::Input, format!("not a value for wish.{member}: {word}"))
+            .hint(format!("there are {}", words.collect::<Vec<_>>().join(" and ")))
+    })
 }
 
 fn pair(text: &str) -> Result<(String, String), Failure> {
@@ -212,6 +266,17 @@ mod tests {
     }
 
     #[test]
+    fn every_flag_has_a_member() {
+        let member = r#"{"wish":{"securityGroups":["sg-1"],"ipv6":true,"elasticIp":true,"credits":"standard",
+                                 "imds":"optional","instanceProfile":"web","volumeType":"gp2","spot":true}}"#;
+        let wish = wish(member, &["--security-group", "sg-2", "--imds", "required"]).unwrap();
+        assert_eq!(wish.security_groups, BTreeSet::from(["sg-1".to_string()]));
+        assert_eq!((wish.imds, wish.credits), (Some(Imds::Optional), Some(Credits::Standard)));
+        assert!(wish.ipv6 && wish.elastic_ip && wish.spot);
+        assert_eq!((wish.instance_profile.as_deref(), wish.volume()), (Some("web"), "gp2"));
+    }
+
+    #[test]
     fn an_arm_machine_gets_an_arm_type() {
         assert_eq!(wish("{}", &[]).unwrap().machine_type("arm64"), "t4g.micro");
     }
@@ -222,12 +287,26 @@ mod tests {
         assert_eq!(shown(wish("{}", &[]).unwrap()), ["22/tcp:0.0.0.0/0"]);
         let narrow = wish("{}", &["--ssh-from", "10.1.2.3,fe80::/10", "--open", "80"]).unwrap();
         assert_eq!(shown(narrow), ["22/tcp:10.1.2.3/32", "22/tcp:fe80::/10", "80/tcp:0.0.0.0/0"]);
+        assert_eq!(shown(wish("{}", &["--ipv6"]).unwrap()), ["22/tcp:0.0.0.0/0", "22/tcp:::/0"]);
     }
 
     #[test]
     fn wrong_wishes_are_refused() {
-        for flags in [["--open", "http"], ["--ssh-from", "here"], ["--tag", "x"], ["--tag", "nixpipe:name=x"]] {
+        for flags in [
+            "--open http",
+            "--ssh-from here",
+            "--tag x",
+            "--tag nixpipe:name=x",
+            "--volume-type io2",
+            "--volume-type gp9",
+            "--security-group sg-1 --open 80",
+            "--security-group sg-1 --ssh-from 10.0.0.0/8",
+        ] {
+            let flags: Vec<&str> = flags.split(' ').collect();
             assert_eq!(wish("{}", &flags).unwrap_err().kind, Kind::Input, "{flags:?}");
+        }
+        for member in [r#"{"imds":"v2"}"#, r#"{"credits":"many"}"#, r#"{"volumeSize":"50"}"#, r#"{"tags":{"a":1}}"#] {
+            assert_eq!(wish(&format!("{{\"wish\":{member}}}"), &[]).unwrap_err().kind, Kind::Input, "{member}");
         }
     }
 }

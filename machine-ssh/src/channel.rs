@@ -36,10 +36,7 @@ impl Channel {
         while !bytes.is_empty() {
             match self.channel.write(bytes) {
                 Ok(0) => return Err(self.link.lost(&io::Error::from(ErrorKind::WriteZero))),
-                Ok(count) => {
-                    self.link.sent();
-                    bytes = &bytes[count..];
-                }
+                Ok(count) => bytes = &bytes[count..],
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     // With a packet sent by half nothing else may be sent, and reading may send.
                     let inbound = matches!(self.link.ssh.block_directions(), BlockDirections::Inbound);
@@ -81,7 +78,6 @@ impl Channel {
 
     /// Ends the command's stdin.
     pub fn finish_input(&mut self) -> Result<()> {
-        self.link.sent();
         self.link.until_done(|_| self.channel.send_eof())
     }
 
@@ -113,9 +109,6 @@ impl Channel {
                 }
                 any = true;
             }
-        }
-        if any {
-            self.link.heard();
         }
         self.ended = self.channel.eof();
         Ok(any)

@@ -2,7 +2,6 @@
 
 use crate::about::About;
 use crate::build::Builds;
-use crate::closure::Closures;
 use crate::evaluators::Evaluators;
 use crate::expression::Template;
 pub use crate::expression::system;
@@ -10,7 +9,6 @@ use crate::facts;
 use crate::nix::Outcome;
 use crate::share::{Shared, Turn, Verdict};
 use crate::source::Source;
-use crate::spool::Spool;
 use crate::used::{Facts, Used, used};
 use anyhow::Result;
 use machine_record::{Failure, Kind, Record, StorePath, log};
@@ -30,8 +28,6 @@ pub struct Settings {
     pub evaluators: Evaluators,
     pub shared: Shared,
     pub builds: Builds,
-    pub closures: Closures,
-    pub spool: Spool,
 }
 
 /// The system that a configuration describes.

@@ -47,6 +47,34 @@ fn the_key_that_the_console_names_is_pinned_and_another_is_refused() {
         assert_eq!(record["instance"]["id"], shown["instance"]["id"], "{record}");
     }
 
+    for (fault, kind, word) in
+        [("deny", "denied", "allow the IAM action ec2:GetConsoleOutput"), ("no-console", "timeout", "--timeout")]
+    {
+        let args: &[&str] = if fault == "deny" { &["fault", "deny", "GetConsoleOutput"] } else { &["fault", fault] };
+        cloud.run(args);
+        let error = folder.sh(&format!("{up} --timeout 4s < made.json"), "").record()["error"].clone();
+        assert_eq!((&error["kind"], error["hint"].as_str().unwrap().contains(word)), (&kind.into(), true), "{error}");
+        cloud.run(&["fault", "clear"]);
+    }
+
+    // It comes late and in pieces: while ec2-up waits, the block is cut in the middle of a fingerprint, then whole.
+    let (start, end) = console.split_at(console.find("SHA256:").unwrap() + 20);
+    set_console("host-keys", start);
+    let mut waiting = folder.command(&format!("{up} --timeout 2m < made.json > late.json"));
+    let mut waiting = waiting.spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(waiting.try_wait().unwrap().is_none(), "half a block is none");
+    set_console("host-keys", &format!("{start}{end}"));
+    assert!(waiting.wait().unwrap().success());
+    // From here on it is to be proven anew.
+    let id = shown["instance"]["id"].as_str().unwrap();
+    let python = "/var/lib/nixpipe-cloud/venv/bin/python -c";
+    let call = |call: &str| {
+        let code = format!("import boto3; boto3.client('ec2', region_name='eu-central-1').{call}");
+        folder.sh(&format!("{python} \"{code}\""), "").ok()
+    };
+    call(&format!("delete_tags(Resources=['{id}'], Tags=[{{'Key': 'nixpipe:host-key'}}])"));
+
     // An older block, the real one, and the beginning of one more.
     let stale = block(&format!("256 SHA256:{} root@x (ED25519)\n", "A".repeat(43)));
     set_console("host-keys", &format!("{stale}{console}-----BEGIN SSH HOST KEY FINGERPRINTS-----\n256 SHA256:"));
@@ -64,6 +92,15 @@ fn the_key_that_the_console_names_is_pinned_and_another_is_refused() {
     assert_eq!((&again["ssh"], &again["instance"]["created"]), (&found["ssh"], &Value::from(false)));
     let listed = folder.sh("ec2-ls -q --region eu-central-1 --deployment host-keys", "").ok().record();
     assert_eq!(listed["ssh"], found["ssh"]);
+
+    // Another key than the known one ends it at once, however long it might wait.
+    call(&format!(
+        "create_tags(Resources=['{id}'], Tags=[{{'Key': 'nixpipe:host-key', 'Value': 'SHA256:{}'}}])",
+        "A".repeat(43)
+    ));
+    let other = folder.sh(&format!("timeout 60 {up} --timeout 1h < made.json"), "");
+    let error = other.record()["error"].clone();
+    assert_eq!((other.status, &error["kind"]), (1, &Value::from("host-key")), "{error}");
 
     // On trust, only where the user says so.
     let other = format!("jq -c '.name = \"host-keys-2\"' made.json | {up}");

@@ -17,6 +17,10 @@ fn ten_at_once_make_one_machine() {
         assert_eq!((records.len(), ids.len()), (10, 1), "{records:?}");
         assert_eq!(region.made("RunInstances", "i-").len(), 1);
         assert_eq!(region.made("CreateSecurityGroup", "sg-").len(), 1);
+        let addresses = region.boto("print(len(ec2.describe_addresses()['Addresses']))");
+        assert_eq!(addresses, "1", "Elastic IPs have no client token");
+        let shown: BTreeSet<_> = records.iter().map(|record| record["instance"]["publicIp"].to_string()).collect();
+        assert_eq!(shown.len(), 1, "{records:?}");
         region.cloud("fault clear");
         assert_eq!(region.sh("ec2-ls -q --orphans", "").ok().stdout, "");
     }
@@ -63,6 +67,82 @@ fn what_cannot_change_in_place_needs_a_word_and_a_changed_image_never_does() {
     assert_ne!(replaced["instance"]["id"], first["instance"]["id"]);
     assert_eq!(replaced["instance"]["created"], true);
     assert_eq!(region.sh("ec2-ls -q", "").ok().records().len(), 1);
+}
+
+#[test]
+fn a_tag_is_put_on_all_parts_of_a_machine() {
+    let region = Region::new("tags", 5620);
+    region.sh(&format!("{UP} < web-1.json"), "").ok();
+    region.sh(&format!("{UP} --tag 'Cost Center=a=b: ü/@' < web-1.json"), "").ok();
+    let tagged = region.boto(
+        "found = ec2.describe_tags(Filters=[{'Name': 'key', 'Values': ['Cost Center']}])['Tags']
+print(' '.join(sorted(t['ResourceId'].split('-')[0] for t in found)), {t['Value'] for t in found})",
+    );
+    assert_eq!(tagged, "eni i sg vol {'a=b: ü/@'}");
+}
+
+#[test]
+fn size_and_type_of_a_volume_change_together_and_credits_in_place() {
+    let region = Region::new("together", 5621);
+    let wish = format!("{UP} --volume-size 60 --volume-type gp2 --credits standard");
+    region.sh(&format!("{UP} < web-1.json"), "").ok();
+    region.sh(&format!("{wish} < web-1.json"), "").ok();
+    assert_eq!(region.count("ModifyVolume"), 1);
+    let before = region.changes().len();
+    region.sh(&format!("{wish} < web-1.json"), "").ok();
+    assert_eq!(region.changes().len(), before);
+    assert_eq!(
+        region.boto("print([(v['Size'], v['VolumeType']) for v in ec2.describe_volumes()['Volumes']])"),
+        "[(60, 'gp2')]"
+    );
+}
+
+#[test]
+fn a_machine_that_somebody_else_made_is_taken_over_with_a_word() {
+    let region = Region::new("adopt", 5622);
+    let ami = region.sh("jq -r .ami.id web-1.json", "").ok().stdout;
+    let id = region.boto(&format!(
+        "print(ec2.run_instances(ImageId='{}', InstanceType='t3.micro', MinCount=1, MaxCount=1)['Instances'][0]['InstanceId'])",
+        ami.trim()
+    ));
+    // A person types the id, and no more.
+    let record = format!("jq -c '.instance = {{id: \"{id}\"}}' web-1.json");
+    let plan = region.sh(&format!("{record} | ec2-up -q --adopt --plan"), "").ok().record()["plan"].clone();
+    let over = |entry: &Value| entry["resource"] == "instance/web-1" && entry["reason"] == "it is taken over";
+    assert!(plan.as_array().unwrap().iter().any(over), "{plan}");
+    let refused = region.sh(&format!("{record} | ec2-up -q --adopt --wait running"), "").record();
+    // It was started without the key pair, which only a new machine can have.
+    assert_eq!(refused["error"]["kind"], "conflict", "{refused}");
+    let adopted =
+        region.sh(&format!("{record} | jq -c 'del(.keyPair)' | ec2-up -q --adopt --wait running"), "").ok().record();
+    assert_eq!((&adopted["instance"]["id"], &adopted["instance"]["created"]), (&id.clone().into(), &false.into()));
+    assert_eq!(region.sh("ec2-ls -q", "").ok().record()["name"], "web-1");
+    region.sh(&format!("{DOWN} -n --name web-1"), "").ok();
+    assert_eq!(region.sh("ec2-ls -q; ec2-ls -q --orphans", "").ok().stdout, "");
+}
+
+#[test]
+fn all_regions_are_listed_with_what_their_consoles_show() {
+    let region = Region::new("regions", 5623);
+    let print = format!("SHA256:{}", "a".repeat(43));
+    for place in ["eu-central-1", "us-east-1", "eu-west-1"] {
+        let make = format!("nixos-ami -q -n --release 25.11 --region {place} --name in-{place} | keygen -q");
+        region.sh(&format!("{make} | ec2-up -q --wait running"), "").ok();
+    }
+    let block = format!(
+        "-----BEGIN SSH HOST KEY FINGERPRINTS-----\n256 {print} root@x (ED25519)\n-----END SSH HOST KEY FINGERPRINTS-----\n"
+    );
+    let console = region.folder.path().join("console");
+    std::fs::write(&console, block).unwrap();
+    region.cloud(&format!("raw POST console machine=in-us-east-1 < {}", console.display()));
+    let listed = region.sh("ec2-ls -q --all-regions", "").ok().records();
+    let names: Vec<_> = listed.iter().map(|record| record["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["in-eu-central-1", "in-eu-west-1", "in-us-east-1"]);
+    let keys: Vec<_> = listed.iter().map(|record| record["ssh"]["hostKeys"].as_array().unwrap().len()).collect();
+    assert_eq!((keys, &listed[2]["ssh"]["hostKeys"][0]), (vec![0, 0, 1], &Value::from(print)));
+    // A record knows its region.
+    region.sh("ec2-ls -q --all-regions | AWS_REGION=eu-west-1 ec2-down -q", "").ok();
+    assert_eq!(region.sh("ec2-ls -q --all-regions; ec2-ls -q --all-regions --orphans", "").ok().stdout, "");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod faults;
 mod host_keys;
 mod images;
 mod life;
+mod network;
 mod policy;
 mod refusals;
 mod region;

@@ -21,10 +21,7 @@ fn a_plan_makes_no_change() {
     assert_eq!(actions, ["update", "update", "replace"], "{entries:?}");
     let down = region.sh("ec2-down --plan < up.json", "").ok();
     assert!(down.stderr.contains("plan: 0 to add, 0 to change, 4 to destroy"), "{}", down.stderr);
-    for entry in region.log() {
-        let action = entry["action"].as_str().unwrap();
-        assert!(action.starts_with("Describe"), "{action}");
-    }
+    assert_eq!(region.changes(), [""; 0]);
 }
 
 #[test]
@@ -42,11 +39,7 @@ fn a_zone_without_room_is_left_for_another() {
 #[test]
 fn what_others_made_is_neither_used_nor_removed() {
     let region = Region::new("others", 5598);
-    let aws = |call: &str| {
-        let python = "/var/lib/nixpipe-cloud/venv/bin/python";
-        let code = format!("import boto3; ec2 = boto3.client('ec2'); print({call})");
-        region.sh(&format!("AWS_DEFAULT_REGION=eu-central-1 {python} -c \"{code}\""), "").ok().stdout
-    };
+    let aws = |call: &str| region.boto(&format!("print({call})"));
     aws("ec2.create_security_group(GroupName='nixpipe-default-web-1', Description='x')");
     let refused = region.sh(&format!("{UP} < web-1.json"), "");
     assert_eq!((refused.status, &refused.record()["error"]["kind"]), (1, &Value::from("conflict")));
@@ -77,6 +70,22 @@ fn wishes_that_cannot_work_are_refused_before_anything_is_made() {
         ("ec2-up --instance-type t4g.micro < web-1.json", "input", "cannot run"),
         ("ec2-up --instance-type t3.micro < arm.json", "input", "t4g.micro"),
         ("ec2-up --subnet subnet-12345678 < web-1.json", "not-found", "subnet-12345678"),
+        ("ec2-up --security-group sg-12345678 < web-1.json", "not-found", "sg-12345678"),
+        ("ec2-up --security-group sg-12345678 --open 80 < web-1.json", "input", "--open"),
+        ("ec2-up --ipv6 < web-1.json", "input", "IPv6 block"),
+        ("ec2-up --volume-type io2 < web-1.json", "input", "IOPS"),
+        ("ec2-up --credits standard --instance-type m5.large < web-1.json", "input", "burstable"),
+        ("ec2-up --open 90-80 < web-1.json", "input", "90-80"),
+        ("ec2-up --open 80:10.0.0.0/33 < web-1.json", "input", "10.0.0.0/33"),
+        ("ec2-up --tag aws:x=y < web-1.json", "input", "aws:x"),
+        ("jq -c '.wish = {imds: \"v2\"}' web-1.json | ec2-up", "input", "required"),
+        ("jq -c '.name = \"a_b\"' web-1.json | ec2-up", "input", "a_b"),
+        // A paravirtual image of 2014 on a type of today.
+        (
+            "nixos-ami -q -n --release 14.12 --type pv-ebs | keygen -q | ec2-up --instance-type t3.micro",
+            "input",
+            "paravirtual",
+        ),
         ("ec2-up --user-data configuration.nix < web-1.json", "input", "nix-push"),
         ("jq -c '.ami.id = \"ami-00000000000000000\"' web-1.json | ec2-up", "not-found", "25.11, 26.05"),
         ("jq -c 'del(.keyPair)' web-1.json | ec2-up", "input", "keygen"),
@@ -87,10 +96,28 @@ fn wishes_that_cannot_work_are_refused_before_anything_is_made() {
         assert_eq!((ran.status, error["kind"].as_str().unwrap()), (1, kind), "{command}: {error}");
         assert!(error.to_string().contains(word), "{command}: {error}");
     }
-    for entry in region.log() {
-        let action = entry["action"].as_str().unwrap();
-        assert!(action.starts_with("Describe"), "{action}");
+    assert_eq!(region.changes(), [""; 0]);
+}
+
+#[test]
+fn a_machine_is_not_stopped_for_a_type_that_cannot_run_it() {
+    let region = Region::new("stop", 5611);
+    region.sh(&format!("{UP} < web-1.json"), "").ok();
+    let before = region.changes().len();
+    for kind in ["t4g.small", "t9.nano"] {
+        let refused = region.sh(&format!("{UP} --stop-to-resize --instance-type {kind} < web-1.json"), "").record();
+        assert_eq!(refused["error"]["kind"], "input", "{refused}");
+        assert_eq!(refused["instance"]["state"], "running", "{refused}");
     }
+    assert_eq!(region.changes().len(), before);
+}
+
+#[test]
+fn a_wish_that_is_misspelled_is_pointed_out() {
+    let region = Region::new("misspelled", 5612);
+    let record = "jq -c '.wish = {instancetype: \"m5.large\"}' web-1.json";
+    let ran = region.sh(&format!("{record} | ec2-up --plan"), "").ok();
+    assert!(ran.stderr.contains("warning: its wish has instancetype, which no tool knows"), "{}", ran.stderr);
 }
 
 #[test]
@@ -98,14 +125,22 @@ fn a_protected_machine_stays() {
     let region = Region::new("protected", 5601);
     region.sh(&format!("{UP} < web-1.json > up.json"), "").ok();
     let id = region.sh("jq -r .instance.id up.json", "").ok().stdout;
-    let python = "/var/lib/nixpipe-cloud/venv/bin/python";
-    let call = format!(
-        "boto3.client('ec2').modify_instance_attribute(InstanceId='{}', DisableApiTermination={{'Value': True}})",
+    region.boto(&format!(
+        "ec2.modify_instance_attribute(InstanceId='{}', DisableApiTermination={{'Value': True}})",
         id.trim()
-    );
-    region.sh(&format!("AWS_DEFAULT_REGION=eu-central-1 {python} -c \"import boto3; {call}\""), "").ok();
+    ));
+    let before = region.changes().len();
     let refused = region.sh(&format!("{DOWN} < up.json"), "");
     let error = refused.record()["error"].clone();
     assert_eq!((refused.status, error["kind"].as_str().unwrap()), (1, "conflict"), "{error}");
     assert!(error["hint"].as_str().unwrap().contains("protect"), "{error}");
+    // Nothing of it is taken away, and a plan says that nothing can be.
+    assert_eq!(region.changes()[before..], ["TerminateInstances"]);
+    let machine = region.sh("ec2-ls -q", "").ok().record();
+    assert_eq!(machine["instance"]["state"], "running");
+    region.boto(&format!(
+        "ec2.modify_instance_attribute(InstanceId='{}', DisableApiTermination={{'Value': False}})",
+        id.trim()
+    ));
+    assert_eq!(region.sh(&format!("{DOWN} < up.json"), "").ok().record().get("instance"), None);
 }

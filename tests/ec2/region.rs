@@ -37,6 +37,25 @@ impl Region {
         self.folder.sh(&format!("export {keys} {place}; {script}"), input)
     }
 
+    /// Runs Python with `ec2`, a client of boto3: what somebody else does in the account.
+    pub fn boto(&self, code: &str) -> String {
+        self.sh(&self.python(code), "").ok().stdout.trim().to_string()
+    }
+
+    /// The same as a shell command.
+    pub fn python(&self, code: &str) -> String {
+        let code = format!("import boto3\nec2 = boto3.client('ec2', region_name='eu-central-1')\n{code}\n");
+        let file = self.folder.path().join("boto.py");
+        std::fs::write(&file, code).unwrap();
+        format!("/var/lib/nixpipe-cloud/venv/bin/python {}", file.display())
+    }
+
+    /// The calls so far that change something.
+    pub fn changes(&self) -> Vec<String> {
+        let actions = self.log().into_iter().map(|entry| entry["action"].as_str().unwrap().to_string());
+        actions.filter(|action| !action.starts_with("Describe")).collect()
+    }
+
     pub fn log(&self) -> Vec<Value> {
         self.cloud("log").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }

@@ -33,3 +33,19 @@ fn calls_grow_with_pages_and_none_is_lost_or_doubled() {
         assert!(kilobytes.parse::<u64>().unwrap() < 100_000, "{kilobytes} KB");
     }
 }
+
+#[test]
+fn keys_of_their_own_cost_machines_no_look_of_their_own() {
+    let region = Region::new("own-keys", 5625);
+    let machines = sample(200, 60);
+    let names: String = (1..=machines).map(|number| format!("{{\"name\":\"m{number}\"}}\n")).collect();
+    region.cloud("raw POST clear-log");
+    let pipe = "nixos-ami -q --release 25.11 | keygen -q --file '{name}' | ec2-up -q --wait running | tee up.json";
+    assert_eq!(region.sh(pipe, &names).ok().records().len(), machines);
+    region.sh("ec2-down -q < up.json", "").ok();
+    assert_eq!(region.sh("ec2-ls -q; ec2-ls -q --orphans", "").ok().stdout, "");
+    assert_eq!((region.count("ImportKeyPair"), region.count("DeleteKeyPair")), (machines, machines));
+    for action in ["DescribeKeyPairs", "DescribeInstances", "DescribeSecurityGroups"] {
+        assert!(region.count(action) < machines, "{action}: {} calls for {machines} machines", region.count(action));
+    }
+}
