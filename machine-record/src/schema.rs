@@ -2,8 +2,9 @@
 
 #![allow(dead_code)]
 
-use crate::{Activation, Ami, Closure, Instance, KeyPair, Kind, PlanEntry, Ssh, Wish};
+use crate::{Activation, Ami, Closure, Instance, KeyPair, Kind, PlanEntry, Secret, Ssh, Wish};
 use schemars::JsonSchema;
+use std::collections::BTreeMap;
 
 /// What is known of one machine. Members that are not named here pass through every tool.
 ///
@@ -31,11 +32,22 @@ struct MachineRecord {
     wish: Option<Wish>,
     /// Path, flake reference or store path of the NixOS configuration
     configuration: Option<String>,
+    /// By the names that they have on the machine; for nixos-switch
+    secrets: Option<BTreeMap<String, PathOrSecret>>,
     closure: Option<Closure>,
     activation: Option<Activation>,
     /// What the tools would do, with `--plan`
     plan: Option<Vec<PlanEntry>>,
     error: Option<Error>,
+}
+
+/// Where a secret comes from
+#[derive(JsonSchema)]
+#[serde(untagged)]
+enum PathOrSecret {
+    /// The path of a file
+    Path(String),
+    Secret(Secret),
 }
 
 /// Why the machine failed; later tools hand it on untouched.

@@ -169,6 +169,28 @@ pub struct Wish {
 }
 section!(Wish, "wish", "the user");
 
+/// One of the record's `secrets`: a file of the deployer's, by its path only. A path alone may
+/// stand for the object.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Secret {
+    /// Where the deployer has it
+    pub path: String,
+    /// The user whom it belongs to on the machine, by name or number; root if absent
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// The group, by name or number
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Its mode in octal, such as `0440`
+    #[serde(default)]
+    pub mode: Option<String>,
+    /// Units to restart when it has changed
+    #[serde(default)]
+    pub restart: Vec<String>,
+}
+
 /// The system that was built and put on the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -186,14 +208,49 @@ pub struct Closure {
     pub sent_paths: Option<u64>,
     /// Bytes of NAR sent by this run, before compression
     pub sent_bytes: Option<u64>,
+    /// What those bytes were on the wire, compressed; null if not all arrived
+    #[serde(default)]
+    pub compressed_bytes: Option<u64>,
+    /// Bytes on the wire that were spared by sending differences to older versions
+    #[serde(default)]
+    pub saved_bytes: Option<u64>,
+    /// How often this run waited for an answer of the machine, connecting and logging in included
+    #[serde(default)]
+    pub round_trips: Option<u64>,
+    /// Bytes of NAR a second while sending
+    #[serde(default)]
+    pub rate: Option<u64>,
     /// True if this run evaluated the configuration
     pub evaluated: bool,
     /// True if this run built something
     pub built: bool,
     /// Seconds that this run took for the machine
     pub seconds: f64,
+    /// Where the seconds went
+    #[serde(default)]
+    pub phases: Phases,
 }
 section!(Closure, "closure", "nix-push");
+
+/// Seconds of each phase of a push; null for one that was not begun or not ended. Connecting goes
+/// on beside evaluating and building.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct Phases {
+    /// Evaluating, or waiting for an evaluation that holds for this machine too
+    pub evaluate: Option<f64>,
+    /// Building here, or waiting for a build of the same system
+    pub build: Option<f64>,
+    /// From no connection to the machine's facts
+    pub connect: Option<f64>,
+    /// Asking the machine what it lacks
+    pub ask: Option<f64>,
+    /// Sending, to the machine's last answer
+    pub send: Option<f64>,
+    /// Building on the machine, and keeping the system there
+    pub root: Option<f64>,
+}
 
 /// What came of the switch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -36,7 +36,10 @@ impl Channel {
         while !bytes.is_empty() {
             match self.channel.write(bytes) {
                 Ok(0) => return Err(self.link.lost(&io::Error::from(ErrorKind::WriteZero))),
-                Ok(count) => bytes = &bytes[count..],
+                Ok(count) => {
+                    self.link.sent();
+                    bytes = &bytes[count..];
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     // With a packet sent by half nothing else may be sent, and reading may send.
                     let inbound = matches!(self.link.ssh.block_directions(), BlockDirections::Inbound);
@@ -78,6 +81,7 @@ impl Channel {
 
     /// Ends the command's stdin.
     pub fn finish_input(&mut self) -> Result<()> {
+        self.link.sent();
         self.link.until_done(|_| self.channel.send_eof())
     }
 
@@ -109,6 +113,9 @@ impl Channel {
                 }
                 any = true;
             }
+        }
+        if any {
+            self.link.heard();
         }
         self.ended = self.channel.eof();
         Ok(any)

@@ -20,6 +20,10 @@ const CIPHERS: &str =
 /// How often a silent machine is asked for a sign of life, in seconds.
 const KEEPALIVE: u32 = 10;
 
+/// Round trips of a login with a key: TCP, the versions, both steps of the key exchange (RFC 4253),
+/// the service, the key, the signature (RFC 4252).
+const LOGIN: u64 = 7;
+
 /// `LIBSSH2_ERROR_*` of libssh2.h.
 const EAGAIN: ErrorCode = ErrorCode::Session(-37);
 const TIMED_OUT: ErrorCode = ErrorCode::Session(-9);
@@ -37,6 +41,9 @@ pub(crate) struct Link {
     socket: TcpStream,
     host: String,
     silence: Cell<Duration>,
+    /// Something was sent, and nothing has come since
+    asked: Cell<bool>,
+    round_trips: Cell<u64>,
 }
 
 impl Session {
@@ -55,8 +62,21 @@ impl Session {
         log_in(&ssh, address)?;
         ssh.set_keepalive(true, KEEPALIVE);
         ssh.set_blocking(false);
-        let link = Link { ssh, socket, host: host.clone(), silence: Cell::new(timeout) };
+        let link = Link {
+            ssh,
+            socket,
+            host: host.clone(),
+            silence: Cell::new(timeout),
+            asked: Cell::new(false),
+            round_trips: Cell::new(LOGIN),
+        };
         Ok(Session { link: Rc::new(link) })
+    }
+
+    /// How often the machine was waited for so far: to connect and to log in, and whenever it
+    /// answered what was sent. What TCP and the channels' windows do below is not counted.
+    pub fn round_trips(&self) -> u64 {
+        self.link.round_trips.get()
     }
 
     /// Sets the longest silence that is borne: no byte from the machine, though it is asked for
@@ -84,13 +104,27 @@ impl Session {
 
     /// Begins a command, with both directions open. It runs under the user's login shell.
     pub fn open(&self, command: &str) -> Result<Channel> {
+        self.link.sent();
         let mut channel = self.link.until_done(|ssh| ssh.channel_session()).context("cannot open a channel")?;
+        self.link.heard();
+        self.link.sent();
         self.link.until_done(|_| channel.exec(command)).context("cannot run a command")?;
+        self.link.heard();
         Ok(Channel::new(self.link.clone(), channel))
     }
 }
 
 impl Link {
+    /// Notes that the machine was told something.
+    pub(crate) fn sent(&self) {
+        self.asked.set(true);
+    }
+
+    /// Notes that it said something.
+    pub(crate) fn heard(&self) {
+        self.round_trips.update(|count| count + u64::from(self.asked.replace(false)));
+    }
+
     /// Tries `work` until it no longer has to wait for the machine.
     pub(crate) fn until_done<T>(&self, mut work: impl FnMut(&ssh2::Session) -> Result<T, ssh2::Error>) -> Result<T> {
         loop {

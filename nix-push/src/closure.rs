@@ -5,17 +5,39 @@ use crate::serve::PathInfo;
 use anyhow::Result;
 use machine_record::StorePath;
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// A system and all that it needs.
+/// A system and all that it needs, references first.
 pub struct Closure {
     pub infos: Vec<PathInfo>,
+}
+
+/// The closures of this run: machines that get the same share its list.
+#[derive(Default)]
+pub struct Closures(Mutex<HashMap<StorePath, Arc<Mutex<Weak<Closure>>>>>);
+
+impl Closures {
+    /// The closure of `root`, which is valid; listed once for all that hold it at the same time.
+    pub fn of(&self, store: &mut LocalStore, root: &StorePath) -> Result<Arc<Closure>> {
+        let one = {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(root.clone()).or_default().clone()
+        };
+        let mut listed = one.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(closure) = listed.upgrade() {
+            return Ok(closure);
+        }
+        let closure = Arc::new(Closure::of(store, std::slice::from_ref(root))?);
+        *listed = Arc::downgrade(&closure);
+        Ok(closure)
+    }
 }
 
 impl Closure {
     /// Asks the local store, where `roots` are valid.
     pub fn of(store: &mut LocalStore, roots: &[StorePath]) -> Result<Self> {
         let paths = store.closure(roots)?;
-        Ok(Closure { infos: store.path_infos(&paths)? })
+        Ok(Closure { infos: in_order(store.path_infos(&paths)?) })
     }
 
     /// How many bytes its NARs are.
@@ -44,12 +66,26 @@ pub struct Beyond<'a> {
 
 /// Sorts so that every path comes after those that it refers to: Nix takes none before.
 ///
-/// References to paths that are not in the list are those that are there already.
-pub fn in_order<'a>(infos: &[&'a PathInfo]) -> Vec<&'a PathInfo> {
+/// A path's place depends on its own closure and its name alone, so that it has the same
+/// neighbours in other closures. `infos` must be closed under references.
+fn in_order(infos: Vec<PathInfo>) -> Vec<PathInfo> {
+    let heights = heights(&infos);
+    let mut order: Vec<_> = heights.into_iter().zip(infos).collect();
+    order.sort_by(|(one, a), (two, b)| {
+        (one, a.path.name(), a.path.as_str()).cmp(&(two, b.path.name(), b.path.as_str()))
+    });
+    order.into_iter().map(|(_, info)| info).collect()
+}
+
+/// The length of the longest chain of references from each path.
+fn heights(infos: &[PathInfo]) -> Vec<usize> {
     let index: HashMap<&str, usize> = infos.iter().enumerate().map(|(i, info)| (info.path.as_str(), i)).collect();
-    let needs = |at: usize| infos[at].references.iter().filter_map(|path| index.get(path.as_str()).copied());
+    let needs = |at: usize| {
+        let others = infos[at].references.iter().filter_map(|path| index.get(path.as_str()).copied());
+        others.filter(move |other| *other != at)
+    };
     let mut entered = vec![false; infos.len()];
-    let mut order = Vec::with_capacity(infos.len());
+    let mut heights = vec![0; infos.len()];
     // Without recursion: a chain of references may be longer than a stack is deep.
     for root in 0..infos.len() {
         if std::mem::replace(&mut entered[root], true) {
@@ -64,13 +100,13 @@ pub fn in_order<'a>(infos: &[&'a PathInfo]) -> Vec<&'a PathInfo> {
                 }
                 Some(_) => {}
                 None => {
-                    order.push(infos[*at]);
+                    heights[*at] = needs(*at).map(|need| heights[need] + 1).max().unwrap_or(0);
                     stack.pop();
                 }
             }
         }
     }
-    order
+    heights
 }
 
 #[cfg(test)]
@@ -100,7 +136,7 @@ mod tests {
             info("b", &["a"]),
             info("alone", &["alone"]),
         ];
-        let order = in_order(&infos.iter().collect::<Vec<_>>());
+        let order = in_order(infos.to_vec());
         assert_eq!(order.len(), infos.len());
         for (at, info) in order.iter().enumerate() {
             for reference in &info.references {
@@ -113,7 +149,7 @@ mod tests {
     #[test]
     fn a_long_chain_is_no_deep_stack() {
         let infos: Vec<_> = (0..100_000).map(|i| info(&format!("p{i}"), &[&format!("p{}", i + 1)])).collect();
-        let order = in_order(&infos.iter().collect::<Vec<_>>());
+        let order = in_order(infos);
         assert_eq!(order[0].path.name(), "p99999");
     }
 }

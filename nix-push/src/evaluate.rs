@@ -2,6 +2,7 @@
 
 use crate::about::About;
 use crate::build::Builds;
+use crate::closure::Closures;
 use crate::evaluators::Evaluators;
 use crate::expression::Template;
 pub use crate::expression::system;
@@ -9,6 +10,7 @@ use crate::facts;
 use crate::nix::Outcome;
 use crate::share::{Shared, Turn, Verdict};
 use crate::source::Source;
+use crate::spool::Spool;
 use crate::used::{Facts, Used, used};
 use anyhow::Result;
 use machine_record::{Failure, Kind, Record, StorePath, log};
@@ -28,6 +30,8 @@ pub struct Settings {
     pub evaluators: Evaluators,
     pub shared: Shared,
     pub builds: Builds,
+    pub closures: Closures,
+    pub spool: Spool,
 }
 
 /// The system that a configuration describes.

@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
 /// Nix's base 32: no e, o, u, t (NixOS/nix `src/libutil/hash.cc`).
-const ALPHABET: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
+pub const ALPHABET: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
 /// The SHA-256 of a NAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,11 +5,13 @@
 use anyhow::Result;
 use build::Builds;
 use clap::{Parser, ValueEnum};
+use closure::Closures;
 use evaluate::Settings;
 use evaluators::Evaluators;
 use machine_record::{Failure, Kind, Record, StreamArgs, Tool};
 use share::Shared;
 use source::Source;
+use spool::Spool;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -21,17 +23,20 @@ mod evaluate;
 mod evaluators;
 mod expression;
 mod facts;
+mod groups;
 mod hash;
 mod nar;
 mod nix;
 mod pack;
 mod plan;
 mod push;
+mod read;
 mod remote;
 mod send;
 mod serve;
 mod share;
 mod source;
+mod spool;
 mod used;
 
 const TOOL: Tool = Tool { name: "nix-push", starts: false, names: false, jobs: 8 };
@@ -183,6 +188,8 @@ impl Args {
             evaluators: Evaluators::new(self.eval_memory, self.eval_jobs.map(usize::from)),
             shared: Shared::default(),
             builds: Builds::default(),
+            closures: Closures::default(),
+            spool: Spool::new(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use zstd::zstd_safe::CParameter;
 
 /// How the stream to a machine is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Packing {
     Zstd,
     Gzip,
@@ -22,62 +22,58 @@ const FIRST: usize = 1;
 /// How often the level is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Compresses a stream piece by piece.
+/// What a thread of zstd takes at a time; its own choice would be 32 MB at the highest level.
+const JOB: u32 = 4 << 20;
+
+/// Compresses one whole stream: those of several packers may follow each other.
 pub enum Packer {
-    Zstd { encoder: Box<zstd::Encoder<'static, Vec<u8>>>, pace: Pace },
+    Zstd(Box<zstd::Encoder<'static, Vec<u8>>>),
     Gzip(Box<GzEncoder<Vec<u8>>>),
-    None,
+    None(Vec<u8>),
 }
 
 impl Packer {
-    pub fn new(packing: Packing) -> Result<Self> {
+    /// `level` is one of [`Pace`]; with more than one thread, zstd works beside its caller.
+    pub fn new(packing: Packing, level: i32, threads: usize) -> Result<Self> {
         Ok(match packing {
             Packing::Zstd => {
-                let mut encoder = zstd::Encoder::new(Vec::new(), LEVELS[FIRST])?;
-                // A thread of zstd holds some 20 MB.
-                let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(4));
-                encoder.multithread(threads as u32)?;
-                Packer::Zstd { encoder: Box::new(encoder), pace: Pace::new() }
+                let mut encoder = zstd::Encoder::new(Vec::new(), level)?;
+                if threads > 1 {
+                    encoder.multithread(threads as u32)?;
+                    encoder.set_parameter(CParameter::JobSize(JOB))?;
+                }
+                Packer::Zstd(Box::new(encoder))
             }
             Packing::Gzip => Packer::Gzip(Box::new(GzEncoder::new(Vec::new(), flate2::Compression::fast()))),
-            Packing::None => Packer::None,
+            Packing::None => Packer::None(Vec::new()),
         })
     }
 
-    /// Takes a piece, and gives what is ready.
-    pub fn pack(&mut self, piece: &[u8]) -> Result<Vec<u8>> {
-        Ok(match self {
-            Packer::Zstd { encoder, .. } => {
-                encoder.write_all(piece)?;
-                std::mem::take(encoder.get_mut())
-            }
-            Packer::Gzip(encoder) => {
-                encoder.write_all(piece)?;
-                std::mem::take(encoder.get_mut())
-            }
-            Packer::None => piece.to_vec(),
-        })
-    }
-
-    /// Hears how long the link took what was packed last, and changes the level for what follows.
-    pub fn waited(&mut self, time: Duration) -> Result<()> {
-        if let Packer::Zstd { encoder, pace } = self {
-            pace.waited += time;
-            if pace.since.elapsed() >= LOOK
-                && let Some(level) = pace.next(pace.waited.as_secs_f64() / pace.since.elapsed().as_secs_f64())
-            {
-                encoder.set_parameter(CParameter::CompressionLevel(level))?;
-            }
+    /// Takes a piece in.
+    pub fn pack(&mut self, piece: &[u8]) -> Result<()> {
+        match self {
+            Packer::Zstd(encoder) => encoder.write_all(piece)?,
+            Packer::Gzip(encoder) => encoder.write_all(piece)?,
+            Packer::None(bytes) => bytes.extend_from_slice(piece),
         }
         Ok(())
+    }
+
+    /// What is ready to be sent.
+    pub fn ready(&mut self) -> &mut Vec<u8> {
+        match self {
+            Packer::Zstd(encoder) => encoder.get_mut(),
+            Packer::Gzip(encoder) => encoder.get_mut(),
+            Packer::None(bytes) => bytes,
+        }
     }
 
     /// Gives the rest.
     pub fn finish(self) -> Result<Vec<u8>> {
         Ok(match self {
-            Packer::Zstd { encoder, .. } => encoder.finish()?,
+            Packer::Zstd(encoder) => encoder.finish()?,
             Packer::Gzip(encoder) => encoder.finish()?,
-            Packer::None => Vec::new(),
+            Packer::None(bytes) => bytes,
         })
     }
 }
@@ -90,21 +86,31 @@ pub struct Pace {
 }
 
 impl Pace {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Pace { level: FIRST, since: Instant::now(), waited: Duration::ZERO }
     }
 
-    /// The level for the next while, if it is another one; `share` of the time went into waiting
-    /// for the link.
-    fn next(&mut self, share: f64) -> Option<i32> {
-        let old = self.level;
+    /// The level of zstd that fits.
+    pub fn level(&self) -> i32 {
+        LEVELS[self.level]
+    }
+
+    /// Hears how long the link took what was sent last.
+    pub fn waited(&mut self, time: Duration) {
+        self.waited += time;
+        if self.since.elapsed() >= LOOK {
+            self.adapt(self.waited.as_secs_f64() / self.since.elapsed().as_secs_f64());
+        }
+    }
+
+    /// `share` of the time went into waiting for the link.
+    fn adapt(&mut self, share: f64) {
         if share > 0.7 {
-            self.level = (old + 1).min(LEVELS.len() - 1);
+            self.level = (self.level + 1).min(LEVELS.len() - 1);
         } else if share < 0.2 {
-            self.level = old.saturating_sub(1);
+            self.level = self.level.saturating_sub(1);
         }
         (self.since, self.waited) = (Instant::now(), Duration::ZERO);
-        (self.level != old).then_some(LEVELS[self.level])
     }
 }
 
@@ -115,23 +121,37 @@ mod tests {
     #[test]
     fn a_slow_link_gets_more_compression_and_a_fast_one_less() {
         let mut pace = Pace::new();
-        assert_eq!([pace.next(0.9), pace.next(0.9), pace.next(0.9)], [Some(6), Some(9), None]);
-        assert_eq!([pace.next(0.5), pace.next(0.1)], [None, Some(6)]);
-        assert_eq!([pace.next(0.0), pace.next(0.0), pace.next(0.0)], [Some(3), Some(1), None]);
+        let mut levels = |share| {
+            pace.adapt(share);
+            pace.level()
+        };
+        assert_eq!([levels(0.9), levels(0.9), levels(0.9)], [6, 9, 9]);
+        assert_eq!([levels(0.5), levels(0.1)], [9, 6]);
+        assert_eq!([levels(0.0), levels(0.0), levels(0.0)], [3, 1, 1]);
     }
 
     #[test]
-    fn what_is_packed_can_be_unpacked_also_after_a_change_of_level() {
-        let mut packer = Packer::new(Packing::Zstd).unwrap();
-        let mut packed = Vec::new();
-        let piece: Vec<u8> = (0..1_000_000u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
-        for level in LEVELS {
-            packed.extend(packer.pack(&piece).unwrap());
-            if let Packer::Zstd { encoder, .. } = &mut packer {
-                encoder.set_parameter(CParameter::CompressionLevel(level)).unwrap();
+    fn streams_that_follow_each_other_are_unpacked_as_one() {
+        let piece: Vec<u8> = (0..3_000_000u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
+        for (packing, unpack) in [(Packing::Zstd, "zstd"), (Packing::Gzip, "gzip")] {
+            let mut packed = Vec::new();
+            for (level, threads) in [(1, 1), (9, 2), (3, 2), (6, 1)] {
+                let mut packer = Packer::new(packing, level, threads).unwrap();
+                packer.pack(&piece).unwrap();
+                packed.append(packer.ready());
+                packed.extend(packer.finish().unwrap());
             }
+            let mut child = std::process::Command::new(unpack)
+                .arg("-dc")
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut stdin = child.stdin.take().unwrap();
+            let writer = std::thread::spawn(move || stdin.write_all(&packed));
+            let output = child.wait_with_output().unwrap();
+            writer.join().unwrap().unwrap();
+            assert!(output.stdout == piece.repeat(4), "{unpack}");
         }
-        packed.extend(packer.finish().unwrap());
-        assert!(zstd::decode_all(&packed[..]).unwrap() == piece.repeat(LEVELS.len()));
     }
 }

@@ -11,6 +11,7 @@ use machine_record::{Failure, Kind, PlanEntry, Record, Ssh, StorePath, log};
 use machine_ssh::Address;
 use serde_json::json;
 use std::collections::HashSet;
+use std::sync::OnceLock;
 
 /// Evaluates, and says what is to be done; writes nothing but derivations in the local store.
 pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Record) -> Result<()> {
@@ -43,11 +44,11 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
         // The machine is one that an earlier step would make.
         (closure.infos.len(), closure.bytes())
     } else {
-        let remote = Remote::connect(&Address::of(record)?, args.timeout)?;
+        let remote = Remote::connect(&Address::of(record)?, args.timeout, &OnceLock::new())?;
         if remote.facts.has.contains(toplevel) {
             (0, 0)
         } else {
-            let (_session, mut serve) = remote.serve()?;
+            let mut serve = remote.script.serve()?;
             let all: Vec<StorePath> = closure.infos.iter().map(|info| info.path.clone()).collect();
             serve.ask_valid_paths(false, false, &all)?;
             serve.greeted()?;

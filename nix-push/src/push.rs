@@ -1,19 +1,20 @@
 //! One push, from the configuration to the rooted system on the machine.
 
-use crate::closure::{self, Closure};
+use crate::closure::Closure;
 use crate::evaluate::{self, Evaluated, Settings, evaluate};
 use crate::nix::{self, LocalStore};
 use crate::pack::Packing;
-use crate::remote::{self, Facts, Remote};
+use crate::remote::{self, Facts, Remote, Script};
 use crate::send::{self, Sent, size};
 use crate::serve::PathInfo;
 use crate::source::Source;
 use crate::{Args, BuildOn, Compress, about, build};
 use anyhow::{Context, Result, anyhow};
-use machine_record::{Failure, Kind, Record, StorePath, log};
-use machine_ssh::Address;
+use machine_record::{Closure as Section, Failure, Kind, Phases, Record, StorePath, log};
+use machine_ssh::{Address, Session};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long a connection may lie idle while this computer evaluates and builds: firewalls forget
@@ -25,20 +26,34 @@ struct Cargo {
     toplevel: StorePath,
     /// The derivation, where the machine is to build it: then the closure is that of the derivation
     build: Option<StorePath>,
-    closure: Closure,
+    closure: Arc<Closure>,
     store: LocalStore,
 }
 
 /// Evaluates, builds, sends and roots; writes `closure`, as far as it came.
 pub fn push(args: &Args, settings: &Settings, source: &Source, record: &mut Record) -> Result<()> {
     let began = Instant::now();
+    let _present = settings.spool.enter();
     let mut section = None;
     let result = work(args, settings, source, record, &mut section);
     if let Some(mut section) = section {
-        section.seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+        section.seconds = seconds(began);
         record.put(&section)?;
     }
     result
+}
+
+/// Seconds since then, to the millisecond.
+fn seconds(began: Instant) -> f64 {
+    (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+/// Does a part of the work and notes how long it took, if it succeeds.
+fn timed<T>(phase: &mut Option<f64>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let began = Instant::now();
+    let result = work()?;
+    *phase = Some(seconds(began));
+    Ok(result)
 }
 
 fn work(
@@ -46,14 +61,17 @@ fn work(
     settings: &Settings,
     source: &Source,
     record: &Record,
-    section: &mut Option<machine_record::Closure>,
+    written: &mut Option<Section>,
 ) -> Result<()> {
     let address = Address::of(record)?;
     let stop = AtomicBool::new(false);
+    let known = OnceLock::new();
+    let began = Instant::now();
     // The key exchange goes on while this computer evaluates and builds.
     let (remote, cargo) = std::thread::scope(|scope| {
-        let cargo = scope.spawn(|| prepare(args, settings, source, record, section, &stop));
-        let remote = Remote::connect(&address, args.timeout).map(|remote| (remote, Instant::now()));
+        let cargo = scope.spawn(|| prepare(args, settings, source, record, written, &known, &stop));
+        let remote =
+            Remote::connect(&address, args.timeout, &known).map(|remote| (remote, seconds(began), Instant::now()));
         stop.store(remote.is_err(), Ordering::SeqCst);
         (remote, cargo.join().unwrap_or_else(|_| Err(anyhow!("the tool stopped: this is a bug"))))
     });
@@ -65,40 +83,55 @@ fn work(
         }
         (Err(error), _) => return Err(remote.err().unwrap_or(error)),
     };
-    let (mut remote, connected) = remote?;
+    let (mut remote, connecting, connected) = remote?;
+    let section = written.as_mut().context("there is no system: this is a bug")?;
+    section.phases.connect = Some(connecting);
+    let mut round_trips = 0;
     if connected.elapsed() > IDLE {
-        remote = Remote::connect(&address, args.timeout)?;
+        round_trips = remote.session.round_trips();
+        remote = Remote::connect(&address, args.timeout, &known)?;
     }
-    deliver(args, settings, &record.name(), remote, cargo, section)
+    let Remote { session, facts, script } = remote;
+    let result = deliver(args, settings, &record.name(), &session, &facts, script, cargo, section);
+    section.round_trips = Some(round_trips + session.round_trips());
+    result
 }
 
-/// What happens on this computer: evaluating, building, and listing the closure.
+/// What happens on this computer: evaluating, building, and listing the closure. A system that is
+/// there without that is told to `known` at once.
 fn prepare(
     args: &Args,
     settings: &Settings,
     source: &Source,
     record: &Record,
-    section: &mut Option<machine_record::Closure>,
+    written: &mut Option<Section>,
+    known: &OnceLock<StorePath>,
     stop: &AtomicBool,
 ) -> Result<Cargo> {
     let machine = record.name();
+    let mut phases = Phases::default();
     let (drv, toplevel, evaluated) = match source {
         Source::Toplevel(toplevel) => (None, toplevel.clone(), None),
         _ => {
-            let evaluated = evaluate(settings, source, record)?;
+            let evaluated = timed(&mut phases.evaluate, || evaluate(settings, source, record))?;
             (Some(evaluated.drv.clone()), evaluated.toplevel.clone(), Some(evaluated))
         }
     };
-    let section = section.insert(machine_record::Closure {
+    let section = written.insert(Section {
         drv,
         toplevel: toplevel.clone(),
         paths: None,
         bytes: None,
         sent_paths: None,
         sent_bytes: None,
+        compressed_bytes: None,
+        saved_bytes: None,
+        round_trips: None,
+        rate: None,
         evaluated: evaluated.as_ref().is_some_and(|evaluated| evaluated.fresh),
         built: false,
         seconds: 0.0,
+        phases,
     });
     if stop.load(Ordering::SeqCst) {
         return Err(Failure::new(Kind::NotStarted, "the machine cannot be reached").into());
@@ -109,19 +142,21 @@ fn prepare(
         && builds_there(args, settings, record)?
     {
         about::warn_if_small(&machine, record);
-        let closure = Closure::of(&mut store, std::slice::from_ref(drv)).context("cannot list the derivations")?;
+        let closure = settings.closures.of(&mut store, drv).context("cannot list the derivations")?;
         return Ok(Cargo { toplevel, build: Some(drv.clone()), closure, store });
     }
-    if !there {
+    if there {
+        let _ = known.set(toplevel.clone());
+    } else {
         let evaluated =
             evaluated.ok_or_else(|| Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store")))?;
-        build::build(&machine, settings, &evaluated)?;
+        timed(&mut section.phases.build, || build::build(&machine, settings, &evaluated))?;
         section.built = true;
     }
     if let Some(folder) = &args.keep_result {
         build::keep(&machine, &toplevel, folder)?;
     }
-    let closure = Closure::of(&mut store, std::slice::from_ref(&toplevel)).context("cannot list the closure")?;
+    let closure = settings.closures.of(&mut store, &toplevel).context("cannot list the closure")?;
     section.paths = Some(closure.infos.len() as u64);
     section.bytes = Some(closure.bytes());
     Ok(Cargo { toplevel, build: None, closure, store })
@@ -157,40 +192,38 @@ pub fn lock(store: &mut LocalStore, toplevel: &StorePath, evaluated: Option<&Eva
 }
 
 /// Sends what the machine lacks, and roots the system there.
+#[allow(clippy::too_many_arguments)]
 fn deliver(
     args: &Args,
     settings: &Settings,
     machine: &str,
-    remote: Remote,
+    session: &Session,
+    facts: &Facts,
+    mut script: Script,
     cargo: Cargo,
-    section: &mut Option<machine_record::Closure>,
+    section: &mut Section,
 ) -> Result<()> {
     let Cargo { toplevel, build, closure, mut store } = cargo;
     let toplevel = &toplevel;
-    let mut note = |paths: usize, bytes: u64, built: bool| {
-        if let Some(section) = section {
-            (section.sent_paths, section.sent_bytes) = (Some(paths as u64), Some(bytes));
-            section.built |= built;
-        }
-    };
     let whole = format!("{} paths, {}", closure.infos.len(), size(closure.bytes()));
-    if remote.facts.has.contains(toplevel) {
-        remote.root(machine, toplevel)?;
-        note(0, 0, false);
+    if (script.was_asked() || facts.has.contains(toplevel))
+        && timed(&mut section.phases.root, || script.root(toplevel))?
+    {
+        (section.sent_paths, section.sent_bytes, section.compressed_bytes) = (Some(0), Some(0), Some(0));
         log::event(machine, &format!("nothing to send: the machine has {toplevel} ({whole})"));
         return Ok(());
     }
-    let packing = packing(args.compress, &remote.facts)?;
-    let free = remote.facts.free;
-    let beyond = closure.beyond(&mut store, &remote.facts.has)?;
-    let (session, mut serve) = remote.serve()?;
+    let asking = Instant::now();
+    let packing = packing(args.compress, facts)?;
+    let beyond = closure.beyond(&mut store, &facts.has)?;
+    let mut serve = script.serve()?;
     let mut asked: Vec<StorePath> = beyond.infos.iter().map(|info| &info.path).chain(&beyond.known).cloned().collect();
     if build.is_some() {
         asked.push(toplevel.clone());
     }
     serve.ask_valid_paths(true, args.substitute_on_destination, &asked)?;
     // The answer comes while this waits for its own.
-    let mut intake = remote::open_intake(&session, packing, toplevel, build.as_ref(), &settings.options)?;
+    let mut intake = remote::open_intake(session, packing, toplevel, build.as_ref(), &settings.options)?;
     let answer = serve.greeted().and_then(|()| serve.valid_paths());
     let mut valid = remote::explain(answer, &mut serve.pipe)?;
     let mut wanted = beyond.infos;
@@ -202,34 +235,35 @@ fn deliver(
         let answer = serve.valid_paths();
         valid = remote::explain(answer, &mut serve.pipe)?;
     }
+    section.phases.ask = Some(seconds(asking));
     let there = valid.contains(toplevel);
     let missing = if there { Vec::new() } else { missing(&wanted, &valid) };
     let bytes = missing.iter().map(|info| info.nar_size).sum();
-    room(bytes, free)?;
+    room(bytes, facts.free)?;
     log::event(machine, &format!("sending {} of {whole}: {}", missing.len(), size(bytes)));
-    let began = Instant::now();
-    note(0, 0, false);
-    let Sent { packed, .. } = send::send(machine, &mut intake, packing, &missing)?;
-    note(missing.len(), bytes, false);
-    let seconds = began.elapsed().as_secs_f64();
-    let rate = size((bytes as f64 / seconds) as u64);
+    (section.sent_paths, section.sent_bytes) = (Some(0), Some(0));
+    let Sent { packed, .. } =
+        timed(&mut section.phases.send, || send::send(machine, &mut intake, packing, &settings.spool, &missing))?;
+    let took = section.phases.send.unwrap_or_default();
+    let rate = (bytes as f64 / took.max(0.001)) as u64;
+    (section.sent_paths, section.sent_bytes) = (Some(missing.len() as u64), Some(bytes));
+    (section.compressed_bytes, section.rate) = (Some(packed), Some(rate));
     log::event(
         machine,
-        &format!("sent {} paths, {} as {} in {seconds:.1} s ({rate}/s)", missing.len(), size(bytes), size(packed)),
+        &format!("sent {} paths, {} as {} in {took:.1} s ({}/s)", missing.len(), size(bytes), size(packed), size(rate)),
     );
     let builds = build.is_some() && !there;
     if builds {
         log::event(machine, &format!("building {toplevel} on the machine"));
     }
-    remote::rooted(machine, &mut intake, toplevel)?;
-    note(missing.len(), bytes, builds);
+    timed(&mut section.phases.root, || remote::rooted(machine, &mut intake, toplevel))?;
+    section.built |= builds;
     Ok(())
 }
 
 /// What is wanted and not there, references first.
 pub fn missing<'a>(wanted: &[&'a PathInfo], valid: &HashSet<StorePath>) -> Vec<&'a PathInfo> {
-    let missing: Vec<_> = wanted.iter().filter(|info| !valid.contains(&info.path)).copied().collect();
-    closure::in_order(&missing)
+    wanted.iter().filter(|info| !valid.contains(&info.path)).copied().collect()
 }
 
 /// Checks that the machine's disk can hold what is to come.

@@ -10,15 +10,17 @@ use crate::serve::Serve;
 use anyhow::{Context, Result, bail};
 use machine_record::{Failure, Kind, StorePath, WithKind};
 use machine_ssh::{Address, Channel, Session, quote};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Where a bare machine keeps its Nix: NixOS, then Nix on another system.
 const PATH: &str = "PATH=/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:$PATH; export PATH\n";
 
 /// Marks where the script's words begin, should a login shell have said something before.
-const MARK: &str = "nix-push: facts";
+const MARK: &str = "nix-push: facts\n";
+const END: &str = "\nend\n";
 
-/// Tells the facts, then does as it is told: `root` or `serve`.
+/// Tells the facts, then does as it is told: `root TOPLEVEL`, then perhaps `serve`.
 const FACTS: &str = r#"
 echo "nix-push: facts"
 command -v nix-store >/dev/null && echo "tool=nix-store"
@@ -29,11 +31,12 @@ for link in /run/current-system /nix/var/nix/profiles/system /nix/var/nix/gcroot
 done
 df -Pk /nix/store | { read -r _; read -r _ _ _ free _; echo "free=$free"; }
 echo "end"
-read -r what top
-case $what in
-  root) claim && root;;
-  serve) exec nix-store --serve --write;;
-esac
+while read -r what top; do
+  case $what in
+    root) { [ -e "$top" ] && claim && root; } || echo "absent";;
+    serve) exec nix-store --serve --write;;
+  esac
+done
 "#;
 
 /// `claim` makes a root at once, under a name of its own: nothing can be collected from the
@@ -44,7 +47,7 @@ claim() { mkdir -p $roots && ln -sfn "$top" $roots/.pushed.$$; }
 root() {
   if nix-store --check-validity "$top" && mv -fT $roots/.pushed.$$ $roots/pushed
   then echo "rooted"
-  else rm -f $roots/.pushed.$$
+  else rm -f $roots/.pushed.$$; false
   fi
 }
 "#;
@@ -64,50 +67,99 @@ pub struct Facts {
 pub struct Remote {
     pub session: Session,
     pub facts: Facts,
+    pub script: Script,
+}
+
+/// The first command, which waits to be told more.
+pub struct Script {
     channel: Channel,
+    /// What it said after the facts
+    said: Vec<u8>,
+    /// A system that it was asked to root before it had told the facts
+    asked: Option<StorePath>,
 }
 
 impl Remote {
-    /// Connects, and hears the facts.
-    pub fn connect(address: &Address, timeout: Duration) -> Result<Self> {
+    /// Connects, and hears the facts. `toplevel` is the system, if it is known by now: a machine
+    /// that has it roots it in the same round trip.
+    pub fn connect(address: &Address, timeout: Duration, toplevel: &OnceLock<StorePath>) -> Result<Self> {
         let session = Session::connect(address, timeout)?;
         let mut channel = session.open(&shell(&format!("{PATH}{ROOT}{FACTS}"), &[]))?;
-        let mut said = Vec::new();
-        let mut piece = [0; 4096];
-        let facts = loop {
-            if let Some(facts) = Facts::parse(&String::from_utf8_lossy(&said)) {
-                break facts?;
+        let asked = toplevel.get().cloned();
+        if let Some(toplevel) = &asked {
+            channel.write_all(format!("root {toplevel}\n").as_bytes())?;
+        }
+        let mut script = Script { channel, said: Vec::new(), asked };
+        let facts = script.facts()?;
+        Ok(Remote { session, facts, script })
+    }
+}
+
+impl Script {
+    fn facts(&mut self) -> Result<Facts> {
+        loop {
+            let text = String::from_utf8_lossy(&self.said);
+            if let Some((_, told)) = text.split_once(MARK)
+                && let Some((facts, rest)) = told.split_once(END)
+            {
+                let facts = Facts::parse(facts);
+                self.said = rest.as_bytes().to_vec();
+                return facts;
             }
-            match channel.read_some(&mut piece)? {
-                0 => {
-                    let words = words(&channel.take_stderr()).unwrap_or_else(|| "it ended without a word".into());
-                    bail!(Failure::new(Kind::Copy, format!("cannot run a script on the machine: {words}")));
-                }
-                count => said.extend_from_slice(&piece[..count]),
+            if !self.hear()? {
+                let words = words(&self.channel.take_stderr()).unwrap_or_else(|| "it ended without a word".into());
+                bail!(Failure::new(Kind::Copy, format!("cannot run a script on the machine: {words}")));
             }
-        };
-        Ok(Remote { session, facts, channel })
+        }
     }
 
-    /// Roots a system that is there.
-    pub fn root(mut self, machine: &str, toplevel: &StorePath) -> Result<()> {
-        self.channel.write_all(format!("root {toplevel}\n").as_bytes())?;
-        self.channel.finish_input()?;
-        rooted(machine, &mut self.channel, toplevel)
+    /// Waits for more; false at the end.
+    fn hear(&mut self) -> Result<bool> {
+        let mut piece = [0; 4096];
+        let count = self.channel.read_some(&mut piece)?;
+        self.said.extend_from_slice(&piece[..count]);
+        Ok(count > 0)
+    }
+
+    /// Whether it was asked to root the system, and has answered or will.
+    pub fn was_asked(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// Roots a system if it is there; false if it is not.
+    pub fn root(&mut self, toplevel: &StorePath) -> Result<bool> {
+        if self.asked.take().as_ref() != Some(toplevel) {
+            self.channel.write_all(format!("root {toplevel}\n").as_bytes())?;
+        }
+        self.verdict()
+    }
+
+    fn verdict(&mut self) -> Result<bool> {
+        loop {
+            if let Some(end) = self.said.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.said.drain(..=end).collect();
+                return Ok(line == b"rooted\n");
+            }
+            if !self.hear()? {
+                bail!(unkept(&mut self.channel));
+            }
+        }
     }
 
     /// Begins the serve protocol. What is locked through it stays for as long as it is held.
-    pub fn serve(mut self) -> Result<(Session, Serve<Channel>)> {
+    pub fn serve(mut self) -> Result<Serve<Channel>> {
+        if self.asked.take().is_some() {
+            // Its answer comes first.
+            self.verdict()?;
+        }
         self.channel.write_all(b"serve\n")?;
-        Ok((self.session, Serve::greet(self.channel)?))
+        Serve::greet(self.channel)
     }
 }
 
 impl Facts {
-    /// Reads what the script says; `None` until it has said all.
-    fn parse(said: &str) -> Option<Result<Facts>> {
-        let (_, said) = said.split_once(MARK)?;
-        let (said, _) = said.split_once("\nend\n")?;
+    /// Reads what the script says between its mark and its end.
+    fn parse(said: &str) -> Result<Facts> {
         let mut facts = Facts::default();
         let mut nix = false;
         for line in said.lines() {
@@ -124,11 +176,11 @@ impl Facts {
         facts.has.sort_unstable();
         facts.has.dedup();
         if nix {
-            Some(Ok(facts))
+            Ok(facts)
         } else {
-            Some(Err(Failure::new(Kind::Copy, "the machine has no nix-store")
+            Err(Failure::new(Kind::Copy, "the machine has no nix-store")
                 .hint("is it a NixOS machine? Nix is looked for in /run/current-system/sw/bin and in PATH")
-                .into()))
+                .into())
         }
     }
 }
@@ -183,10 +235,13 @@ pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath) -> Res
     if let Some(error) = words(errors.join("\n").as_bytes()) {
         return Err(Failure::new(Kind::Build, format!("the machine cannot build {toplevel}: {error}")).into());
     }
+    Err(unkept(channel).into())
+}
+
+fn unkept(channel: &mut Channel) -> Failure {
     let words = words(&channel.take_stderr()).unwrap_or_else(|| "it said nothing".into());
-    Err(Failure::new(Kind::Copy, format!("the machine cannot keep {toplevel}: {words}"))
+    Failure::new(Kind::Copy, format!("the machine cannot keep the system: {words}"))
         .hint("log in as a user who may write to /nix/var/nix/gcroots, such as root")
-        .into())
 }
 
 /// What a machine's command complained of, in one line.
@@ -235,22 +290,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_come_after_whatever_a_login_shell_says() {
+    fn facts_are_understood() {
         let path = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nixos-system";
-        let said = format!(
-            "Welcome!\nhas=/etc\nnix-push: facts\ntool=nix-store\ntool=zstd\nhas={path}\nhas={path}\nhas=/etc/x\nfree=20\nend\n"
-        );
-        let facts = Facts::parse(&said).unwrap().unwrap();
+        let facts = Facts::parse(&format!("tool=nix-store\ntool=zstd\nhas={path}\nhas={path}\nhas=/etc/x\nfree=20"));
         assert_eq!(
-            facts,
+            facts.unwrap(),
             Facts { has: vec![StorePath::new(path).unwrap()], zstd: true, gzip: false, free: Some(20 * 1024) }
         );
-        assert!(Facts::parse(&said[..said.len() - 1]).is_none());
     }
 
     #[test]
     fn a_machine_without_nix_is_told_so() {
-        let failure = Failure::of(&Facts::parse("nix-push: facts\ntool=gzip\nend\n").unwrap().unwrap_err());
+        let failure = Failure::of(&Facts::parse("tool=gzip").unwrap_err());
         assert_eq!((failure.kind, failure.hint.is_some()), (Kind::Copy, true));
     }
 

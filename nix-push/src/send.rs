@@ -1,21 +1,15 @@
-//! Sends paths: read, checked, compressed and written at the same time.
+//! Sends paths: groups that the spool makes are written while the next ones are made.
 
-use crate::hash::NarHash;
-use crate::nar;
-use crate::pack::{Packer, Packing};
+use crate::groups;
+use crate::pack::{Pace, Packer, Packing};
 use crate::remote;
 use crate::serve::{ADDED_ANSWER, HELLO_ANSWER, PathInfo, Request};
-use anyhow::{Context, Result, bail};
-use machine_record::{Failure, Kind, log};
+use crate::spool::{Order, Spool};
+use anyhow::{Result, bail};
+use machine_record::log;
 use machine_ssh::Channel;
-use sha2::{Digest, Sha256};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-/// A piece of the stream, and how many of them may wait: memory is bounded by their product,
-/// and by what the compressor holds.
-const PIECE: usize = 512 * 1024;
-const WAITING: usize = 8;
 
 /// How often progress is told.
 const TELL: Duration = Duration::from_secs(10);
@@ -29,83 +23,66 @@ pub struct Sent {
 
 /// Sends `infos`, which are in order, into the intake of a machine; all have arrived when this
 /// returns without an error, and the channel then says whether the system is rooted.
-pub fn send(machine: &str, channel: &mut Channel, packing: Packing, infos: &[&PathInfo]) -> Result<Sent> {
-    let (give, take) = sync_channel(WAITING);
+pub fn send(
+    machine: &str,
+    channel: &mut Channel,
+    packing: Packing,
+    spool: &Spool,
+    infos: &[&PathInfo],
+) -> Result<Sent> {
+    let mut pace = Pace::new();
+    let order = spool.order(packing, pace.level(), groups::cut(infos));
+    let total = infos.iter().map(|info| info.nar_size).sum();
+    let step = log::step(machine, "sending").of_bytes(total);
+    let mut progress = Progress { machine, total, began: Instant::now(), told: Instant::now(), step };
     std::thread::scope(|scope| {
-        // It ends by itself when this side goes away.
-        scope.spawn(move || {
-            if let Err(error) = read(infos, &give) {
-                let _ = give.send(Err(error));
-            }
-        });
-        let total = infos.iter().map(|info| info.nar_size).sum();
-        let step = log::step(machine, "sending").of_bytes(total);
-        let mut progress = Progress { machine, total, began: Instant::now(), told: Instant::now(), step };
-        let result = transfer(channel, packing, take, infos.len(), &mut progress);
+        for _ in 0..spool.makers().min(order.len()) {
+            scope.spawn(|| order.make());
+        }
+        let result = transfer(channel, packing, &order, infos.len(), &mut pace, &mut progress);
+        order.close();
         remote::explain(result, channel)
     })
 }
 
-/// Reads the paths and gives out the requests that add them.
-fn read(infos: &[&PathInfo], give: &SyncSender<Result<Vec<u8>>>) -> Result<()> {
-    let mut piece = Request::hello().0;
-    for info in infos {
-        piece.extend_from_slice(&Request::add_to_store_nar(info).0);
-        let mut hasher = Sha256::new();
-        let mut size = 0;
-        nar::write(info.path.as_ref(), &mut |bytes| {
-            hasher.update(bytes);
-            size += bytes.len() as u64;
-            if piece.len() >= PIECE {
-                give.send(Ok(std::mem::replace(&mut piece, Vec::with_capacity(PIECE + PIECE / 2))))?;
-            }
-            piece.extend_from_slice(bytes);
-            Ok(())
-        })
-        .with_context(|| format!("cannot send {}", info.path))?;
-        // The end of the NAR is still in hand: the machine will not take it for whole.
-        if size != info.nar_size || NarHash::of(hasher) != info.nar_hash {
-            return Err(Failure::new(Kind::Copy, format!("{} is damaged in the local store", info.path))
-                .hint(format!("repair it with: nix-store --repair-path {}", info.path))
-                .into());
-        }
-    }
-    give.send(Ok(piece))?;
-    Ok(())
-}
-
-/// Compresses and sends all pieces, then counts the answers.
+/// Writes all groups, then counts the answers.
 fn transfer(
     channel: &mut Channel,
     packing: Packing,
-    pieces: Receiver<Result<Vec<u8>>>,
+    order: &Order,
     paths: usize,
+    pace: &mut Pace,
     progress: &mut Progress,
 ) -> Result<Sent> {
-    let mut packer = Packer::new(packing)?;
     let mut sent = Sent::default();
     let mut answered = 0;
     let mut answer = [0; 4096];
-    for piece in pieces {
-        let piece = piece?;
-        sent.raw += piece.len() as u64;
-        let packed = packer.pack(&piece)?;
-        sent.packed += packed.len() as u64;
-        let began = Instant::now();
-        channel.write_all(&packed)?;
-        packer.waited(began.elapsed())?;
+    let mut write = |channel: &mut Channel, bytes: &[u8]| {
+        channel.write_all(bytes)?;
         while let Some(count) = channel.try_read(&mut answer)? {
             if count == 0 {
                 bail!("it took no more");
             }
             answered += count;
         }
-        progress.step.add_bytes(piece.len() as u64);
-        progress.tell(&sent);
+        Ok(bytes.len() as u64)
+    };
+    let mut hello = Packer::new(packing, pace.level(), 1)?;
+    hello.pack(&Request::hello().0)?;
+    sent.packed += write(channel, &hello.finish()?)?;
+    for group in 0..order.len() {
+        let mut part = 0;
+        while let Some((bytes, raw)) = order.part(group, part)? {
+            let began = Instant::now();
+            sent.packed += write(channel, &bytes)?;
+            sent.raw += raw;
+            pace.waited(began.elapsed());
+            order.level.store(pace.level(), Ordering::Relaxed);
+            progress.step.add_bytes(raw);
+            progress.tell(&sent);
+            part += 1;
+        }
     }
-    let rest = packer.finish()?;
-    sent.packed += rest.len() as u64;
-    channel.write_all(&rest)?;
     channel.finish_input()?;
     let expected = HELLO_ANSWER + ADDED_ANSWER * paths;
     while answered < expected {

@@ -16,6 +16,7 @@ const VERSION: u64 = 0x205;
 
 const QUERY_VALID_PATHS: u64 = 1;
 const QUERY_PATH_INFOS: u64 = 2;
+const DUMP_STORE_PATH: u64 = 3;
 const QUERY_CLOSURE: u64 = 7;
 const ADD_TO_STORE_NAR: u64 = 9;
 
@@ -168,6 +169,18 @@ impl<P: Pipe> Serve<P> {
                 signatures: self.strings()?,
             });
         }
+    }
+
+    /// Gives out the NAR of a valid path in pieces.
+    pub fn dump(&mut self, info: &PathInfo, sink: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.pipe.send(&Request::default().number(DUMP_STORE_PATH).string(info.path.as_str()).0)?;
+        let mut left = info.nar_size;
+        while left > 0 {
+            let piece = left.min(128 * 1024);
+            sink(self.bytes(piece as usize)?)?;
+            left -= piece;
+        }
+        Ok(())
     }
 
     fn paths(&mut self) -> Result<Vec<StorePath>> {

@@ -49,6 +49,12 @@ impl Source {
     }
 
     pub fn toplevel(path: &Path) -> Result<Source> {
+        // The files of a store path may be elsewhere than its name says.
+        if fs::symlink_metadata(path).is_err()
+            && let Ok(store_path) = StorePath::new(path.to_string_lossy())
+        {
+            return Ok(Source::Toplevel(store_path));
+        }
         let real = fs::canonicalize(path)
             .with_context(|| format!("cannot use the system {}", path.display()))
             .with_kind(Kind::Input)?;

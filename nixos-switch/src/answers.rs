@@ -34,6 +34,7 @@ impl Answers {
             "denied" => Kind::Denied,
             "limit" => Kind::Limit,
             "conflict" => Kind::Conflict,
+            "copy" => Kind::Copy,
             "wrong-machine" => Kind::WrongMachine,
             "locked" => Kind::Locked,
             _ => Kind::Internal,

@@ -7,6 +7,8 @@
 #     vars        what was asked for, as shell assignments
 #     job.sh      the detached jobs
 #     log         what they say
+#     secrets     what the secrets are called and whose they are
+#     restart     the units that new secrets concern
 #     previous    the old system; a garbage collector's root as long as the deployment lasts
 #     result      how the activation ended: `VERDICT STATUS`
 #     armed-T     the rescuers are ready; by exactly one rename it becomes
@@ -97,6 +99,11 @@ rescue_now() { systemctl start --no-block nixpipe-rescue.service 2>/dev/null || 
 # Ends the deployment: the second rename frees the machine. `last` is the account of it until the
 # next reboot, the journal for longer.
 finish() {
+  if [ -n "$secrets_dir" ]; then
+    keys_in "$secrets_dir"
+    case $1 in switched* | booted-next* | units-failed* | left*) keep_secrets ;; *) put_secrets_back ;; esac
+    rm -f "$dir/secrets" "$dir/restart" "$dir/restart-from"
+  fi
   put "$dir/outcome" "$1"
   systemd-cat -t nixpipe cat <"$dir/log" 9>&- || :
   rm -rf "$run/last"

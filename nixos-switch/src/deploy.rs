@@ -1,6 +1,7 @@
 //! One switch, from the first session to its end, over as many connections as it takes.
 
 use crate::answers::{Answers, Reader};
+use crate::secrets::Secrets;
 use crate::{Action, Args, Elevate, script};
 use anyhow::Result;
 use machine_record::{Activation, Closure, Failure, Instance, Kind, Record, StorePath, Wish as Wishes, log};
@@ -25,6 +26,8 @@ pub struct Wish<'a> {
     pub toplevel: Option<StorePath>,
     pub region: Option<String>,
     pub instance: Option<String>,
+    /// None where nothing is said about secrets: they are left alone
+    pub secrets: Option<Secrets>,
     expect: Option<StorePath>,
     address: Address,
     proof: Address,
@@ -49,6 +52,7 @@ impl<'a> Wish<'a> {
             region: record.string("region")?,
             instance: record.section::<Instance>()?.map(|instance| instance.id),
             // The flag wins here: it is how one says that another system may be replaced.
+            secrets: Secrets::of(args, record)?,
             expect: args.expect_current.clone().or(last.and_then(|last| last.current)),
             address,
             proof,
@@ -85,6 +89,7 @@ impl<'a> Wish<'a> {
             ("allow_failed_units", u8::from(args.allow_failed_units).to_string()),
             ("keep_failed", u8::from(args.no_auto_rollback).to_string()),
         ];
+        values.extend(Secrets::values(self.secrets.as_ref()));
         if mode == "confirm" {
             let quoted: Vec<String> = args.health.iter().map(|check| machine_ssh::quote(check)).collect();
             values.push(("health", quoted.join(" ")));
@@ -231,11 +236,13 @@ impl Run<'_> {
     fn ask(&mut self, mode: &str, address: &Address) -> Asked {
         let mut reader = Reader::new(&self.wish.machine, self.offset);
         let values = self.wish.values(mode, &self.token, self.offset);
-        let heard = hear(&mut reader, address, self.wish.args, &script::session(&values));
+        let heard = hear(&mut reader, address, self.wish, &script::session(&values));
         self.offset = reader.offset;
         let answers = std::mem::take(&mut reader.answers);
         drop(reader);
         let (stage, refusal) = (answers.stage().map(str::to_string), answers.refusal());
+        let secrets = self.wish.secrets.as_ref();
+        let named = answers.one("secret").and_then(|number| secrets?.name(number));
         // Another client's deployment of the same system is ours as well.
         if let Some(token) = answers.one("token") {
             self.token = token.into();
@@ -245,7 +252,12 @@ impl Run<'_> {
         }
         self.answers.extend(answers);
         match (heard, stage, refusal) {
-            (_, _, Some(failure)) => Asked::Refused(failure),
+            (_, _, Some(mut failure)) => {
+                if let Some(name) = named {
+                    failure.message += &format!(": {name:?}");
+                }
+                Asked::Refused(failure)
+            }
             (_, Some(stage), None) => Asked::Stage(stage),
             (Err(error), None, None) => Asked::Lost(error),
             (Ok(words), None, None) => Asked::Lost(
@@ -265,21 +277,33 @@ impl Run<'_> {
 }
 
 /// Runs the script on the machine and gives what it wrote on stderr.
-fn hear(reader: &mut Reader, address: &Address, args: &Args, script: &str) -> Result<String> {
-    let session = Session::connect(address, args.connect_timeout)?;
-    // Any login shell understands these words.
-    let mut channel = session.open(match args.elevate {
-        Elevate::None => "exec /bin/sh -s",
-        Elevate::Sudo => "exec sudo -n /bin/sh -s",
-        Elevate::Doas => "exec doas -n /bin/sh -s",
-    })?;
+fn hear(reader: &mut Reader, address: &Address, wish: &Wish, script: &str) -> Result<String> {
+    let session = Session::connect(address, wish.args.connect_timeout)?;
+    let elevate = match wish.args.elevate {
+        Elevate::None => "",
+        Elevate::Sudo => "sudo -n ",
+        Elevate::Doas => "doas -n ",
+    };
+    let mut channel = session.open(&format!("exec {elevate}{}", script::command(script)))?;
     channel.write_all(script.as_bytes())?;
-    channel.finish_input()?;
+    let mut secrets = wish.secrets.as_ref();
+    if secrets.is_none() {
+        channel.finish_input()?;
+    }
     let mut piece = [0; 16 * 1024];
     loop {
         match channel.read_some(&mut piece)? {
             0 => break,
             count => reader.take(&piece[..count]),
+        }
+        if let Some(numbers) = reader.answers.one("send")
+            && let Some(secrets) = secrets.take()
+        {
+            log::event(&address.machine, &format!("sending secrets: {}", secrets.names(numbers)));
+            for content in secrets.contents(numbers) {
+                channel.write_all(content)?;
+            }
+            channel.finish_input()?;
         }
     }
     let words = String::from_utf8_lossy(&channel.take_stderr()).into_owned();

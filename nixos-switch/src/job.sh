@@ -7,6 +7,7 @@ main() {
   [ "$token" = "$2" ] || exit 0
   PATH=$tools
   export PATH
+  [ -z "$secrets_dir" ] || keys_in "$secrets_dir"
   exec >>"$dir/log" 2>&1 </dev/null
   case $1 in
     activate) activate ;;
@@ -35,8 +36,10 @@ activate() {
   decided armed || exit 0
   settle_pending
   failed_units >"$dir/failed-before"
+  if [ -n "$secrets_dir" ]; then begin_secrets; fi
   stc "$system" test "$lock_timeout"
   status=$?
+  if [ -n "$secrets_dir" ]; then end_secrets; fi
   verdict=$(judge $status)
   [ "$verdict" = ok ] || echo "switch-to-configuration ended with status $status: $verdict"
   keep=$keep_failed
@@ -46,7 +49,7 @@ activate() {
       name_units
       [ "$allow_failed_units" = 0 ] || keep=1 ;;
     locked | refused | reboot-needed)
-      # Nothing has changed, so there is nothing to go back from.
+      # Nothing but secrets has changed, so there is nothing else to go back from.
       lock && decide armed refused && finish "$verdict $status"
       exit 0 ;;
   esac
@@ -100,6 +103,49 @@ name_units() {
   mv -T "$dir/failed.new" "$dir/failed"
 }
 
+# New secrets are there before the new system starts. What belongs to a user that only it has
+# is handed over as soon as that user is there, and at the latest before the end.
+begin_secrets() {
+  while read -r unit; do echo "$unit $(invocation "$unit")"; done <"$dir/restart" >"$dir/restart-from"
+  place_secrets
+  own_secrets || { (while sleep 0.05 && ! own_secrets; do :; done) & }
+}
+end_secrets() {
+  if ! own_secrets; then
+    put "$dir/reason" "a secret belongs to a user or group that the machine does not have: $late"
+    [ $status != 0 ] || status=2
+  fi
+  case $status in 0 | 4) restart_units || status=4 ;; esac
+}
+own_secrets() {
+  late=
+  secret() { own "$ours/set/$2" "$3" "$4" "$5" || late="${late:+$late, }$4:$5"; }
+  . "$dir/secrets"
+  [ -z "$late" ]
+}
+
+# Which start of a unit this is: those that the switch has started anew are not restarted again.
+invocation() { systemctl show --value -p InvocationID "$1"; }
+
+# Restarts the units whose secrets have changed, and says which of them failed, in
+# switch-to-configuration's words.
+restart_units() {
+  restarted='' failed=''
+  while read -r unit id; do
+    [ "$(invocation "$unit")" = "$id" ] || continue
+    echo "restarting $unit: its secrets have changed"
+    if systemctl restart "$unit"; then restarted="$restarted $unit"; else failed="${failed:+$failed, }$unit"; fi
+  done <"$dir/restart-from"
+  # What fails a moment after its start is seen, too.
+  [ -z "$restarted" ] || sleep 0.3
+  for unit in $restarted; do
+    case $(systemctl show --value -p SubState "$unit") in
+      failed | auto-restart) failed="${failed:+$failed, }$unit" ;;
+    esac
+  done
+  [ -z "$failed" ] || { echo "warning: the following units failed: $failed"; return 1; }
+}
+
 # Goes back, unless the new system was confirmed: then that is finished.
 rescue() {
   decide armed expired
@@ -138,8 +184,13 @@ restore() {
     done <"$list" >"$list.new"
     mv -T "$list.new" "$list"
   done
+  if [ -n "$secrets_dir" ]; then
+    while read -r unit; do echo "$unit $(invocation "$unit")"; done <"$dir/restart" >"$dir/restart-from"
+    put_secrets_back
+  fi
   stc "$previous" test 100
   status=$?
+  [ -z "$secrets_dir" ] || restart_units || status=4
   # What the new system had removed, and what emergency.target had stopped.
   timeout 60 systemctl start default.target 9>&- || echo 'default.target does not start again'
   if [ "$(target /run/current-system)" = "$previous" ]; then
@@ -182,6 +233,11 @@ commit() {
   esac
   link=$(readlink "$profile" || :)
   old=$(target "$profile")
+  if [ -n "$secrets_dir" ]; then
+    # Without an activation they have not come into place before.
+    if [ "$action" = boot ]; then place_secrets; own_secrets || :; fi
+    [ ! -L "$ours/before" ] || mv -T "$ours/before" "$ours/committing"
+  fi
   mkdir -p "${pending%/*}" && chmod 700 "${pending%/*}" && note_pending &&
     set_profile && stc "$toplevel" boot 100
   status=$?

@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use machine_record::{Failure, Kind, Record, StorePath, StreamArgs, Tool, log};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 mod answers;
@@ -16,6 +17,7 @@ mod deploy;
 mod plan;
 mod report;
 mod script;
+mod secrets;
 
 const TOOL: Tool = Tool { name: "nixos-switch", starts: false, names: false, jobs: 16 };
 
@@ -94,6 +96,18 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["rollback", "plan"])]
     status: bool,
 
+    /// Begin with no more machines once so many have failed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_failures: Option<u32>,
+
+    /// Give the machine the files of this folder as secrets; {name} is the machine's name
+    #[arg(long, value_name = "DIR")]
+    secrets: Option<String>,
+
+    /// Where the machine keeps its secrets: /run/keys, which is empty after a reboot, or a disk
+    #[arg(long, value_name = "PATH", value_parser = secrets::folder)]
+    secrets_dir: Option<String>,
+
     /// Become root on the machine, without a password
     #[arg(long, value_enum, default_value_t = Elevate::None)]
     elevate: Elevate,
@@ -145,7 +159,27 @@ impl AsRef<StreamArgs> for Args {
 
 fn main() -> ExitCode {
     let args: Args = machine_record::parse();
-    machine_record::for_each(TOOL, &args.stream, |record| step(&args, record))
+    let failures = AtomicU32::new(0);
+    machine_record::for_each(TOOL, &args.stream, |record| {
+        check_failures(args.max_failures, failures.load(Ordering::SeqCst))?;
+        let result = step(&args, record);
+        if result.is_err() {
+            failures.fetch_add(1, Ordering::SeqCst);
+        }
+        result
+    })
+}
+
+/// Ends a roll-out that goes wrong: machines in hand are finished, the others stay as they are.
+fn check_failures(most: Option<u32>, failures: u32) -> Result<(), Failure> {
+    match most {
+        Some(most) if failures >= most => {
+            let machines = if failures == 1 { "machine has" } else { "machines have" };
+            let failure = Failure::new(Kind::NotStarted, format!("not begun: {failures} {machines} failed before"));
+            Err(failure.hint("see what failed, then go on with: nixos-switch --retry"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn step(args: &Args, record: &mut Record) -> Result<()> {

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
 const COMMON: &str = include_str!("common.sh");
+const SECRETS: &str = include_str!("secrets.sh");
 const SESSION: &str = include_str!("session.sh");
+const RECEIVE: &str = include_str!("receive.sh");
 const JOB: &str = include_str!("job.sh");
 
 /// Puts the session's script together: assignments, functions, and at the very end the call, so
@@ -17,9 +19,20 @@ pub fn session(values: &[(&str, String)]) -> String {
         script += &format!("{name}={}\n", quote(value));
     }
     // Twice needed, once sent: by this session, and in the file of the detached jobs.
-    script += &format!("common_text={}\neval \"$common_text\"\n", quote(&lean(COMMON)));
+    script += &format!("common_text={}\neval \"$common_text\"\n", quote(&shared()));
     script += &format!("job_text={}\n", quote(&lean(JOB)));
-    script + &lean(SESSION) + "main\n"
+    script + &lean(SESSION) + &lean(RECEIVE) + "main\n"
+}
+
+fn shared() -> String {
+    lean(COMMON) + &lean(SECRETS)
+}
+
+/// The command that takes a script of so many bytes from its stdin and runs it, with what comes
+/// after the script as stdin. Any login shell understands these words; `sh -s` would do if every
+/// shell read its script byte by byte.
+pub fn command(script: &str) -> String {
+    format!("/bin/sh -c 'PATH=/run/current-system/sw/bin:$PATH; eval \"$(head -c {})\"'", script.len())
 }
 
 /// A script without comments and indentation: it goes over the network for every machine.
@@ -78,7 +91,7 @@ mod tests {
         assert!(!script.contains("\n#") && !script.contains("\n "));
         let parsed = Command::new("/bin/sh").args(["-n", "-c", &script]).output().unwrap();
         assert!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stderr));
-        let job = format!("{}{}main \"$@\"\n", lean(COMMON), lean(JOB));
+        let job = format!("{}{}main \"$@\"\n", shared(), lean(JOB));
         assert!(Command::new("/bin/sh").args(["-n", "-c", &job]).status().unwrap().success());
     }
 

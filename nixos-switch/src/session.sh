@@ -12,6 +12,8 @@ fail() {
 
 main() {
   umask 022
+  # Only secrets are still to come, and nobody else is to read them.
+  exec 7<&0 </dev/null
   # Store paths, so that what is armed does not depend on what the switch does to links.
   tools=$(cd -P /run/current-system/sw/bin 2>/dev/null && pwd -P) ||
     fail input 'cannot switch this machine: it has no /run/current-system/sw/bin' 'only a machine that runs NixOS can be switched'
@@ -97,6 +99,7 @@ past() {
 # True if the machine runs and boots what is wished, with nothing pending.
 is_done() {
   [ ! -e "$pending" ] || return 1
+  if unsettled_keys; then return 1; fi
   if [ "$action" != boot ]; then
     case $running in
       "$system") ;;
@@ -120,15 +123,37 @@ is_specialisation() {
 start() {
   tell
   wished
-  if [ ! -e "$dir" ] && is_done; then fact stage unchanged; return; fi
+  if [ ! -e "$dir" ] && is_done && same_secrets; then fact stage unchanged; return; fi
   take
+  settle_keys
   tell
   wished
-  if is_done; then fact stage unchanged; return; fi
+  if is_done; then
+    if same_secrets; then fact stage unchanged; return; fi
+    # Only the secrets are new; a specialisation that runs stays.
+    [ "$action" = boot ] || system=$running
+  else
+    same_secrets || :
+  fi
   check
+  [ -z "$differs" ] || receive_secrets
   set_up
   unlock
   follow
+}
+
+same_secrets() { compare_secrets; [ -z "$differs" ]; }
+
+# Every folder that secrets were ever kept in is looked at, whatever is wished today.
+settle_keys() {
+  for folder in /run/keys /var/keys $secrets_dir; do keys_in "$folder"; settle_secrets; done
+}
+unsettled_keys() {
+  for folder in /run/keys /var/keys $secrets_dir; do
+    keys_in "$folder"
+    if unsettled_secrets; then return 0; fi
+  done
+  return 1
 }
 
 # Takes the machine: returns with the lock held and nobody at work, else joins in or waits.
@@ -140,7 +165,7 @@ take() {
     lock "$((lock_timeout + 1))" || fail locked 'another deployment is being set up on the machine'
     token=$mine
     [ -e "$dir" ] || return 0
-    theirs=$(. "$dir/vars" && echo "$token $action $system $toplevel")
+    theirs=$(. "$dir/vars" && echo "$token $action $system $toplevel $secrets_id")
     token=${theirs%% *}
     case $(stage) in
       setup | gone)
@@ -149,7 +174,7 @@ take() {
         disarm
         continue ;;
       activating | window | committing)
-        if [ "${theirs#* }" = "$action $system $toplevel" ]; then
+        if [ "${theirs#* }" = "$action $system $toplevel $secrets_id" ]; then
           fact joined "$(cat "$dir/owner")"
           fact token "$token"
           fact previous "$(. "$dir/vars" && echo "$previous")"
@@ -199,11 +224,16 @@ set_up() {
   disarm
   mkdir "$dir.new"
   for name in token toplevel system action generation tools shell lock_timeout activation_timeout confirm_timeout \
-    return_timeout allow_failed_units keep_failed; do
+    return_timeout allow_failed_units keep_failed secrets_dir secrets_id; do
     eval "printf '%s=%s\n' $name \"'\$$name'\""
   done >"$dir.new/vars"
   printf "previous='%s'\nstatic='%s'\n" "$running" "$(target /etc/static)" >>"$dir.new/vars"
   printf '%s\n%s\nmain "$@"\n' "$common_text" "$job_text" >"$dir.new/job.sh"
+  if [ -n "$secrets_dir" ]; then
+    printf '%s\n' "$secrets" >"$dir.new/secrets"
+    # shellcheck disable=SC2086
+    printf '%s\n' $restart | sort -u | sed '/^$/d' >"$dir.new/restart"
+  fi
   printf '%s since %s\n' "$who" "$(date -u +%FT%TZ)" >"$dir.new/owner"
   fact previous "$running"
   : >"$dir.new/log"
@@ -220,6 +250,7 @@ set_up() {
 }
 give_up() {
   rm -rf "$dir" "$dir.new"
+  [ -z "$secrets_dir" ] || clear_sets
   disarm
   fail internal "$1: see the messages above"
 }

@@ -14,11 +14,12 @@ nixpkgs=$repository/tests/nixpkgs
 
 say() { echo "image: $*" >&2; }
 fail() { say "$*"; exit 1; }
-digest() { find "$@" -type f ! -path '*/tests/*.md' -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1; }
+# Of paths in the repository, so that every clone of it finds the same image current.
+digest() { (cd "$repository" && find "$@" -type f ! -path '*/tests/*.md' -print0 | sort -z | xargs -0 sha256sum) | sha256sum | cut -d ' ' -f 1; }
 is_current() { [ "$(cat "$cloud/$1.stamp" 2>/dev/null)" = "$2" ] && [ -d "$cloud/$1" ]; }
 
-debian_stamp=$(digest "$nixpkgs/pkgs/debian.txt")
-image_stamp=$(digest "$nixpkgs/.version" "$nixpkgs/default.nix" "$nixpkgs/build-support" "$nixpkgs/lib" "$nixpkgs/nixos" "$nixpkgs/pkgs" "$here/image" "$here/image.sh")
+debian_stamp=$(digest tests/nixpkgs/pkgs/debian.txt)
+image_stamp=$(digest tests/nixpkgs/.version tests/nixpkgs/default.nix tests/nixpkgs/build-support tests/nixpkgs/lib tests/nixpkgs/nixos tests/nixpkgs/pkgs tests/cloud/image tests/cloud/image.sh)
 if is_current debian "$debian_stamp" && is_current image "$image_stamp"; then
     exit 0
 fi

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod broken;
+mod fleet;
 mod guards;
 mod interrupted;
 mod machine;
+mod secrets;
 mod window;

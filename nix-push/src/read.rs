@@ -1,0 +1,65 @@
+//! Reads paths of the local store and checks them against what the store knows of them.
+
+use crate::hash::NarHash;
+use crate::nar;
+use crate::nix::{self, LocalStore};
+use crate::serve::PathInfo;
+use anyhow::{Context, Result};
+use machine_record::{Failure, Kind, log};
+use sha2::{Digest, Sha256};
+use std::fs;
+
+/// Reads NARs; for one thread.
+#[derive(Default)]
+pub struct Reader {
+    /// Opened where the files of a path are not at its place: in a store below another root, or elsewhere
+    store: Option<LocalStore>,
+}
+
+impl Reader {
+    /// Gives out the NAR of a path in pieces. The last piece comes after the check: nobody can
+    /// take a damaged path for whole.
+    ///
+    /// # Errors
+    /// Kind `copy` where the path is damaged or not there.
+    pub fn read(&mut self, info: &PathInfo, sink: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        log::detail("", &format!("reading {}", info.path));
+        let mut hasher = Sha256::new();
+        let mut size = 0;
+        let mut last = Vec::new();
+        let mut check = |piece: &[u8]| {
+            hasher.update(piece);
+            size += piece.len() as u64;
+            // Whoever counts on the size must not be given more.
+            if size > info.nar_size {
+                return Err(damaged(info).into());
+            }
+            sink(&last)?;
+            last.clear();
+            last.extend_from_slice(piece);
+            Ok(())
+        };
+        if fs::symlink_metadata(info.path.as_ref() as &std::path::Path).is_ok() {
+            nar::write(info.path.as_ref(), &mut check)
+        } else {
+            self.store()?.dump(info, &mut check).map_err(|error| error.context(damaged(info)))
+        }
+        .with_context(|| format!("cannot send {}", info.path))?;
+        if size != info.nar_size || NarHash::of(hasher) != info.nar_hash {
+            return Err(damaged(info).into());
+        }
+        sink(&last)
+    }
+
+    fn store(&mut self) -> Result<&mut LocalStore> {
+        if self.store.is_none() {
+            self.store = Some(nix::store("")?);
+        }
+        self.store.as_mut().context("the local store is not open")
+    }
+}
+
+fn damaged(info: &PathInfo) -> Failure {
+    Failure::new(Kind::Copy, format!("{} is damaged in the local store", info.path))
+        .hint(format!("repair it with: nix-store --repair-path {}", info.path))
+}

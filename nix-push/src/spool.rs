@@ -1,0 +1,365 @@
+//! Groups of paths, read, checked and compressed once for all machines that lack them.
+//!
+//! With several machines in hand a group goes into a file without a name, from which each machine
+//! takes it at its own pace: none is slowed by another, and memory holds but a piece for each.
+//! For a single machine, or where the disk has no room, it stays in memory, a little at a time.
+
+use crate::groups::Group;
+use crate::pack::{Packer, Packing};
+use crate::read::Reader;
+use crate::serve::Request;
+use anyhow::{Context, Result, bail};
+use machine_record::{Failure, Kind};
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Compressed bytes that travel together.
+const PART: usize = 256 * 1024;
+/// Compressed bytes that may wait in memory for one machine.
+const WAITING: usize = 24 << 20;
+/// How many groups are made ahead of the one that is being sent.
+const AHEAD: usize = 6;
+/// Most groups that are made at a time: a compressor holds up to 40 MB.
+const MAKERS: usize = 4;
+/// What is left free on the file's disk.
+const SPARE: u64 = 512 << 20;
+
+/// What is made in this run, for all machines.
+pub struct Spool {
+    makers: usize,
+    machines: AtomicUsize,
+    orders: AtomicUsize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    frames: HashMap<Name, Frame>,
+    file: Option<Arc<File>>,
+    /// Where the file ends
+    end: u64,
+    /// Threads at work
+    making: usize,
+}
+
+/// What a group is known by: how it is packed, its key, and for one that is kept in memory whose it is.
+type Name = (Packing, [u8; 32], Option<usize>);
+
+/// A compressed group, as far as it is made.
+#[derive(Default)]
+struct Frame {
+    parts: Vec<Part>,
+    /// Bytes in memory
+    waiting: usize,
+    end: Option<Result<(), Failure>>,
+}
+
+struct Part {
+    /// Bytes of NAR that went in since the part before
+    raw: u64,
+    place: Place,
+}
+
+enum Place {
+    Memory(Vec<u8>),
+    File { offset: u64, length: usize },
+}
+
+/// A machine that is in hand until this is dropped.
+pub struct Present<'a>(&'a Spool);
+
+/// The groups that one machine is to get, in order.
+pub struct Order<'a> {
+    spool: &'a Spool,
+    packing: Packing,
+    groups: Vec<(Group<'a>, [u8; 32])>,
+    id: usize,
+    /// The level of zstd that fits this machine's link
+    pub level: AtomicI32,
+    /// The next group to be made
+    next: AtomicUsize,
+    /// The group that is being sent
+    sending: AtomicUsize,
+    /// Bytes in memory that wait to be sent
+    waiting: AtomicUsize,
+    over: AtomicBool,
+}
+
+impl Spool {
+    pub fn new() -> Self {
+        let makers = std::thread::available_parallelism().map_or(1, |count| count.get().min(MAKERS));
+        Spool {
+            makers,
+            machines: AtomicUsize::new(0),
+            orders: AtomicUsize::new(0),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Counts a machine in: with more than one, what is made is kept for the others.
+    pub fn enter(&self) -> Present<'_> {
+        self.machines.fetch_add(1, Ordering::SeqCst);
+        Present(self)
+    }
+
+    /// What a machine is to get. Its groups are made by threads that run [`Order::make`].
+    pub fn order<'a>(&'a self, packing: Packing, level: i32, groups: Vec<Group<'a>>) -> Order<'a> {
+        Order {
+            spool: self,
+            packing,
+            groups: groups.into_iter().map(|group| (group.key(), group)).map(|(key, group)| (group, key)).collect(),
+            id: self.orders.fetch_add(1, Ordering::SeqCst),
+            level: AtomicI32::new(level),
+            next: AtomicUsize::new(0),
+            sending: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    /// How many threads an order is worth.
+    pub fn makers(&self) -> usize {
+        self.makers
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what is made should go into the file: others may want it, and there is room.
+    fn shares(&self, state: &mut State, group: &Group) -> bool {
+        if self.machines.load(Ordering::SeqCst) < 2 {
+            return false;
+        }
+        if state.file.is_none() {
+            state.file = nameless().ok().map(Arc::new);
+        }
+        let free = state.file.as_ref().and_then(|file| rustix::fs::fstatvfs(file).ok());
+        free.is_some_and(|free| free.f_bavail * free.f_frsize > SPARE + 2 * group.bytes)
+    }
+}
+
+/// A file that goes with this process, in `TMPDIR` or a folder that is no memory.
+fn nameless() -> Result<File> {
+    let folder = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    let path = folder.join(format!(".nix-push-{}", std::process::id()));
+    let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.machines.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Order<'_> {
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Makes what nobody has made, a little ahead of what is sent, until all is made or the order
+    /// is over. Several threads may do so.
+    pub fn make(&self) {
+        let mut reader = Reader::default();
+        while let Some((name, group)) = self.claim() {
+            let mut made = Made { order: self, name, threads: self.threads(group), end: None };
+            made.end = Some(self.compress(group, &mut reader, &made).map_err(|error| Failure::of(&error)));
+        }
+    }
+
+    /// Takes the next group that nobody has begun; it must be made then.
+    fn claim(&self) -> Option<(Name, &Group<'_>)> {
+        let spool = self.spool;
+        let mut state = spool.lock();
+        loop {
+            let next = self.next.load(Ordering::SeqCst);
+            let (group, key) = self.groups.get(next)?;
+            if self.over.load(Ordering::SeqCst) {
+                return None;
+            }
+            let sending = self.sending.load(Ordering::SeqCst);
+            let shared = (self.packing, *key, None);
+            if state.frames.contains_key(&shared) {
+                self.next.store(next + 1, Ordering::SeqCst);
+                continue;
+            }
+            let full = next > sending && self.waiting.load(Ordering::SeqCst) >= WAITING;
+            let need = self.threads(group);
+            if next > sending + AHEAD || full || state.making + need > spool.makers {
+                state = spool.wait(state);
+                continue;
+            }
+            state.making += need;
+            self.next.store(next + 1, Ordering::SeqCst);
+            let own = (self.packing, *key, Some(self.id));
+            let shares = self.packing != Packing::None && spool.shares(&mut state, group);
+            let name = if shares { shared } else { own };
+            state.frames.insert(name, Frame::default());
+            return Some((name, group));
+        }
+    }
+
+    /// How many threads compress a group: a large one is worth all of them.
+    fn threads(&self, group: &Group) -> usize {
+        if group.is_large() { self.spool.makers } else { 1 }
+    }
+
+    fn compress(&self, group: &Group, reader: &mut Reader, made: &Made) -> Result<()> {
+        let mut packer = Packer::new(self.packing, self.level.load(Ordering::Relaxed), made.threads)?;
+        let mut raw = 0;
+        for info in group.infos {
+            packer.pack(&Request::add_to_store_nar(info).0)?;
+            reader.read(info, &mut |bytes| {
+                packer.pack(bytes)?;
+                raw += bytes.len() as u64;
+                if packer.ready().len() >= PART {
+                    made.give(std::mem::take(packer.ready()), std::mem::take(&mut raw))?;
+                }
+                Ok(())
+            })?;
+        }
+        made.give(packer.finish()?, raw)
+    }
+
+    /// Waits for a part of a group: its bytes, and the bytes of NAR that went into it; `None` after the last.
+    pub fn part(&self, group: usize, part: usize) -> Result<Option<(Vec<u8>, u64)>> {
+        let spool = self.spool;
+        let key = self.groups[group].1;
+        let mut state = spool.lock();
+        if self.sending.swap(group, Ordering::SeqCst) != group {
+            spool.changed.notify_all();
+        }
+        loop {
+            // What was made for this machine alone is what it has begun with.
+            let name = [Some(self.id), None].map(|owner| (self.packing, key, owner));
+            let name = name.into_iter().find(|name| state.frames.contains_key(name));
+            if let Some(name) = name
+                && let Some(frame) = state.frames.get_mut(&name)
+            {
+                match (frame.parts.get_mut(part), &frame.end) {
+                    (Some(Part { raw, place: Place::Memory(bytes) }), _) => {
+                        let (bytes, raw) = (std::mem::take(bytes), *raw);
+                        frame.waiting -= bytes.len();
+                        self.waiting.fetch_sub(bytes.len(), Ordering::SeqCst);
+                        spool.changed.notify_all();
+                        return Ok(Some((bytes, raw)));
+                    }
+                    (Some(Part { raw, place: Place::File { offset, length } }), _) => {
+                        let (raw, offset, mut bytes) = (*raw, *offset, vec![0; *length]);
+                        let file = state.file.clone().context("there is no spool")?;
+                        drop(state);
+                        file.read_exact_at(&mut bytes, offset).context("cannot read the spool")?;
+                        return Ok(Some((bytes, raw)));
+                    }
+                    (None, Some(Ok(()))) => {
+                        if name.2.is_some() {
+                            state.frames.remove(&name);
+                        }
+                        return Ok(None);
+                    }
+                    (None, Some(Err(failure))) => return Err(failure.clone().into()),
+                    (None, None) => {}
+                }
+            }
+            state = spool.wait(state);
+        }
+    }
+
+    /// Ends the making: all is sent, or nothing more will be.
+    pub fn close(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        let mut state = self.spool.lock();
+        state.frames.retain(|name, _| name.2 != Some(self.id));
+        drop(state);
+        self.spool.changed.notify_all();
+    }
+}
+
+/// A group in the making. Whoever waits for it hears of its end, however it ends.
+struct Made<'a> {
+    order: &'a Order<'a>,
+    name: Name,
+    threads: usize,
+    end: Option<Result<(), Failure>>,
+}
+
+impl Made<'_> {
+    /// Hands out a part.
+    fn give(&self, bytes: Vec<u8>, raw: u64) -> Result<()> {
+        let spool = self.order.spool;
+        let mut state = spool.lock();
+        if self.name.2.is_none() {
+            let file = state.file.clone().context("there is no spool")?;
+            let (offset, length) = (state.end, bytes.len());
+            state.end += length as u64;
+            drop(state);
+            file.write_all_at(&bytes, offset)
+                .context("cannot keep what is sent to several machines (TMPDIR names another folder)")?;
+            state = spool.lock();
+            if let Some(frame) = state.frames.get_mut(&self.name) {
+                frame.parts.push(Part { raw, place: Place::File { offset, length } });
+            }
+        } else {
+            state = self.pause(state)?;
+            if let Some(frame) = state.frames.get_mut(&self.name) {
+                frame.waiting += bytes.len();
+                self.order.waiting.fetch_add(bytes.len(), Ordering::SeqCst);
+                frame.parts.push(Part { raw, place: Place::Memory(bytes) });
+            }
+        }
+        drop(state);
+        spool.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits while enough of this group is in memory. Others may work in the meantime.
+    fn pause<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>> {
+        let spool = self.order.spool;
+        let mut paused = false;
+        loop {
+            if self.order.over.load(Ordering::SeqCst) {
+                state.making += if paused { self.threads } else { 0 };
+                bail!("it is no longer wanted");
+            }
+            let full = state.frames.get(&self.name).is_some_and(|frame| frame.waiting >= WAITING);
+            if full && !paused {
+                state.making -= self.threads;
+                paused = true;
+                spool.changed.notify_all();
+            } else if !full && !paused {
+                return Ok(state);
+            } else if !full && state.making + self.threads <= spool.makers {
+                state.making += self.threads;
+                paused = false;
+                continue;
+            }
+            state = spool.wait(state);
+        }
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        let spool = self.order.spool;
+        let mut state = spool.lock();
+        state.making -= self.threads;
+        if let Some(frame) = state.frames.get_mut(&self.name) {
+            let fault = || Err(Failure::new(Kind::Internal, "a path was not read to its end: this is a bug"));
+            frame.end = Some(self.end.take().unwrap_or_else(fault));
+        }
+        drop(state);
+        spool.changed.notify_all();
+    }
+}

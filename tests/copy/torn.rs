@@ -1,0 +1,166 @@
+//! Pushes that are torn: killed, cut, spoiled, out of room, and with garbage collected meanwhile.
+
+use crate::machine::{Machines, noise};
+use crate::relay::{Relay, Rule};
+use serde_json::Value;
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tests::sample;
+
+const PATHS: usize = 40;
+
+/// After a torn push: the store is sound, and the second push sends what is missing, no more.
+fn again(machines: &Machines, top: &str, case: &str) {
+    // What the machine still works on belongs to the torn push.
+    let wait =
+        "i=0; while grep -qsa -e '-[-]serve' /proc/[0-9]*/cmdline && [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done";
+    machines.ssh(0, wait).ok();
+    machines.assert_store_is_sound(0, case);
+    let there = machines.valid(0, &machines.closure(top)).len();
+    let closure = machines.pushed(top, "");
+    assert_eq!(closure["sentPaths"], PATHS - there, "{case}");
+    machines.assert_has(0, top);
+    machines.assert_store_is_sound(0, case);
+    machines.forget(0, top);
+    assert_eq!(machines.valid(0, &machines.closure(top)).len(), 0, "{case}");
+}
+
+/// Bytes to the machine of an undisturbed push.
+fn whole(machines: &Machines, top: &str) -> u64 {
+    let relay = Relay::new(machines.address(0), Rule::default());
+    machines.push(top, "", &[machines.record_at(relay.port)]).ok();
+    machines.forget(0, top);
+    relay.to_machine()
+}
+
+#[test]
+fn killed_at_any_point_and_run_again_only_what_is_missing_goes() {
+    let machines = Machines::new("killed", 1);
+    let top = machines.build(&noise("killed", PATHS, 150_000));
+    let whole = whole(&machines, &top);
+    let points = sample(20, 3);
+    for point in 0..points {
+        let after = whole * (2 * point as u64 + 1) / (2 * points as u64);
+        let relay = Relay::new(machines.address(0), Rule::default());
+        let mut command = machines.folder.command(&format!("exec nix-push -q --toplevel {top}"));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(machines.record_at(relay.port).to_string().as_bytes()).unwrap();
+        let end = Instant::now() + Duration::from_secs(120);
+        while relay.to_machine() < after && child.try_wait().unwrap().is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        again(&machines, &top, &format!("killed after {after} of {whole} bytes"));
+    }
+}
+
+#[test]
+fn cut_at_any_point_and_run_again_only_what_is_missing_goes() {
+    let machines = Machines::new("cut", 1);
+    let top = machines.build(&noise("cut", PATHS, 150_000));
+    let whole = whole(&machines, &top);
+    let points = sample(20, 3);
+    for point in 0..points {
+        let after = whole * (2 * point as u64 + 1) / (2 * points as u64);
+        let relay = Relay::new(machines.address(0), Rule { cut_after: Some(after), ..Rule::default() });
+        let ran = machines.push(&top, "", &[machines.record_at(relay.port)]);
+        let case = format!("cut after {after} of {whole} bytes");
+        let kind = ran.record()["error"]["kind"].clone();
+        assert!(["unreachable", "copy"].map(Value::from).contains(&kind), "{case}: {}", ran.stdout);
+        again(&machines, &top, &case);
+    }
+}
+
+#[test]
+fn a_byte_spoiled_on_the_way_is_never_taken() {
+    let machines = Machines::new("spoiled", 1);
+    let top = machines.build(&noise("spoiled", PATHS, 150_000));
+    let spoil_at = Some(whole(&machines, &top) / 2);
+    let relay = Relay::new(machines.address(0), Rule { spoil_at, ..Rule::default() });
+    let ran = machines.push(&top, "", &[machines.record_at(relay.port)]);
+    assert_eq!(ran.record()["error"]["tool"], "nix-push", "{}", ran.stdout);
+    again(&machines, &top, "a byte was spoiled");
+}
+
+#[test]
+fn a_machine_that_loses_its_power_in_the_middle_can_be_pushed_to_again() {
+    let machines = Machines::new("power", 1);
+    let top = machines.build(&noise("power", PATHS, 150_000));
+    let half = whole(&machines, &top) / 2;
+    let relay = Relay::new(machines.address(0), Rule::default());
+    let id = machines.records[0]["instance"]["id"].as_str().unwrap().to_string();
+    let mut command = machines.folder.command(&format!("exec nix-push -q --timeout 5s --toplevel {top}"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(machines.record_at(relay.port).to_string().as_bytes()).unwrap();
+    let end = Instant::now() + Duration::from_secs(120);
+    while relay.to_machine() < half && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    machines.cloud.run(&["kill", &id]);
+    let output = child.wait_with_output().unwrap();
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["error"]["tool"], "nix-push", "{record}");
+    machines.cloud.run(&["heal", &id]);
+    let end = Instant::now() + Duration::from_secs(120);
+    while machines.ssh(0, "true").status != 0 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    again(&machines, &top, "the power was lost");
+}
+
+#[test]
+fn garbage_that_is_collected_meanwhile_breaks_no_push() {
+    let machines = Machines::new("garbage", 1);
+    let top = machines.build(&noise("garbage", PATHS, 150_000));
+    let collect = "(while [ ! -e /tmp/enough ]; do nix-store --gc >/dev/null 2>>/tmp/gc.log && echo >>/tmp/rounds; done) >/dev/null 2>&1 & true";
+    machines.ssh(0, collect).ok();
+    for round in 0..sample(20, 4) {
+        let relay = Relay::new(machines.address(0), Rule { rate: Some(4_000_000), ..Rule::default() });
+        let ran = machines.push(&top, "", &[machines.record_at(relay.port)]);
+        assert_eq!(ran.status, 0, "round {round}: {}{}", ran.stdout, ran.stderr);
+        machines.assert_has(0, &top);
+        // Rooted, so that it stays; without its root it goes with the next collection.
+        let gone = format!(
+            "rm /nix/var/nix/gcroots/nixpipe/pushed; i=0; while nix-store --check-validity {top} 2>/dev/null && [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done"
+        );
+        machines.ssh(0, &gone).ok();
+        assert!(machines.valid(0, std::slice::from_ref(&top)).is_empty(), "the collector does collect");
+    }
+    let rounds = machines.ssh(0, "touch /tmp/enough; wc -l < /tmp/rounds").ok().stdout;
+    assert!(rounds.trim().parse::<u64>().unwrap() >= 4, "{rounds}");
+}
+
+#[test]
+fn a_full_disk_is_seen_before_anything_is_sent_or_said_clearly_when_it_fills() {
+    let machines = Machines::new("full", 1);
+    // A store with little room: what is written goes to a small file system in memory.
+    let small = "set -e; mkdir -p /small; mount -t tmpfs -o size=24m small /small; mkdir /small/up /small/work
+        mount -t overlay -o lowerdir=/nix/store,upperdir=/small/up,workdir=/small/work store /nix/store";
+    machines.ssh(0, small).ok();
+    let top = machines.build(&noise("full", 4, 10_000_000));
+    let before = machines.counted(0)[2];
+    let ran = machines.push(&top, "", &machines.records);
+    let error = ran.record()["error"].clone();
+    let message = error["message"].as_str().unwrap();
+    assert_eq!(error["kind"], "copy", "{error}");
+    assert!(message.contains("38.1 MiB are to come") && message.contains("are free"), "{message}");
+    assert!(machines.counted(0)[2] - before < 100_000, "nothing was sent");
+
+    // A NAR does not tell how many blocks its files take.
+    let many = machines.build(
+        "path \"full-of-files\" [ ] \"os.mkdir(out)\\nfor i in range(9000): open(out + '/' + str(i), 'w').write('x')\"",
+    );
+    let ran = machines.push(&many, "", &machines.records);
+    let error = ran.record()["error"].clone();
+    assert_eq!(error["kind"], "copy", "{error}");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("No space left on device") && message.contains("free"), "{message}");
+    assert!(error["hint"].as_str().unwrap().contains("make room"), "{error}");
+    machines.ssh(0, "nix-collect-garbage >/dev/null 2>&1; true");
+    machines.assert_store_is_sound(0, "the disk was full");
+    let fits = machines.build(&noise("full-fits", 2, 1_000_000));
+    machines.pushed(&fits, "");
+    machines.assert_has(0, &fits);
+}

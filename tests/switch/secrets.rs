@@ -1,0 +1,326 @@
+//! Secrets arrive whole, where they belong and nowhere else, and go back with the system.
+
+use crate::machine::{Machine, said};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tests::{Folder, sample};
+
+const NAMES: [&str; 8] =
+    ["plain", "with a space", "it's \"quoted\" $(x)", "two\nlines\n", "ümlaut-日本", ".hidden", "-dash", "empty"];
+
+/// A folder of secrets on this side.
+struct Secrets(PathBuf);
+
+impl Secrets {
+    fn new(folder: &Folder, name: &str) -> Secrets {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Secrets(path)
+    }
+    fn set(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.0.join(name), content).unwrap();
+    }
+    fn get(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.0.join(name)).unwrap()
+    }
+}
+
+/// Expects the machine to have exactly the files of this folder, byte for byte.
+#[track_caller]
+fn assert_has(machine: &Machine, secrets: &Secrets, folder: &str) {
+    let sums = |prefix: &str, folder: &str| {
+        format!(
+            "{prefix} cd {folder} && for f in * .[!.]*; do [ -f \"$f\" ] && printf '%s ' \"$f\" | od -An -c && sha256sum <\"$f\"; done"
+        )
+    };
+    let ours = machine.folder.sh(&sums("", &secrets.0.display().to_string()), "").stdout;
+    let theirs = machine.ssh(&sums("", folder)).stdout;
+    assert!(!ours.is_empty());
+    assert_eq!(theirs, ours);
+}
+
+/// Anything but secrets, so that no place of the machine holds it by chance.
+fn random(count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom").unwrap(), &mut bytes).unwrap();
+    bytes
+}
+
+fn word() -> String {
+    random(20).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Looks at the arguments and the environment of every process, here and in the machines, until
+/// it is stopped; true if `word` was seen.
+fn seen_in_processes(word: &str, until: &AtomicBool) -> bool {
+    let mut seen = false;
+    while !until.load(Ordering::SeqCst) {
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            for file in ["cmdline", "environ"] {
+                let bytes = std::fs::read(process.path().join(file)).unwrap_or_default();
+                seen |= bytes.windows(word.len()).any(|window| window == word.as_bytes());
+            }
+        }
+    }
+    seen
+}
+
+/// Runs `work` while processes are looked at.
+fn watched<T>(word: &str, work: impl FnOnce() -> T) -> (bool, T) {
+    let until = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| seen_in_processes(word, &until));
+        let result = work();
+        until.store(true, Ordering::SeqCst);
+        (watcher.join().unwrap(), result)
+    })
+}
+
+#[test]
+fn a_secret_is_where_it_belongs_and_nowhere_else() {
+    let machine = Machine::new("secrets");
+    let system = machine.push_greeter("old", "");
+    let secrets = Secrets::new(&machine.folder, "secrets");
+    let planted = word();
+    for name in NAMES {
+        secrets.set(name, if name == "empty" { String::new() } else { format!("{name} {planted}\n") });
+    }
+    secrets.set("big", random(10_000_000));
+
+    // The watcher sees what there is to see.
+    let (seen, _) = watched(&planted, || machine.ssh(&format!("sh -c 'sleep 2; : {planted}'")).ok());
+    assert!(seen, "the watcher is blind");
+
+    // Modes are looked at from the first byte on.
+    machine
+        .ssh("systemd-run --quiet --unit=modes sh -c 'while :; do find /run/keys -type f -printf \"%m %u %g\\n\"; done | sort -u >/tmp/modes'")
+        .ok();
+    let (seen, ran) = watched(&planted, || machine.switch(&system, "-v --secrets secrets").ok());
+    assert!(!seen, "the secret was seen in a process");
+    assert_eq!(said(&ran).0, "switched");
+    assert!(!ran.stdout.contains(&planted) && !ran.stderr.contains(&planted), "{}", ran.stderr);
+    assert_has(&machine, &secrets, "/run/keys");
+    machine.assert_keeps(&system, "old", "with secrets");
+    machine
+        .ssh("systemctl kill --kill-who=all --signal=SIGTERM modes; sleep 0.3; pkill -f '[f]ind /run/keys'; true")
+        .ok();
+
+    let found = machine.ssh(&format!(
+        "grep -rlF {planted} /run/keys/ | wc -l
+         grep -rlF {planted} /run/nixpipe /var/lib/nixpipe /var/log /etc /tmp /root /home /var/tmp /nix/var/nix/gcroots
+         journalctl --no-pager | grep -cF {planted}
+         grep -rlF {planted} $(nix-store -qR /run/current-system) | head"
+    ));
+    let lines: Vec<&str> = found.stdout.lines().collect();
+    assert!(lines[0].parse::<usize>().unwrap() >= NAMES.len() - 1, "{lines:?}");
+    assert_eq!(lines[1..], ["0"], "the secret turned up elsewhere");
+    let modes = machine
+        .ssh("find /run/keys/ -type f -printf '%m %u %g\\n' | sort -u; stat -c '%a %U %G' /run/keys")
+        .ok()
+        .stdout;
+    assert_eq!(modes, "400 root root\n750 root keys\n");
+
+    let before = machine.ssh("ls -lR --full-time /run/keys /run/nixpipe/last").ok().stdout;
+    let ran = machine.switch(&system, "--secrets secrets").ok();
+    assert_eq!(said(&ran).0, "unchanged");
+    assert_eq!(machine.ssh("ls -lR --full-time /run/keys /run/nixpipe/last").ok().stdout, before);
+    // Nothing said of secrets is no wish to have none.
+    assert_eq!(said(&machine.switch(&system, "").ok()).0, "unchanged");
+    assert_has(&machine, &secrets, "/run/keys");
+
+    // One changes: it alone is sent.
+    secrets.set("plain", word());
+    let ran = machine.switch(&system, "--secrets secrets").ok();
+    assert_eq!(said(&ran).0, "switched");
+    assert!(ran.stderr.contains("sending secrets: \"plain\"\n"), "{}", ran.stderr);
+    assert_has(&machine, &secrets, "/run/keys");
+
+    // One goes, and what others put there stays.
+    std::fs::remove_file(secrets.0.join("big")).unwrap();
+    machine.ssh("echo mine >/run/keys/other; ln -s nowhere /run/keys/link").ok();
+    assert_eq!(said(&machine.switch(&system, "--secrets secrets").ok()).0, "switched");
+    assert_eq!(
+        machine.ssh("cat /run/keys/other; readlink /run/keys/link; rm /run/keys/other /run/keys/link").ok().stdout,
+        "mine\nnowhere\n"
+    );
+    assert_has(&machine, &secrets, "/run/keys");
+
+    machine.ssh("echo mine >/run/keys/taken").ok();
+    secrets.set("taken", "ours");
+    let ran = machine.switch(&system, "--secrets secrets");
+    assert_eq!(said(&ran).1, "conflict", "{}", ran.stderr);
+    assert!(ran.stderr.contains("\"taken\""), "{}", ran.stderr);
+    assert_eq!(machine.ssh("cat /run/keys/taken; rm /run/keys/taken").ok().stdout, "mine\n");
+    std::fs::remove_file(secrets.0.join("taken")).unwrap();
+    assert_has(&machine, &secrets, "/run/keys");
+    machine.assert_keeps(&system, "old", "secrets come and go");
+}
+
+/// Services that note which secret they were started with.
+const READERS: &str = "
+    systemd.services.reader = { wantedBy = [ \"multi-user.target\" ]; script = \"cat /run/keys/a >>/tmp/reader; exec sleep infinity\"; };
+    systemd.services.bystander = { wantedBy = [ \"multi-user.target\" ]; script = \"echo started >>/tmp/bystander; exec sleep infinity\"; };";
+
+#[test]
+fn units_are_restarted_when_their_secret_changed_and_go_back_with_it() {
+    let machine = Machine::new("restart");
+    let secrets = Secrets::new(&machine.folder, "s");
+    secrets.set("a", "one\n");
+    secrets.set("b", "one\n");
+    let with = |mut record: Value| {
+        record["secrets"] = json!({
+            "a": { "path": "s/a", "restart": ["reader.service"], "mode": "0440", "group": "keys" },
+            "b": "s/b"
+        });
+        record
+    };
+    let old = with(machine.push_greeter("old", READERS));
+    let ran = machine.switch(&old, "").ok();
+    assert_eq!(said(&ran).0, "switched", "{}", ran.stderr);
+    assert_eq!(
+        machine.ssh("stat -Lc '%a %U %G' /run/keys/a /run/keys/b").ok().stdout,
+        "440 root keys\n400 root root\n"
+    );
+    assert_eq!(
+        machine.ssh("cat /tmp/reader /tmp/bystander").ok().stdout,
+        "one\nstarted\n",
+        "started once, with the secret"
+    );
+
+    secrets.set("a", "two\n");
+    assert_eq!(said(&machine.switch(&old, "").ok()).0, "switched");
+    assert_eq!(
+        machine.ssh("cat /tmp/reader /tmp/bystander").ok().stdout,
+        "one\ntwo\nstarted\n",
+        "one restart, of the one"
+    );
+    secrets.set("b", "two\n");
+    assert_eq!(said(&machine.switch(&old, "").ok()).0, "switched");
+    assert_eq!(machine.ssh("cat /tmp/reader").ok().stdout, "one\ntwo\n", "another secret");
+
+    // The activation fails: the secrets of before are back, and the unit runs with them.
+    let broken = with(machine.push_greeter("new", &format!("{READERS} system.activationScripts.broken = \"false\";")));
+    secrets.set("a", "three\n");
+    assert_eq!(said(&machine.switch(&broken, "")).0, "rolled-back");
+    assert_eq!(machine.ssh("cat /run/keys/a; ls -A /run/keys/.nixpipe | wc -l").ok().stdout, "two\n2\n");
+    machine.assert_keeps(&old, "old", "secrets go back after a failed activation");
+
+    // A health check fails, and the secrets alone had changed.
+    assert_eq!(said(&machine.switch(&old, "--health false --confirm-timeout 3s")).0, "rolled-back");
+    assert_eq!(machine.ssh("cat /run/keys/a; tail -n 1 /tmp/reader").ok().stdout, "two\ntwo\n");
+    machine.assert_keeps(&old, "old", "secrets go back after a failed health check");
+
+    // The unit does not start with the new secret.
+    let picky = "systemd.services.reader.preStart = \"if [ \\\"$(cat /run/keys/a)\\\" = bad ]; then exit 1; fi\";";
+    let picky = with(machine.push_greeter("picky", &format!("{READERS} {picky}")));
+    machine.switch(&picky, "").ok();
+    secrets.set("a", "bad\n");
+    let ran = machine.switch(&picky, "");
+    assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
+    assert_eq!(ran.record()["activation"]["failedUnits"], json!(["reader.service"]), "{}", ran.stderr);
+    assert_eq!(machine.ssh("cat /run/keys/a; systemctl is-active reader").ok().stdout, "three\nactive\n");
+    machine.assert_keeps(&picky, "picky", "secrets go back when a unit fails with them");
+
+    // Its user comes with the new system.
+    secrets.set("a", "three\n");
+    let mut owned = machine.push_greeter(
+        "owned",
+        "users.users.alice = { isSystemUser = true; group = \"alice\"; extraGroups = [ \"keys\" ]; }; users.groups.alice = { };
+         systemd.services.hers = { wantedBy = [ \"multi-user.target\" ]; serviceConfig = { User = \"alice\"; Type = \"oneshot\"; RemainAfterExit = true; }; script = \"cat /run/keys/hers\"; };",
+    );
+    owned["secrets"] = json!({ "hers": { "path": "s/a", "owner": "alice", "group": "alice" } });
+    let ran = machine.switch(&owned, "").ok();
+    assert_eq!(said(&ran).0, "switched", "{}", ran.stderr);
+    assert_eq!(
+        machine.ssh("stat -Lc '%a %U %G' /run/keys/hers; systemctl is-active hers; ls /run/keys").ok().stdout,
+        "400 alice alice\nactive\nhers\n"
+    );
+
+    let mut nobody = owned.clone();
+    nobody["secrets"]["hers"]["owner"] = json!("bob");
+    let ran = machine.switch(&nobody, "");
+    assert_eq!(said(&ran).0, "rolled-back");
+    assert!(ran.stderr.contains("bob:alice"), "{}", ran.stderr);
+    assert_eq!(machine.ssh("stat -Lc '%a %U %G' /run/keys/hers").ok().stdout, "400 alice alice\n");
+    for wrong in [
+        json!({"x": {"path": "s/a", "user": "root"}}),
+        json!({"x": "s/nowhere"}),
+        json!({"x/y": "s/a"}),
+        json!({"x": 7}),
+    ] {
+        nobody["secrets"] = wrong.clone();
+        assert_eq!(said(&machine.switch(&nobody, "")).1, "input", "{wrong}");
+    }
+    machine.assert_keeps(&owned, "owned", "a secret's owner");
+}
+
+#[test]
+fn secrets_on_a_disk_survive_a_power_cut_and_those_unconfirmed_do_not() {
+    let machine = Machine::new("disk");
+    let secrets = Secrets::new(&machine.folder, "web-disk");
+    secrets.set("a", "one");
+    let system = machine.push_greeter("old", "");
+    let flags = "--secrets web-{name} --secrets-dir /var/keys";
+    machine.switch(&system, flags).ok();
+    assert_eq!(machine.ssh("stat -Lc '%a %U %G' /var/keys /var/keys/a").ok().stdout, "750 root keys\n640 root keys\n");
+    machine.power_cycle();
+    assert_has(&machine, &secrets, "/var/keys");
+    assert_eq!(said(&machine.switch(&system, flags).ok()).0, "unchanged");
+
+    secrets.set("a", "two");
+    secrets.set("b", "two");
+    let mut child = machine.begin(&system, &format!("{flags} --health 'touch /tmp/in-the-window; false'"));
+    while machine.ssh("rm /tmp/in-the-window").status != 0 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_has(&machine, &secrets, "/var/keys");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    machine.power_cycle();
+    // The next run puts back what nobody confirmed, whatever else it is to do.
+    machine.switch(&system, "").ok();
+    assert_eq!(machine.ssh("cat /var/keys/a; ls -A /var/keys /var/keys/.nixpipe | wc -l").ok().stdout.trim(), "one7");
+    machine.switch(&system, flags).ok();
+    assert_has(&machine, &secrets, "/var/keys");
+    machine.assert_keeps(&system, "old", "a power cut with unconfirmed secrets");
+}
+
+#[test]
+fn a_set_of_secrets_is_whole_or_none() {
+    let machine = Machine::new("sets");
+    let system = machine.push_greeter("old", "");
+    let sets = ["one", "two"].map(|name| {
+        let secrets = Secrets::new(&machine.folder, name);
+        for number in 0..5 {
+            secrets.set(&format!("{name}-{number}"), random(1_000_000));
+            secrets.set(&format!("both-{number}"), random(1_000));
+        }
+        secrets
+    });
+    machine.switch(&system, "--secrets one").ok();
+    let start = std::time::Instant::now();
+    machine.switch(&system, "--secrets two").ok();
+    let whole = start.elapsed();
+    let mut has = 1;
+    let points = sample(20, 4);
+    for point in 0..points {
+        let new = 1 - has;
+        let flags = format!("--secrets {} --confirm-timeout 2s", ["one", "two"][new]);
+        let mut child = machine.begin(&system, &flags);
+        std::thread::sleep(whole.mul_f64((point as f64 + 0.3) / points as f64));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let first = sets[0].get("both-0");
+        std::fs::write(machine.folder.path().join("first"), first).unwrap();
+        let ones = machine.ssh("cd /run/keys; cat both-0 | sha256sum").ok().stdout;
+        let is_one = ones == machine.folder.sh("sha256sum <first", "").stdout;
+        assert_has(&machine, &sets[usize::from(!is_one)], "/run/keys");
+        let ran = machine.switch(&system, &format!("--secrets {}", ["one", "two"][new]));
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        assert_has(&machine, &sets[new], "/run/keys");
+        machine.assert_keeps(&system, "old", &format!("client killed while secrets change, point {point}"));
+        has = new;
+    }
+}
