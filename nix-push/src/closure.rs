@@ -2,6 +2,7 @@
 
 use crate::nix::LocalStore;
 use crate::serve::PathInfo;
+use crate::sign::Signer;
 use anyhow::Result;
 use machine_record::StorePath;
 use std::collections::{HashMap, HashSet};
@@ -17,8 +18,8 @@ pub struct Closure {
 pub struct Closures(Mutex<HashMap<StorePath, Arc<Mutex<Weak<Closure>>>>>);
 
 impl Closures {
-    /// The closure of `root`, which is valid; listed once for all that hold it at the same time.
-    pub fn of(&self, store: &mut LocalStore, root: &StorePath) -> Result<Arc<Closure>> {
+    /// The closure of `root`, which is valid; listed and signed once for all that hold it at the same time.
+    pub fn of(&self, store: &mut LocalStore, root: &StorePath, signer: Option<&Signer>) -> Result<Arc<Closure>> {
         let one = {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             all.entry(root.clone()).or_default().clone()
@@ -27,19 +28,18 @@ impl Closures {
         if let Some(closure) = listed.upgrade() {
             return Ok(closure);
         }
-        let closure = Arc::new(Closure::of(store, std::slice::from_ref(root))?);
+        let paths = store.closure(std::slice::from_ref(root))?;
+        let mut infos = in_order(store.path_infos(&paths)?);
+        if let Some(signer) = signer {
+            infos.iter_mut().for_each(|info| signer.sign(info));
+        }
+        let closure = Arc::new(Closure { infos });
         *listed = Arc::downgrade(&closure);
         Ok(closure)
     }
 }
 
 impl Closure {
-    /// Asks the local store, where `roots` are valid.
-    pub fn of(store: &mut LocalStore, roots: &[StorePath]) -> Result<Self> {
-        let paths = store.closure(roots)?;
-        Ok(Closure { infos: in_order(store.path_infos(&paths)?) })
-    }
-
     /// How many bytes its NARs are.
     pub fn bytes(&self) -> u64 {
         self.infos.iter().map(|info| info.nar_size).sum()

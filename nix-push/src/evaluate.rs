@@ -9,9 +9,11 @@ pub use crate::expression::system;
 use crate::facts;
 use crate::nix::Outcome;
 use crate::share::{Shared, Turn, Verdict};
+use crate::sign::Signer;
 use crate::source::Source;
 use crate::spool::Spool;
 use crate::used::{Facts, Used, used};
+use crate::via::Via;
 use anyhow::Result;
 use machine_record::{Failure, Kind, Record, StorePath, log};
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,17 @@ pub struct Settings {
     pub builds: Builds,
     pub closures: Closures,
     pub spool: Spool,
+    /// `--sign-key`
+    pub signer: Option<Result<Signer, Failure>>,
+    /// `--via`
+    pub via: Option<Via>,
+}
+
+impl Settings {
+    /// The key to sign with, if there is to be one.
+    pub fn signer(&self) -> Result<Option<&Signer>, Failure> {
+        self.signer.as_ref().map(|signer| signer.as_ref().map_err(Failure::clone)).transpose()
+    }
 }
 
 /// The system that a configuration describes.

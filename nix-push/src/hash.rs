@@ -45,6 +45,16 @@ impl NarHash {
         NarHash(hasher.finalize().into())
     }
 
+    /// Nix's base 32, as signatures want it.
+    pub fn base32(&self) -> String {
+        let digit = |at: usize| {
+            let (byte, bit) = (at * 5 / 8, at * 5 % 8);
+            let above = self.0.get(byte + 1).map_or(0, |next| u16::from(*next) << 8);
+            usize::from((u16::from(self.0[byte]) | above) >> bit & 31)
+        };
+        (0..52).rev().map(|at| char::from(ALPHABET[digit(at)])).collect()
+    }
+
     /// Base 16, as the serve protocol wants it.
     pub fn hex(&self) -> String {
         self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
@@ -64,6 +74,7 @@ mod tests {
         let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let nix = NarHash::parse("sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73").unwrap();
         assert_eq!(nix.hex(), hex);
+        assert_eq!(nix.base32(), "0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73");
         assert_eq!(NarHash::parse(hex), Some(nix));
         assert_eq!(NarHash::of(Sha256::new()), nix);
         for bad in ["", "sha256:", "sha256:zzzz", &"e".repeat(52), &"g".repeat(64), &"z".repeat(52)] {

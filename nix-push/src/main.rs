@@ -10,11 +10,13 @@ use evaluate::Settings;
 use evaluators::Evaluators;
 use machine_record::{Failure, Kind, Record, StreamArgs, Tool};
 use share::Shared;
+use sign::Signer;
 use source::Source;
 use spool::Spool;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use via::Via;
 
 mod about;
 mod build;
@@ -35,9 +37,11 @@ mod remote;
 mod send;
 mod serve;
 mod share;
+mod sign;
 mod source;
 mod spool;
 mod used;
+mod via;
 
 const TOOL: Tool = Tool { name: "nix-push", starts: false, names: false, jobs: 8 };
 
@@ -126,6 +130,14 @@ struct Args {
     #[arg(long)]
     substitute_on_destination: bool,
 
+    /// Write to this binary cache once, and let the machines fetch from there what they can
+    #[arg(long, value_name = "URL")]
+    via: Option<String>,
+
+    /// Sign what is sent with this secret key, for users whom the machine does not trust
+    #[arg(long, value_name = "FILE")]
+    sign_key: Option<PathBuf>,
+
     /// How to compress what is sent
     #[arg(long, value_enum, default_value_t = Compress::Auto)]
     compress: Compress,
@@ -190,6 +202,8 @@ impl Args {
             builds: Builds::default(),
             closures: Closures::default(),
             spool: Spool::new(),
+            signer: self.sign_key.as_deref().map(|file| Signer::read(file).map_err(|error| Failure::of(&error))),
+            via: self.via.clone().map(Via::new),
         }
     }
 

@@ -1,6 +1,5 @@
 //! What a push would do: what would be built, and what would be sent.
 
-use crate::closure::Closure;
 use crate::evaluate::{Evaluated, Settings, evaluate};
 use crate::remote::Remote;
 use crate::send::size;
@@ -39,7 +38,7 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
         )?;
         return Ok(record.plan(&PlanEntry::new(TOOL.name, "send", &resource, "known after it is built"))?);
     }
-    let closure = Closure::of(&mut store, std::slice::from_ref(toplevel))?;
+    let closure = settings.closures.of(&mut store, toplevel, None)?;
     let (paths, bytes) = if record.section::<Ssh>()?.is_none() {
         // The machine is one that an earlier step would make.
         (closure.infos.len(), closure.bytes())
@@ -48,7 +47,7 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
         if remote.facts.has.contains(toplevel) {
             (0, 0)
         } else {
-            let mut serve = remote.script.serve()?;
+            let mut serve = remote.script.serve(&[])?;
             let all: Vec<StorePath> = closure.infos.iter().map(|info| info.path.clone()).collect();
             serve.ask_valid_paths(false, false, &all)?;
             serve.greeted()?;

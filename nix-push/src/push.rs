@@ -109,6 +109,7 @@ fn prepare(
     stop: &AtomicBool,
 ) -> Result<Cargo> {
     let machine = record.name();
+    let signer = settings.signer()?;
     let mut phases = Phases::default();
     let (drv, toplevel, evaluated) = match source {
         Source::Toplevel(toplevel) => (None, toplevel.clone(), None),
@@ -142,7 +143,7 @@ fn prepare(
         && builds_there(args, settings, record)?
     {
         about::warn_if_small(&machine, record);
-        let closure = settings.closures.of(&mut store, drv).context("cannot list the derivations")?;
+        let closure = settings.closures.of(&mut store, drv, signer).context("cannot list the derivations")?;
         return Ok(Cargo { toplevel, build: Some(drv.clone()), closure, store });
     }
     if there {
@@ -156,7 +157,7 @@ fn prepare(
     if let Some(folder) = &args.keep_result {
         build::keep(&machine, &toplevel, folder)?;
     }
-    let closure = settings.closures.of(&mut store, &toplevel).context("cannot list the closure")?;
+    let closure = settings.closures.of(&mut store, &toplevel, signer).context("cannot list the closure")?;
     section.paths = Some(closure.infos.len() as u64);
     section.bytes = Some(closure.bytes());
     Ok(Cargo { toplevel, build: None, closure, store })
@@ -216,12 +217,19 @@ fn deliver(
     let asking = Instant::now();
     let packing = packing(args.compress, facts)?;
     let beyond = closure.beyond(&mut store, &facts.has)?;
-    let mut serve = script.serve()?;
+    let mut options = Vec::new();
+    if let Some(via) = &settings.via {
+        let signer = settings.signer()?;
+        via.upload(machine, build.as_ref().unwrap_or(toplevel), signer)?;
+        options = via.options(signer);
+    }
+    let substitute = args.substitute_on_destination || settings.via.is_some();
+    let mut serve = script.serve(&options)?;
     let mut asked: Vec<StorePath> = beyond.infos.iter().map(|info| &info.path).chain(&beyond.known).cloned().collect();
     if build.is_some() {
         asked.push(toplevel.clone());
     }
-    serve.ask_valid_paths(true, args.substitute_on_destination, &asked)?;
+    serve.ask_valid_paths(true, substitute, &asked)?;
     // The answer comes while this waits for its own.
     let mut intake = remote::open_intake(session, packing, toplevel, build.as_ref(), &settings.options)?;
     let answer = serve.greeted().and_then(|()| serve.valid_paths());
@@ -231,7 +239,7 @@ fn deliver(
         // Something else than a whole system is at one of its links: nothing is to rest on it.
         wanted = closure.infos.iter().collect();
         let all: Vec<StorePath> = wanted.iter().map(|info| info.path.clone()).collect();
-        serve.ask_valid_paths(true, args.substitute_on_destination, &all)?;
+        serve.ask_valid_paths(true, substitute, &all)?;
         let answer = serve.valid_paths();
         valid = remote::explain(answer, &mut serve.pipe)?;
     }
@@ -242,8 +250,10 @@ fn deliver(
     room(bytes, facts.free)?;
     log::event(machine, &format!("sending {} of {whole}: {}", missing.len(), size(bytes)));
     (section.sent_paths, section.sent_bytes) = (Some(0), Some(0));
-    let Sent { packed, .. } =
-        timed(&mut section.phases.send, || send::send(machine, &mut intake, packing, &settings.spool, &missing))?;
+    let Sent { packed, .. } = timed(&mut section.phases.send, || {
+        let sent = send::send(machine, &mut intake, packing, &settings.spool, &missing);
+        sent.map_err(|error| filled(error, bytes, facts.free))
+    })?;
     let took = section.phases.send.unwrap_or_default();
     let rate = (bytes as f64 / took.max(0.001)) as u64;
     (section.sent_paths, section.sent_bytes) = (Some(missing.len() as u64), Some(bytes));
@@ -276,6 +286,19 @@ fn room(bytes: u64, free: Option<u64>) -> Result<()> {
         .hint("make room there, for example with nix-collect-garbage, or give it a larger volume (--volume-size)")
         .into()),
         _ => Ok(()),
+    }
+}
+
+/// Says how much room was wanted, where the machine's disk filled all the same: a NAR does not tell
+/// how many blocks its files take.
+fn filled(error: anyhow::Error, bytes: u64, free: Option<u64>) -> anyhow::Error {
+    match free {
+        Some(free) if remote::is_full(&format!("{error:#}")) => error.context(format!(
+            "no room left in the machine's store: {} of files were to come, {} were free",
+            size(bytes),
+            size(free)
+        )),
+        _ => error,
     }
 }
 

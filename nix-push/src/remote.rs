@@ -20,13 +20,13 @@ const PATH: &str = "PATH=/run/current-system/sw/bin:/nix/var/nix/profiles/defaul
 const MARK: &str = "nix-push: facts\n";
 const END: &str = "\nend\n";
 
-/// Tells the facts, then does as it is told: `root TOPLEVEL`, then perhaps `serve`.
+/// Tells the facts, then does as it is told: `root TOPLEVEL`, then perhaps `serve OPTIONS`.
 const FACTS: &str = r#"
 echo "nix-push: facts"
 command -v nix-store >/dev/null && echo "tool=nix-store"
 command -v zstd >/dev/null && echo "tool=zstd"
 command -v gzip >/dev/null && echo "tool=gzip"
-for link in /run/current-system /nix/var/nix/profiles/system /nix/var/nix/gcroots/nixpipe/pushed; do
+for link in /run/current-system /nix/var/nix/profiles/system "$roots/pushed"; do
   [ -e "$link" ] && echo "has=$(readlink -f "$link")"
 done
 df -Pk /nix/store | { read -r _; read -r _ _ _ free _; echo "free=$free"; }
@@ -34,20 +34,36 @@ echo "end"
 while read -r what top; do
   case $what in
     root) { [ -e "$top" ] && claim && root; } || echo "absent";;
-    serve) exec nix-store --serve --write;;
+    serve) eval "exec nix-store --serve --write $top";;
   esac
 done
 "#;
 
 /// `claim` makes a root at once, under a name of its own: nothing can be collected from the
 /// moment on when the system is whole. `root` gives it its fixed name, in one step, if it is.
+/// Who may not write there has Nix's daemon make a root of a link at home, once the system is whole;
+/// until then the serve protocol keeps it.
 const ROOT: &str = r#"
-roots=/nix/var/nix/gcroots/nixpipe
-claim() { mkdir -p $roots && ln -sfn "$top" $roots/.pushed.$$; }
+if [ -w /nix/var/nix/gcroots ]; then
+  roots=/nix/var/nix/gcroots/nixpipe
+  claim() {
+    mkdir -p $roots || return
+    # What a machine that lost its power has left would be kept for ever.
+    for old in $roots/.pushed.*; do [ -e /proc/"${old##*.}" ] || rm -f "$old"; done
+    ln -sfn "$top" $roots/.pushed.$$
+  }
+  keep() { mv -fT $roots/.pushed.$$ $roots/pushed; }
+  drop() { rm -f $roots/.pushed.$$; }
+else
+  roots=${XDG_STATE_HOME:-$HOME/.local/state}/nixpipe
+  claim() { mkdir -p "$roots"; }
+  keep() { nix-store --realise "$top" --add-root "$roots/pushed" --indirect >/dev/null; }
+  drop() { :; }
+fi
 root() {
-  if nix-store --check-validity "$top" && mv -fT $roots/.pushed.$$ $roots/pushed
+  if nix-store --check-validity "$top" && keep
   then echo "rooted"
-  else rm -f $roots/.pushed.$$; false
+  else drop; false
   fi
 }
 "#;
@@ -146,13 +162,15 @@ impl Script {
         }
     }
 
-    /// Begins the serve protocol. What is locked through it stays for as long as it is held.
-    pub fn serve(mut self) -> Result<Serve<Channel>> {
+    /// Begins the serve protocol, with options for the machine's nix-store. What is locked through
+    /// it stays for as long as it is held.
+    pub fn serve(mut self, options: &[String]) -> Result<Serve<Channel>> {
         if self.asked.take().is_some() {
             // Its answer comes first.
             self.verdict()?;
         }
-        self.channel.write_all(b"serve\n")?;
+        let options: String = options.iter().map(|option| format!(" {}", quote(option))).collect();
+        self.channel.write_all(format!("serve{options}\n").as_bytes())?;
         Serve::greet(self.channel)
     }
 }
@@ -241,7 +259,7 @@ pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath) -> Res
 fn unkept(channel: &mut Channel) -> Failure {
     let words = words(&channel.take_stderr()).unwrap_or_else(|| "it said nothing".into());
     Failure::new(Kind::Copy, format!("the machine cannot keep the system: {words}"))
-        .hint("log in as a user who may write to /nix/var/nix/gcroots, such as root")
+        .hint("log in as root, or as a user whose home can hold a link to it")
 }
 
 /// What a machine's command complained of, in one line.
@@ -269,16 +287,21 @@ pub fn explain<T>(result: Result<T>, channel: &mut Channel) -> Result<T> {
         .context("cannot copy to the machine")
 }
 
+/// Whether Nix or its database complains of a full disk.
+pub fn is_full(words: &str) -> bool {
+    ["No space left on device", "disk is full"].iter().any(|complaint| words.contains(complaint))
+}
+
 /// A failure in the words of the machine's nix-store.
 fn refused(words: &str) -> Failure {
     let failure = Failure::new(Kind::Copy, format!("the machine said: {words}"));
-    if words.contains("No space left on device") || words.contains("disk is full") {
+    if is_full(words) {
         failure.hint("make room on the machine, for example with nix-collect-garbage, and run the pipe again: what has arrived stays")
     } else if words.contains("Permission denied") || words.contains("Operation not permitted") {
         failure.hint("log in as root: a system is kept under /nix/var/nix/gcroots")
     } else if words.contains("lacks a valid signature") || words.contains("lacks a signature") {
         failure.hint(
-            "log in as root or as one of the machine's trusted-users, or sign the paths with a key that it trusts",
+            "log in as root or as one of the machine's trusted-users, or sign with --sign-key FILE, a key of its trusted-public-keys",
         )
     } else {
         failure

@@ -117,7 +117,7 @@ fn local_flake(path: &Path) -> Result<String> {
 }
 
 /// Percent-encodes a path for a URL.
-fn escape(path: &Path) -> String {
+pub fn escape(path: &Path) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
     let bytes = path.to_string_lossy().into_owned().into_bytes();
     bytes

@@ -56,6 +56,11 @@ impl Machines {
 
     /// Runs a script on a machine over plain ssh, with the pinned host key.
     pub fn ssh(&self, at: usize, script: &str) -> Ran {
+        self.ssh_input(at, "exec /bin/sh -s", script.as_bytes())
+    }
+
+    /// Runs a command there with `input` on its stdin.
+    pub fn ssh_input(&self, at: usize, command: &str, input: &[u8]) -> Ran {
         let record = &self.records[at];
         let address = record["ssh"]["host"].as_str().unwrap();
         let known = format!("{address} {}\n", record["ssh"]["hostKeys"][0].as_str().unwrap());
@@ -65,9 +70,9 @@ impl Machines {
         self.folder.sh(
             &format!(
                 "ssh -F none -i {key} -o UserKnownHostsFile={file} -o StrictHostKeyChecking=yes -o BatchMode=yes \
-                 -o LogLevel=ERROR root@{address} 'exec /bin/sh -s'"
+                 -o LogLevel=ERROR root@{address} '{command}'"
             ),
-            script,
+            input,
         )
     }
 

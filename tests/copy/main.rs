@@ -9,3 +9,4 @@ mod odd;
 mod relay;
 mod torn;
 mod turns;
+mod users;

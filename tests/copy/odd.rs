@@ -11,9 +11,9 @@ fn odd(files: usize, sparse: bool) -> String {
         r#"let
           tree = path "odd-tree" [ ] "os.makedirs(out + '/' + '/'.join(['d' * 50] * 60))
 os.mkdir(out + '/empty folder')
-for name, size in [('empty', 0), ('one', 1), ('seven', 7), ('eight', 8), ('Case', 1), ('case', 2), ('CASE', 3), ('.hidden', 1), ('ä😀', 9), ('quote \" and \\ back', 1), ('new\nline', 1), ('-n', 1), ('*', 1), ('x' * 255, 1), ('block', 131072), ('more', 131073)]:
+for name, size in [('empty', 0), ('one', 1), ('seven', 7), ('eight', 8), ('Case', 1), ('case', 2), ('CASE', 3), ('.hidden', 1), ('ä😀', 9), ('quote \" and \\ back', 1), ('new\\nline', 1), ('-n', 1), ('*', 1), ('x' * 255, 1), ('block', 131072), ('more', 131073)]:
   open(out + '/' + name, 'wb').write(b'x' * size)
-open(os.fsencode(out) + b'/not \xff UTF-8', 'wb').close()
+open(os.fsencode(out) + b'/not \\xff UTF-8', 'wb').close()
 open(out + '/run', 'w').write('#!/bin/sh')
 os.chmod(out + '/run', 0o755)
 os.symlink('nowhere/at all', out + '/dangling')
