@@ -10,3 +10,4 @@ mod relay;
 mod torn;
 mod turns;
 mod users;
+mod versions;
