@@ -127,7 +127,8 @@ async fn answer(host: &str) -> String {
 
 async fn ask(host: &str, kind: &'static str) -> anyhow::Result<String> {
     let host = host.to_string();
-    let asked = tokio::task::spawn_blocking(move || machine_ssh::host_key(&host, 22, &[kind], Duration::from_secs(5)));
+    let asked =
+        tokio::task::spawn_blocking(move || machine_ssh::host_key(&host, 22, None, &[kind], Duration::from_secs(5)));
     asked.await?
 }
 

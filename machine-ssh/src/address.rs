@@ -1,7 +1,8 @@
 //! Where a machine is, and how it is known.
 
+use crate::jump::Jump;
 use machine_record::{Failure, KeyPair, Kind, Record, Ssh};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How to reach a machine and what it must show.
 #[derive(Clone, Debug)]
@@ -18,25 +19,46 @@ pub struct Address {
     pub host_keys: Vec<String>,
     /// The private key; without one the ssh-agent is asked
     pub private_key: Option<PathBuf>,
+    /// The public key, to find it in the ssh-agent
+    pub public_key: Option<String>,
+    /// The hosts on the way
+    pub jump: Option<Jump>,
+    /// What makes the connection
+    pub client: Client,
+}
+
+/// The programs that can speak SSH for us.
+#[derive(Clone, Debug)]
+pub enum Client {
+    /// The library: it reads no configuration
+    Libssh2,
+    /// OpenSSH's own client, 8.5 or newer, with the user's configuration
+    OpenSsh(PathBuf),
 }
 
 impl Address {
-    /// Reads a record's `ssh` and, if it is there, `keyPair`.
+    /// Reads a record's `ssh` and, if it is there, `keyPair`. `program` is OpenSSH's client, if
+    /// that is to make the connection.
     ///
     /// # Errors
-    /// Kind `input` where `ssh` is missing or asks for a jump host; kind `host-key` where no
-    /// host key is known.
-    pub fn of(record: &Record) -> Result<Address, Failure> {
+    /// Kind `input` where `ssh` is missing, or names what could be no host, user or jump host;
+    /// kind `host-key` where no host key is known.
+    pub fn of(record: &Record, program: Option<&Path>) -> Result<Address, Failure> {
         let ssh: Ssh = record.require()?;
         let key_pair: Option<KeyPair> = record.section()?;
-        if let Some(jump) = ssh.jump {
-            return Err(Failure::new(Kind::Input, format!("jump hosts are not available yet: ssh.jump is {jump:?}"))
-                .hint("reach the machine directly, or remove `jump` from its `ssh`"));
-        }
         if ssh.host_keys.is_empty() {
             return Err(Failure::new(Kind::HostKey, format!("no host key of {} is known", ssh.host)).hint(
                 "write the machine's public key or its SHA256: fingerprint into ssh.hostKeys; ec2-up does so by itself",
             ));
+        }
+        // Both end up in argument lists and in what OpenSSH gives to a shell.
+        for (member, word) in [("host", &ssh.host), ("user", &ssh.user)] {
+            if word.is_empty()
+                || word.starts_with('-')
+                || !word.chars().all(|c| c.is_alphanumeric() || "._:%+-".contains(c))
+            {
+                return Err(Failure::new(Kind::Input, format!("cannot use the record's `ssh.{member}`: {word:?}")));
+            }
         }
         Ok(Address {
             machine: record.name(),
@@ -44,7 +66,10 @@ impl Address {
             port: ssh.port,
             user: ssh.user,
             host_keys: ssh.host_keys,
-            private_key: key_pair.and_then(|pair| pair.private_key_file).map(PathBuf::from),
+            private_key: key_pair.as_ref().and_then(|pair| pair.private_key_file.as_ref()).map(PathBuf::from),
+            public_key: key_pair.map(|pair| pair.public_key),
+            jump: ssh.jump.as_deref().map(str::parse).transpose()?,
+            client: program.map_or(Client::Libssh2, |program| Client::OpenSsh(program.into())),
         })
     }
 }

@@ -1,10 +1,9 @@
 //! One command on a machine: bytes in, bytes out, its status.
 
-use crate::session::Link;
 use anyhow::Result;
-use ssh2::BlockDirections;
+use std::cell::Cell;
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::Read;
 use std::rc::Rc;
 
 /// What a command left behind.
@@ -18,36 +17,75 @@ pub struct Output {
 
 /// A running command.
 pub struct Channel {
-    link: Rc<Link>,
-    channel: ssh2::Channel,
-    stdout: VecDeque<u8>,
-    stderr: Vec<u8>,
-    ended: bool,
+    wire: Box<dyn Wire>,
+    heard: Heard,
+    turns: Rc<Turns>,
+}
+
+/// Counts the round trips of a session.
+pub(crate) struct Turns {
+    /// Something was sent, and nothing has come since
+    asked: Cell<bool>,
+    count: Cell<u64>,
+}
+
+impl Turns {
+    pub(crate) fn after(count: u64) -> Self {
+        Turns { asked: Cell::new(false), count: Cell::new(count) }
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.count.get()
+    }
+
+    pub(crate) fn sent(&self) {
+        self.asked.set(true);
+    }
+
+    pub(crate) fn heard(&self) {
+        self.count.update(|count| count + u64::from(self.asked.replace(false)));
+    }
+}
+
+/// What a command has said and nobody has read yet.
+#[derive(Default)]
+pub(crate) struct Heard {
+    pub(crate) stdout: VecDeque<u8>,
+    pub(crate) stderr: Vec<u8>,
+    /// True once stdout has ended
+    pub(crate) ended: bool,
+}
+
+/// The way to one command, as a client gives it. Errors are those of a lost connection.
+pub(crate) trait Wire {
+    /// Sends as much as can be sent at once: `None` if nothing can.
+    fn write(&mut self, bytes: &[u8], heard: &mut Heard) -> Result<Option<usize>>;
+    /// Takes in all that has come; true if it was anything.
+    fn take_in(&mut self, heard: &mut Heard) -> Result<bool>;
+    /// Waits until something has come or, with `write`, something can be sent.
+    fn wait(&mut self, write: bool) -> Result<()>;
+    /// Ends the command's stdin.
+    fn finish_input(&mut self) -> Result<()>;
+    /// The exit status of a command whose stdout has ended; -1 if a signal ended it.
+    fn status(&mut self, heard: &mut Heard) -> Result<i32>;
 }
 
 impl Channel {
-    pub(crate) fn new(link: Rc<Link>, channel: ssh2::Channel) -> Self {
-        Channel { link, channel, stdout: VecDeque::new(), stderr: Vec::new(), ended: false }
+    pub(crate) fn new(wire: Box<dyn Wire>, turns: Rc<Turns>) -> Self {
+        Channel { wire, heard: Heard::default(), turns }
     }
 
     /// Sends all of `bytes`. While the machine takes none, what it says is taken in, so that
     /// neither side can wait for the other for ever.
     pub fn write_all(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            match self.channel.write(bytes) {
-                Ok(0) => return Err(self.link.lost(&io::Error::from(ErrorKind::WriteZero))),
-                Ok(count) => {
-                    self.link.sent();
+            match self.wire.write(bytes, &mut self.heard)? {
+                Some(count) => {
+                    self.turns.sent();
                     bytes = &bytes[count..];
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    // With a packet sent by half nothing else may be sent, and reading may send.
-                    let inbound = matches!(self.link.ssh.block_directions(), BlockDirections::Inbound);
-                    if !(inbound && self.take_in()?) {
-                        self.link.wait()?;
-                    }
-                }
-                Err(error) => return Err(self.link.lost(&error)),
+                None if self.take_in()? => {}
+                None => self.wire.wait(true)?,
             }
         }
         Ok(())
@@ -58,66 +96,51 @@ impl Channel {
         loop {
             match self.try_read(buffer)? {
                 Some(count) => return Ok(count),
-                None => self.link.wait()?,
+                None => self.wire.wait(false)?,
             }
         }
     }
 
     /// Reads what has arrived of the command's stdout: `None` if nothing has, 0 at the end.
     pub fn try_read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>> {
-        if self.stdout.is_empty() {
+        let Heard { stdout, ended, .. } = &self.heard;
+        if stdout.is_empty() && !ended {
             self.take_in()?;
         }
-        if !self.stdout.is_empty() {
-            return Ok(Some(self.stdout.read(buffer)?));
+        if !self.heard.stdout.is_empty() {
+            return Ok(Some(self.heard.stdout.read(buffer)?));
         }
-        Ok((self.ended || self.channel.eof()).then_some(0))
+        Ok(self.heard.ended.then_some(0))
     }
 
     /// Takes what has arrived on the command's stderr so far.
     pub fn take_stderr(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.stderr)
+        std::mem::take(&mut self.heard.stderr)
     }
 
     /// Ends the command's stdin.
     pub fn finish_input(&mut self) -> Result<()> {
-        self.link.sent();
-        self.link.until_done(|_| self.channel.send_eof())
+        self.turns.sent();
+        self.wire.finish_input()
     }
 
-    /// Waits for the command's end and gives its exit status; -1 if a signal ended it.
+    fn take_in(&mut self) -> Result<bool> {
+        let any = self.wire.take_in(&mut self.heard)?;
+        if any {
+            self.turns.heard();
+        }
+        Ok(any)
+    }
+
+    /// Waits for the command's end and gives its exit status; -1 if a signal ended it. Where
+    /// OpenSSH's client is used, so is 255, which it does not tell from a signal.
     pub fn wait(mut self) -> Result<i32> {
+        self.end()
+    }
+
+    pub(crate) fn end(&mut self) -> Result<i32> {
         let mut rest = [0; 8192];
         while self.read_some(&mut rest)? > 0 {}
-        self.link.until_done(|_| self.channel.wait_close())?;
-        let signal = self.link.until_done(|_| self.channel.exit_signal())?;
-        if signal.exit_signal.is_some() {
-            return Ok(-1);
-        }
-        self.link.until_done(|_| self.channel.exit_status())
-    }
-
-    /// Takes in all that has come; true if it was anything.
-    fn take_in(&mut self) -> Result<bool> {
-        let mut piece = [0; 32 * 1024];
-        let mut any = false;
-        // Both streams share one window: what is not taken from one would stop the other.
-        for stream in [0, 1] {
-            loop {
-                match self.channel.stream(stream).read(&mut piece) {
-                    Ok(0) => break,
-                    Ok(count) if stream == 0 => self.stdout.extend(&piece[..count]),
-                    Ok(count) => self.stderr.extend_from_slice(&piece[..count]),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(self.link.lost(&error)),
-                }
-                any = true;
-            }
-        }
-        if any {
-            self.link.heard();
-        }
-        self.ended = self.channel.eof();
-        Ok(any)
+        self.wire.status(&mut self.heard)
     }
 }

@@ -1,6 +1,7 @@
 //! Host keys: seen in a key exchange, compared with what is pinned.
 
-use crate::session::{dial, shake_hands};
+use crate::jump::Jump;
+use crate::libssh2::{dial, shake_hands};
 use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -21,12 +22,13 @@ const ALGORITHMS: [&str; 6] = [
 /// Asks a machine for its host key by a key exchange, without logging in.
 ///
 /// `prefer` lists key types such as `ssh-ed25519`, the wished one first; the machine shows the
-/// first that it has. Returns the OpenSSH public key: type and base64.
+/// first that it has. `jump` are the hosts on the way. Returns the OpenSSH public key: type and
+/// base64.
 ///
 /// # Errors
 /// Kinds `unreachable` and `timeout`.
-pub fn host_key(host: &str, port: u16, prefer: &[&str], timeout: Duration) -> Result<String> {
-    let (session, _) = shake_hands(dial(host, port, timeout)?, host, prefer, timeout)?;
+pub fn host_key(host: &str, port: u16, jump: Option<&Jump>, prefer: &[&str], timeout: Duration) -> Result<String> {
+    let (session, _socket) = shake_hands(dial(host, port, jump, timeout)?, host, prefer, timeout)?;
     let blob = shown(&session, host)?;
     let kind = key_type(&blob).unwrap_or("unknown");
     Ok(format!("{kind} {}", STANDARD.encode(&blob)))
@@ -55,13 +57,14 @@ pub(crate) fn check(blob: &[u8], pinned: &[String], host: &str) -> Result<()> {
     if pinned.iter().any(|pin| matches(pin, blob)) {
         return Ok(());
     }
+    Err(mismatch(host, &fingerprint_of(blob), pinned).into())
+}
+
+/// The failure where a machine shows another key than the pinned ones.
+pub(crate) fn mismatch(host: &str, shown: &str, pinned: &[String]) -> Failure {
     let wished: Vec<String> = pinned.iter().map(|pin| fingerprint(pin).unwrap_or_else(|_| pin.clone())).collect();
-    Err(Failure::new(
-        Kind::HostKey,
-        format!("{host} shows the host key {}, not {}", fingerprint_of(blob), wished.join(" or ")),
-    )
-    .hint("another machine answers at this address, or this one was made anew: compare with its console before trusting it")
-    .into())
+    Failure::new(Kind::HostKey, format!("{host} shows the host key {shown}, not {}", wished.join(" or ")))
+        .hint("another machine answers at this address, or this one was made anew: compare with its console before trusting it")
 }
 
 /// The algorithms to offer so that the machine shows a key of a pinned type, if it can.
@@ -90,7 +93,7 @@ fn fingerprint_of(blob: &[u8]) -> String {
 }
 
 /// The wire format of a line `type base64 [comment]`, if the type inside is the one it names.
-fn blob(public_key: &str) -> Option<Vec<u8>> {
+pub(crate) fn blob(public_key: &str) -> Option<Vec<u8>> {
     let mut words = public_key.split_whitespace();
     let (kind, text) = (words.next()?, words.next()?);
     let blob = STANDARD.decode(text).ok()?;

@@ -1,18 +1,24 @@
 //! A session with a machine: its host key pinned, commands run, bytes streamed.
 //!
-//! The only crate that names `ssh2`. A host key is always checked, before anything is sent
+//! Two clients make the connection, behind the same [`Session`]: libssh2, and OpenSSH's own with
+//! the user's configuration. The only crate that names `ssh2`. A host key is always checked, before anything is sent
 //! that the machine could use: there is no way to switch that off.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod address;
 mod channel;
+mod complaint;
 mod host_key;
+mod jump;
+mod libssh2;
+mod openssh;
 mod session;
 
-pub use address::Address;
+pub use address::{Address, Client};
 pub use channel::{Channel, Output};
 pub use host_key::{fingerprint, host_key};
+pub use jump::Jump;
 pub use session::Session;
 
 /// Quotes a word for a POSIX shell.

@@ -146,6 +146,10 @@ struct Args {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = machine_record::duration)]
     timeout: Duration,
 
+    /// Connect with OpenSSH's client, such as ssh, and its configuration [default: libssh2, without]
+    #[arg(long, value_name = "PROGRAM")]
+    ssh: Option<PathBuf>,
+
     #[command(flatten)]
     stream: StreamArgs,
 }

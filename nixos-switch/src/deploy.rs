@@ -38,7 +38,7 @@ impl<'a> Wish<'a> {
     pub fn of(args: &'a Args, record: &Record) -> Result<Wish<'a>> {
         let wishes: Wishes = record.section()?.unwrap_or_default();
         let last: Option<Activation> = record.section()?;
-        let address = Address::of(record)?;
+        let address = Address::of(record, args.ssh.as_deref())?;
         let mut proof = address.clone();
         if let Some((host, port)) = &args.confirm_via {
             (proof.host, proof.port) = (host.clone(), *port);

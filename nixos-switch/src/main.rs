@@ -8,6 +8,7 @@
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use machine_record::{Failure, Kind, Record, StorePath, StreamArgs, Tool, log};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -111,6 +112,10 @@ pub struct Args {
     /// Become root on the machine, without a password
     #[arg(long, value_enum, default_value_t = Elevate::None)]
     elevate: Elevate,
+
+    /// Connect with OpenSSH's client, such as ssh, and its configuration [default: libssh2, without]
+    #[arg(long, value_name = "PROGRAM")]
+    ssh: Option<PathBuf>,
 
     #[command(flatten)]
     stream: StreamArgs,

@@ -1,0 +1,105 @@
+//! Jump hosts: reached by OpenSSH's own client, with the user's configuration and known hosts.
+
+use crate::quote;
+use anyhow::{Context, Result};
+use machine_record::{Failure, Kind};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The hosts on the way to a machine, as OpenSSH's `ProxyJump` takes them:
+/// `[user@]host[:port]` or `ssh://[user@]host[:port]`, with commas between, the nearest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jump(String);
+
+impl FromStr for Jump {
+    type Err = Failure;
+
+    fn from_str(text: &str) -> Result<Jump, Failure> {
+        // They become arguments of ssh, and it makes a shell's command of some.
+        let fits = |hop: &str| {
+            !hop.is_empty()
+                && !hop.starts_with('-')
+                && hop.chars().all(|c| c.is_alphanumeric() || "._:@/[]+-".contains(c))
+        };
+        if text.split(',').all(fits) {
+            Ok(Jump(text.into()))
+        } else {
+            Err(Failure::new(Kind::Input, format!("cannot use the record's `ssh.jump`: {text:?}"))
+                .hint("it is [user@]host[:port], or several with commas between"))
+        }
+    }
+}
+
+impl fmt::Display for Jump {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Jump {
+    /// The words of a command whose stdin and stdout become the connection to `target`.
+    fn words(&self, program: &str, target: &str, timeout: Duration) -> Vec<String> {
+        let (others, last) = self.0.rsplit_once(',').map_or((None, &*self.0), |(others, last)| (Some(others), last));
+        let wait = format!("ConnectTimeout={}", timeout.as_secs().max(1));
+        let mut words = [program, "-o", "BatchMode=yes", "-o", &wait].map(String::from).to_vec();
+        if let Some(others) = others {
+            words.extend(["-J".into(), others.into()]);
+        }
+        words.extend(["-W".into(), target.into(), "--".into()]);
+        // A port is understood in a URI alone.
+        words.push(if last.contains("://") { last.into() } else { format!("ssh://{last}") });
+        words
+    }
+
+    /// The value of OpenSSH's `ProxyCommand`; `%h` and `%p` are what its configuration makes of
+    /// the machine's host and port.
+    pub(crate) fn proxy_command(&self, program: &Path, timeout: Duration) -> String {
+        let program = program.to_string_lossy().replace('%', "%%");
+        let words = self.words(&program, "[%h]:%p", timeout);
+        words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Starts the way to a port of the machine.
+    pub(crate) fn dial(&self, host: &str, port: u16, timeout: Duration) -> Result<(OwnedFd, Child)> {
+        let (ours, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
+        let words = self.words("ssh", &format!("[{host}]:{port}"), timeout);
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .stdin(OwnedFd::from(theirs.try_clone()?))
+            .stdout(OwnedFd::from(theirs))
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| {
+                Failure::new(Kind::Input, format!("cannot run ssh for the jump host {self}: {error}"))
+                    .hint("jump hosts are reached by OpenSSH's client: install it")
+            })?;
+        Ok((ours.into(), child))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_hop_connects_to_the_machine() {
+        let words = |jump: &str| {
+            let jump: Jump = jump.parse().unwrap();
+            jump.words("ssh", "[::1]:22", Duration::from_secs(7))[5..].join(" ")
+        };
+        assert_eq!(words("bastion"), "-W [::1]:22 -- ssh://bastion");
+        assert_eq!(words("me@a:2222,b,ssh://c:1"), "-J me@a:2222,b -W [::1]:22 -- ssh://c:1");
+    }
+
+    #[test]
+    fn no_hop_is_an_option_or_a_command() {
+        for bad in ["", "a,", "-oProxyCommand=x", "a,-v", "a b", "$(x)", "a;b", "a'b", "%h"] {
+            assert_eq!(bad.parse::<Jump>().unwrap_err().kind, Kind::Input, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! One SSH connection over libssh2.
+
+use crate::channel::Wire;
+use crate::complaint::complaint;
+use crate::jump::Jump;
+use crate::session::Connection;
+use crate::{Address, host_key};
+use anyhow::{Context, Result};
+use machine_record::{Failure, Kind, WithKind};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use ssh2::{BlockDirections, ErrorCode, MethodType};
+use std::io::{self, Read};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::process::Child;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+mod channel;
+
+/// AES-GCM first: the fastest with AES instructions, where libssh2's own first choice is
+/// ChaCha20, a fifth slower (measured in `scripts/bench`).
+const CIPHERS: &str =
+    "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr";
+
+/// How often a silent machine is asked for a sign of life, in seconds.
+const KEEPALIVE: u32 = 10;
+
+/// `LIBSSH2_ERROR_*` of libssh2.h.
+const EAGAIN: ErrorCode = ErrorCode::Session(-37);
+const TIMED_OUT: ErrorCode = ErrorCode::Session(-9);
+const AUTHENTICATION_FAILED: ErrorCode = ErrorCode::Session(-18);
+const PUBLIC_KEY_REFUSED: ErrorCode = ErrorCode::Session(-19);
+
+/// What a login and its channels share.
+pub(crate) struct Link {
+    ssh: ssh2::Session,
+    socket: Socket,
+    host: String,
+    silence: Duration,
+}
+
+/// See [`crate::Session::connect`].
+pub(crate) fn connect(address: &Address, timeout: Duration) -> Result<Rc<Link>> {
+    let Address { host, port, jump, .. } = address;
+    let types: Vec<&str> = address.host_keys.iter().filter_map(|pin| pin.split_whitespace().next()).collect();
+    let (ssh, socket) = shake_hands(dial(host, *port, jump.as_ref(), timeout)?, host, &types, timeout)?;
+    host_key::check(&host_key::shown(&ssh, host)?, &address.host_keys, host)?;
+    log_in(&ssh, address)?;
+    ssh.set_keepalive(true, KEEPALIVE);
+    ssh.set_blocking(false);
+    Ok(Rc::new(Link { ssh, socket, host: host.clone(), silence: timeout }))
+}
+
+impl Connection for Rc<Link> {
+    fn open(&self, command: &str) -> Result<Box<dyn Wire>> {
+        let mut channel = self.until_done(|ssh| ssh.channel_session()).context("cannot open a channel")?;
+        self.until_done(|_| channel.exec(command)).context("cannot run a command")?;
+        Ok(Box::new(channel::Stream::new(self.clone(), channel)))
+    }
+}
+
+impl Link {
+    /// Tries `work` until it no longer has to wait for the machine.
+    fn until_done<T>(&self, mut work: impl FnMut(&ssh2::Session) -> Result<T, ssh2::Error>) -> Result<T> {
+        loop {
+            match work(&self.ssh) {
+                Ok(value) => return Ok(value),
+                Err(error) if error.code() == EAGAIN => self.wait()?,
+                Err(error) => return Err(self.lost(&error)),
+            }
+        }
+    }
+
+    /// Waits until the socket is ready for what libssh2 wants to do next.
+    fn wait(&self) -> Result<()> {
+        let outbound = matches!(self.ssh.block_directions(), BlockDirections::Outbound | BlockDirections::Both);
+        let mut flags = PollFlags::IN;
+        flags.set(PollFlags::OUT, outbound);
+        let end = Instant::now() + self.silence;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let seconds = self.silence.as_secs();
+                return Err(Failure::new(Kind::Timeout, format!("{} has been silent for {seconds} s", self.host))
+                    .hint("look at the machine's console and network, then run the pipe again")
+                    .into());
+            }
+            let slice = left.min(Duration::from_secs(KEEPALIVE.into()));
+            let timeout = Timespec { tv_sec: slice.as_secs() as i64, tv_nsec: slice.subsec_nanos().into() };
+            match poll(&mut [PollFd::new(&self.socket.fd, flags)], Some(&timeout)) {
+                // A packet that is sent by half must be finished before any other.
+                Ok(0) if !outbound => drop(self.ssh.keepalive_send()),
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(io::Error::from(error)).context("cannot wait for the machine"),
+            }
+        }
+    }
+
+    /// The failure of a command that has ended while it was written to.
+    fn broken(&self) -> anyhow::Error {
+        self.lost(&io::Error::new(io::ErrorKind::BrokenPipe, "its command takes no more input"))
+    }
+
+    /// The failure behind an error of an established connection.
+    fn lost(&self, cause: &dyn std::error::Error) -> anyhow::Error {
+        Failure::new(Kind::Unreachable, format!("the connection to {} was lost: {}", self.host, plain(cause)))
+            .hint("run the pipe again: what has arrived stays")
+            .into()
+    }
+}
+
+/// A connection to the machine's sshd, not yet encrypted.
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    /// The ssh that goes by way of a jump host
+    by: Option<Child>,
+}
+
+/// Opens a connection: by way of `jump`, or to the first address that answers.
+pub(crate) fn dial(host: &str, port: u16, jump: Option<&Jump>, timeout: Duration) -> Result<Socket> {
+    if let Some(jump) = jump {
+        let (fd, child) = jump.dial(host, port, timeout)?;
+        return Ok(Socket { fd, by: Some(child) });
+    }
+    let addresses = (host, port)
+        .to_socket_addrs()
+        .with_context(|| format!("cannot look up {host}"))
+        .with_kind(Kind::Unreachable)?;
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(socket) => {
+                // Requests are small and waited for.
+                socket.set_nodelay(true)?;
+                return Ok(Socket { fd: socket.into(), by: None });
+            }
+            Err(error) => last = error,
+        }
+    }
+    let kind = if last.kind() == io::ErrorKind::TimedOut { Kind::Timeout } else { Kind::Unreachable };
+    Err(Failure::new(kind, format!("cannot connect to {host} port {port}: {last}"))
+        .hint("is the machine running, and does its security group let this address in?")
+        .into())
+}
+
+impl Socket {
+    /// Why the way by the jump host ended, if it did.
+    fn complaint(&mut self, host: &str) -> Option<Failure> {
+        let child = self.by.as_mut()?;
+        // It closes its end of the socket a moment before it is gone.
+        let end = Instant::now() + Duration::from_millis(200);
+        while child.try_wait().ok()?.is_none() {
+            if Instant::now() > end {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let mut said = Vec::new();
+        // A connection that the user's configuration shares may outlive it and hold its stderr.
+        let mut stderr = child.stderr.take()?;
+        rustix::io::ioctl_fionbio(&stderr, true).ok()?;
+        let _ = stderr.read_to_end(&mut said);
+        Some(complaint(&format!("cannot reach {host} by way of its jump host"), &String::from_utf8_lossy(&said)))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.by {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Exchanges keys; the host key is the caller's to check.
+pub(crate) fn shake_hands(
+    mut socket: Socket,
+    host: &str,
+    types: &[&str],
+    timeout: Duration,
+) -> Result<(ssh2::Session, Socket)> {
+    let mut ssh = ssh2::Session::new().context("cannot start libssh2")?;
+    ssh.set_timeout(u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX));
+    ssh.method_pref(MethodType::HostKey, &host_key::algorithms(types)).context("cannot choose host key types")?;
+    for direction in [MethodType::CryptCs, MethodType::CryptSc] {
+        ssh.method_pref(direction, CIPHERS).context("cannot choose ciphers")?;
+    }
+    ssh.set_tcp_stream(socket.fd.try_clone().context("cannot watch the connection")?);
+    ssh.handshake().map_err(|error| {
+        if let Some(failure) = socket.complaint(host) {
+            return failure;
+        }
+        let kind = if error.code() == TIMED_OUT { Kind::Timeout } else { Kind::Unreachable };
+        Failure::new(kind, format!("no key exchange with {host}: {}", plain(&error)))
+            .hint("is it an sshd that answers there, and has the machine finished booting?")
+    })?;
+    Ok((ssh, socket))
+}
+
+fn log_in(ssh: &ssh2::Session, address: &Address) -> Result<()> {
+    let Address { host, user, .. } = address;
+    let (result, with) = match &address.private_key {
+        Some(file) => {
+            // libssh2 says the same of a missing file as of a refused key.
+            std::fs::File::open(file)
+                .with_context(|| format!("cannot read the private key {}", file.display()))
+                .with_kind(Kind::Input)?;
+            (ssh.userauth_pubkey_file(user, None, file, None), format!("the key {}", file.display()))
+        }
+        None => (ask_agent(ssh, address), "a key of the ssh-agent".into()),
+    };
+    result.map_err(|error| {
+        let kind = match error.code() {
+            AUTHENTICATION_FAILED | PUBLIC_KEY_REFUSED => Kind::Denied,
+            TIMED_OUT => Kind::Timeout,
+            _ if address.private_key.is_none() => Kind::Denied,
+            _ => Kind::Unreachable,
+        };
+        Failure::new(kind, format!("cannot log in to {host} as {user} with {with}: {}", plain(&error)))
+            .hint("the machine takes the key pair that it was launched with")
+            .into()
+    })
+}
+
+/// Logs in with the record's key, or where it names none, with any key of the ssh-agent.
+fn ask_agent(ssh: &ssh2::Session, address: &Address) -> Result<(), ssh2::Error> {
+    let wished = address.public_key.as_deref().and_then(host_key::blob);
+    let mut agent = ssh.agent()?;
+    agent.connect()?;
+    agent.list_identities()?;
+    let mut last = ssh2::Error::new(AUTHENTICATION_FAILED, "the agent does not have it");
+    for key in agent.identities()? {
+        if wished.as_ref().is_none_or(|blob| blob == key.blob()) {
+            match agent.userauth(&address.user, &key) {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+    }
+    Err(last)
+}
+
+/// libssh2's own words, without the crate's code in front.
+fn plain(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    match text.strip_prefix("[Session(").and_then(|rest| rest.split_once("] ")) {
+        Some((_, words)) => words.to_string(),
+        None => text,
+    }
+}

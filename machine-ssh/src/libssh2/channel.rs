@@ -1,0 +1,81 @@
+//! One command over libssh2.
+
+use super::Link;
+use crate::channel::{Heard, Wire};
+use anyhow::Result;
+use ssh2::BlockDirections;
+use std::io::{self, ErrorKind, Read, Write};
+use std::rc::Rc;
+
+pub(super) struct Stream {
+    link: Rc<Link>,
+    channel: ssh2::Channel,
+    /// With a packet sent by half nothing else may be sent, and reading may send.
+    half_sent: bool,
+}
+
+impl Stream {
+    pub(super) fn new(link: Rc<Link>, channel: ssh2::Channel) -> Self {
+        Stream { link, channel, half_sent: false }
+    }
+}
+
+impl Wire for Stream {
+    fn write(&mut self, bytes: &[u8], _: &mut Heard) -> Result<Option<usize>> {
+        self.half_sent = false;
+        match self.channel.write(bytes) {
+            Ok(0) => Err(self.link.lost(&io::Error::from(ErrorKind::WriteZero))),
+            Ok(count) => Ok(Some(count)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.half_sent = !matches!(self.link.ssh.block_directions(), BlockDirections::Inbound);
+                // The window of a closed channel is never opened again, and libssh2 does not say so.
+                if !self.half_sent && self.channel.eof() && self.channel.wait_close().is_ok() {
+                    return Err(self.link.broken());
+                }
+                Ok(None)
+            }
+            Err(error) => Err(self.link.lost(&error)),
+        }
+    }
+
+    fn take_in(&mut self, heard: &mut Heard) -> Result<bool> {
+        let mut piece = [0; 32 * 1024];
+        let mut any = false;
+        if self.half_sent {
+            return Ok(any);
+        }
+        // Both streams share one window: what is not taken from one would stop the other.
+        for stream in [0, 1] {
+            loop {
+                match self.channel.stream(stream).read(&mut piece) {
+                    Ok(0) => break,
+                    Ok(count) if stream == 0 => heard.stdout.extend(&piece[..count]),
+                    Ok(count) => heard.stderr.extend_from_slice(&piece[..count]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(self.link.lost(&error)),
+                }
+                any = true;
+            }
+        }
+        heard.ended = self.channel.eof();
+        Ok(any)
+    }
+
+    fn wait(&mut self, _: bool) -> Result<()> {
+        self.link.wait()
+    }
+
+    fn finish_input(&mut self) -> Result<()> {
+        self.link.until_done(|_| self.channel.send_eof())
+    }
+
+    fn status(&mut self, heard: &mut Heard) -> Result<i32> {
+        self.link.until_done(|_| self.channel.wait_close())?;
+        self.take_in(heard)?;
+        let signal = self.link.until_done(|_| self.channel.exit_signal())?;
+        if signal.exit_signal.is_some() {
+            return Ok(-1);
+        }
+        self.link.until_done(|_| self.channel.exit_status())
+    }
+}

@@ -1,0 +1,204 @@
+//! One SSH connection over OpenSSH's own client, with the user's configuration.
+//!
+//! One `ssh` makes the connection and shares it (`ControlMaster`) with one more for each command.
+//! It is a connection of our own: whatever the user's configuration shares was checked against
+//! other host keys than the pinned ones, and would prove nothing of a new login.
+
+use crate::Address;
+use crate::channel::Wire;
+use crate::complaint::complaint;
+use crate::session::Connection;
+use anyhow::{Context, Result};
+use machine_record::{Failure, Kind, WithKind};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use scratch::Scratch;
+use std::cell::RefCell;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+mod channel;
+mod scratch;
+
+/// How often a silent machine is asked for a sign of life, in seconds.
+const KEEPALIVE: u64 = 10;
+
+/// Runs on the machine for as long as this program lives, and then ends the connection with it.
+const HOLD: &str = "exec /bin/sh -c 'read -r _'";
+
+/// What a login and its channels share.
+pub(crate) struct Link {
+    program: PathBuf,
+    address: Address,
+    scratch: Scratch,
+    master: RefCell<Child>,
+}
+
+/// See [`crate::Session::connect`].
+pub(crate) fn connect(program: &Path, address: &Address, timeout: Duration) -> Result<Rc<Link>> {
+    let Address { host, user, private_key, .. } = address;
+    if let Some(file) = private_key {
+        std::fs::File::open(file)
+            .with_context(|| format!("cannot read the private key {}", file.display()))
+            .with_kind(Kind::Input)?;
+    }
+    let scratch = Scratch::new(address)?;
+    let mut master = Command::new(program)
+        .args(options(program, address, &scratch, timeout))
+        .args(["--", host, HOLD])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| cannot_run(program, &error))?;
+    let mut said = String::new();
+    let end = Instant::now() + timeout * 3;
+    while !scratch.socket().exists() {
+        let gone = master.try_wait().context("cannot watch ssh")?.is_some();
+        hear(&mut master, &mut said, Duration::from_millis(if gone { 0 } else { 5 }));
+        if gone {
+            let shown = scratch.shown();
+            let failure = complaint(&format!("cannot log in to {host} as {user}"), &said);
+            return Err(match shown {
+                Some(shown) if failure.kind == Kind::HostKey => {
+                    crate::host_key::mismatch(host, &shown, &address.host_keys)
+                }
+                _ => failure,
+            }
+            .into());
+        }
+        if Instant::now() > end {
+            let _ = master.kill();
+            let _ = master.wait();
+            let text = format!("no login to {host} within {} s", (timeout * 3).as_secs());
+            return Err(Failure::new(Kind::Timeout, text).hint("what does `ssh -v` say?").into());
+        }
+    }
+    Ok(Rc::new(Link { program: program.into(), address: address.clone(), scratch, master: RefCell::new(master) }))
+}
+
+/// The options that the user's configuration does not override: OpenSSH takes the first that it finds.
+fn options(program: &Path, address: &Address, scratch: &Scratch, timeout: Duration) -> Vec<String> {
+    let seconds = timeout.as_secs().max(1);
+    let interval = (seconds / 3).clamp(1, KEEPALIVE);
+    let mut options: Vec<String> = [
+        // The pinned keys and no others.
+        "StrictHostKeyChecking=yes",
+        "GlobalKnownHostsFile=/dev/null",
+        "NoHostAuthenticationForLocalhost=no",
+        "VerifyHostKeyDNS=no",
+        "CheckHostIP=no",
+        "UpdateHostKeys=no",
+        // No questions, and nothing beside what is asked for.
+        "BatchMode=yes",
+        "LogLevel=INFO",
+        "ClearAllForwardings=yes",
+        "ForwardAgent=no",
+        "ForwardX11=no",
+        "PermitLocalCommand=no",
+        "RemoteCommand=none",
+        "RequestTTY=no",
+        "ConnectionAttempts=1",
+        "ControlMaster=yes",
+        "ControlPersist=no",
+    ]
+    .map(String::from)
+    .to_vec();
+    options.extend(scratch.options());
+    options.push(format!("ConnectTimeout={seconds}"));
+    options.push(format!("ServerAliveInterval={interval}"));
+    options.push(format!("ServerAliveCountMax={}", seconds.div_ceil(interval)));
+    if let Some(jump) = &address.jump {
+        options.push(format!("ProxyCommand={}", jump.proxy_command(program, timeout)));
+    }
+    let mut words: Vec<String> = options.into_iter().flat_map(|option| ["-o".into(), option]).collect();
+    words.extend(["-l".into(), address.user.clone(), "-p".into(), address.port.to_string()]);
+    words
+}
+
+impl Connection for Rc<Link> {
+    fn open(&self, command: &str) -> Result<Box<dyn Wire>> {
+        let child = Command::new(&self.program)
+            // Should the connection be gone, this one must not make another.
+            .args(["-F", "none", "-o", "ProxyCommand=exit 1", "-o", "BatchMode=yes", "-T", "-S"])
+            .arg(self.scratch.socket())
+            .args(["--", &self.address.host, command])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| cannot_run(&self.program, &error))?;
+        Ok(Box::new(channel::Stream::new(self.clone(), child)?))
+    }
+}
+
+impl Link {
+    /// The exit status of a command by that of its ssh; -1 if a signal ended it.
+    ///
+    /// # Errors
+    /// Kinds `timeout` and `unreachable` where it was the connection that ended.
+    fn status(&self, status: ExitStatus) -> Result<i32> {
+        match status.code() {
+            Some(255) | None if UnixStream::connect(self.scratch.socket()).is_err() => Err(self.lost()),
+            Some(255) | None => Ok(-1),
+            Some(code) => Ok(code),
+        }
+    }
+
+    /// The failure of a command that hears no more, over a connection that lives.
+    fn broken(&self) -> anyhow::Error {
+        let text = format!("the connection to {} was lost: its command takes no more input", self.address.host);
+        Failure::new(Kind::Unreachable, text).hint("run the pipe again: what has arrived stays").into()
+    }
+
+    /// The failure behind the end of the connection.
+    fn lost(&self) -> anyhow::Error {
+        let mut master = self.master.borrow_mut();
+        let mut said = String::new();
+        let end = Instant::now() + Duration::from_millis(500);
+        while matches!(master.try_wait(), Ok(None)) && Instant::now() < end {
+            hear(&mut master, &mut said, Duration::from_millis(10));
+        }
+        hear(&mut master, &mut said, Duration::ZERO);
+        let host = &self.address.host;
+        let failure = complaint(&format!("the connection to {host} was lost"), &said);
+        match failure.kind {
+            Kind::Timeout => failure.hint("look at the machine's console and network, then run the pipe again"),
+            _ => Failure { kind: Kind::Unreachable, ..failure }.hint("run the pipe again: what has arrived stays"),
+        }
+        .into()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let master = self.master.get_mut();
+        let _ = master.kill();
+        let _ = master.wait();
+    }
+}
+
+/// Takes what comes on an ssh's stderr within a time. Not until its end: a connection to a jump
+/// host that the user's configuration keeps open may hold it for hours.
+fn hear(child: &mut Child, said: &mut String, within: Duration) {
+    let Some(stderr) = &mut child.stderr else { return };
+    let timeout = Timespec { tv_sec: 0, tv_nsec: within.subsec_nanos().into() };
+    let mut piece = [0; 4096];
+    while matches!(poll(&mut [PollFd::new(&*stderr, PollFlags::IN)], Some(&timeout)), Ok(1..)) {
+        match stderr.read(&mut piece) {
+            Ok(count @ 1..) => said.push_str(&String::from_utf8_lossy(&piece[..count])),
+            _ => {
+                child.stderr = None;
+                return;
+            }
+        }
+    }
+}
+
+fn cannot_run(program: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Kind::Input, format!("cannot run {}: {error}", program.display()))
+        .hint("--ssh names OpenSSH's client, such as ssh")
+}
