@@ -220,7 +220,7 @@ pub struct Closure {
     /// Bytes of NAR a second while sending
     #[serde(default)]
     pub rate: Option<u64>,
-    /// True if this run evaluated the configuration
+    /// True if Nix evaluated the configuration for this machine: not where an earlier evaluation holds, or another machine's
     pub evaluated: bool,
     /// True if this run built something
     pub built: bool,

@@ -2,12 +2,15 @@
 
 use crate::about::About;
 use crate::build::Builds;
+use crate::cache::{Cache, Key};
 use crate::closure::Closures;
 use crate::evaluators::Evaluators;
 use crate::expression::Template;
 pub use crate::expression::system;
 use crate::facts;
-use crate::nix::Outcome;
+use crate::nix::{self, Outcome};
+use crate::nix_files;
+use crate::places::Beginning;
 use crate::share::{Shared, Turn, Verdict};
 use crate::sign::Signer;
 use crate::source::Source;
@@ -17,19 +20,21 @@ use crate::via::Via;
 use anyhow::Result;
 use machine_record::{Failure, Kind, Record, StorePath, log};
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::process::Command;
 
 /// What the flags say about every evaluation and build, and what the machines of a run share.
 pub struct Settings {
     /// `-I`
     pub nix_path: Vec<String>,
-    /// `--arg` and `--argstr`, as Nix takes them
-    pub arguments: Vec<String>,
+    /// `--arg` and `--argstr`: names and Nix expressions
+    pub arguments: Vec<(String, String)>,
     /// `--option`, as Nix takes it
     pub options: Vec<String>,
     /// `--builders`, for builds here
     pub builders: Option<String>,
     pub evaluators: Evaluators,
+    pub cache: Cache,
     pub shared: Shared,
     pub builds: Builds,
     pub closures: Closures,
@@ -46,6 +51,10 @@ impl Settings {
         self.signer.as_ref().map(|signer| signer.as_ref().map_err(Failure::clone)).transpose()
     }
 }
+
+/// What Nix says where watching it may be the reason for an error, or the place that it names: it
+/// is then asked again without. (To watch, folders are listed that need not be readable else.)
+const WATCHER: [&str; 2] = ["Permission denied", "at «stdin»"];
 
 /// The system that a configuration describes.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -64,18 +73,23 @@ pub struct Evaluated {
 /// Kind `evaluation`, after Nix's own trace on stderr; kind `input` for what Nix cannot hold.
 pub fn evaluate(settings: &Settings, source: &Source, record: &Record) -> Result<Evaluated> {
     let machine = record.name();
-    let json = facts::json(record)?;
-    let template = Template::new(source, record, !settings.arguments.is_empty())?;
-    let run = |facts: Option<&Facts>| run(settings, source, &machine, &template, &json, facts);
-    let evaluated = match Facts::new(&json) {
-        None => run(None)?.0?,
-        Some(facts) => match settings.shared.turn(template.text(), &facts) {
+    let job = Job {
+        settings,
+        source,
+        record,
+        machine: &machine,
+        template: Template::new(source, record, &settings.arguments, settings.cache.is_on())?,
+        json: facts::json(record)?,
+    };
+    let evaluated = match Facts::new(&job.json) {
+        None => job.unwatched()?.evaluate(None)?.verdict?,
+        Some(facts) => match settings.shared.turn(job.template.text(), &facts) {
             Turn::Done(verdict) => {
                 log::event(&machine, &format!("the evaluation of {} holds for this machine too", source.shown()));
                 Evaluated { fresh: false, ..(*verdict)? }
             }
             Turn::Work(work) => {
-                let (verdict, used) = run(Some(&facts))?;
+                let (verdict, used) = job.find_or_evaluate(&facts)?;
                 if let Some(used) = used {
                     work.done(used, &facts, verdict.clone());
                 }
@@ -87,51 +101,115 @@ pub fn evaluate(settings: &Settings, source: &Source, record: &Record) -> Result
     Ok(evaluated)
 }
 
-/// Has Nix evaluate it; tells what it looked at where that is certain.
-fn run(
-    settings: &Settings,
-    source: &Source,
-    machine: &str,
-    template: &Template,
-    json: &str,
-    facts: Option<&Facts>,
-) -> Result<(Verdict, Option<Used>)> {
-    // Without --read-write-mode the derivation would be named but not written.
-    let mut arguments: Vec<String> = ["--eval", "--strict", "--json", "--read-write-mode"].map(String::from).to_vec();
-    if log::is_verbose() {
-        arguments.push("--show-trace".into());
+/// The evaluation of one machine.
+struct Job<'a> {
+    settings: &'a Settings,
+    source: &'a Source,
+    record: &'a Record,
+    machine: &'a str,
+    template: Template,
+    json: String,
+}
+
+/// What Nix came to, and what it looked at.
+struct Evaluation {
+    verdict: Verdict,
+    /// None where it is not certain
+    used: Option<Used>,
+    outcome: Outcome,
+    beginning: Beginning,
+}
+
+impl Job<'_> {
+    /// Takes an earlier evaluation that still holds, or has Nix evaluate it.
+    fn find_or_evaluate(&self, facts: &Facts) -> Result<(Verdict, Option<Used>)> {
+        let cache = &self.settings.cache;
+        let key = match self.template.watched {
+            true => Some(Key::new(self.template.text(), &[self.settings.nix_path.as_slice(), &self.settings.options])?),
+            false => None,
+        };
+        if let Some(key) = &key
+            && let Some((kept, used)) = cache.find(self.machine, key, facts)
+        {
+            log::event(self.machine, &format!("nothing that {} depends on has changed", self.source.shown()));
+            kept.said.iter().for_each(|line| nix::show(self.machine, line));
+            return Ok((Ok(kept.evaluated), Some(used)));
+        }
+        let mut evaluation = self.evaluate(Some(facts))?;
+        let wrong = || WATCHER.iter().any(|words| evaluation.outcome.said(words));
+        if key.is_some() && evaluation.verdict.is_err() && wrong() {
+            evaluation = self.unwatched()?.evaluate(Some(facts))?;
+        } else {
+            evaluation.outcome.show_held(self.machine);
+        }
+        let Evaluation { verdict, used, outcome, beginning } = evaluation;
+        if let (Some(key), Some(used), Ok(evaluated)) = (&key, &used, &verdict) {
+            let looked_at = (outcome.reads.as_slice(), &beginning);
+            cache.keep(self.machine, key, used, facts, (evaluated, &outcome.stderr), looked_at);
+        }
+        Ok((verdict, used))
     }
-    if matches!(source, Source::Flake { .. }) {
-        arguments.extend(["--option", "extra-experimental-features", "nix-command flakes"].map(String::from));
+
+    fn unwatched(&self) -> Result<Job<'_>> {
+        let template = Template::new(self.source, self.record, &self.settings.arguments, false)?;
+        Ok(Job { template, json: self.json.clone(), ..*self })
     }
-    arguments.extend(settings.nix_path.iter().flat_map(|path| ["-I".to_string(), path.clone()]));
-    arguments.extend(settings.arguments.iter().chain(&settings.options).cloned());
-    // On stdin: a record may be a megabyte, and an argument list is everybody's to read.
-    arguments.push("-".into());
-    let _step = log::step(machine, "evaluating");
-    let outcome = settings.evaluators.run(machine, template.text(), &template.with(json), || {
-        log::event(machine, &format!("evaluating {}", source.shown()));
-        log::detail(machine, &format!("nix-instantiate {}", arguments.join(" ")));
-        let mut command = Command::new("nix-instantiate");
-        command.args(&arguments);
-        Ok(command)
-    })?;
-    let used = used(&outcome.facts);
-    if outcome.success {
-        let understood = serde_json::from_str::<Evaluated>(&outcome.stdout).map_err(|error| {
-            Failure::new(Kind::Evaluation, format!("cannot understand what nix-instantiate printed: {error}"))
+
+    /// What nix-instantiate is given; the expression comes on stdin.
+    fn arguments(&self) -> Vec<String> {
+        // Without --read-write-mode the derivation would be named but not written.
+        let mut arguments = ["--eval", "--strict", "--json", "--read-write-mode"].map(String::from).to_vec();
+        if log::is_verbose() {
+            arguments.push("--show-trace".into());
+        }
+        if self.template.watched {
+            // Then Nix tells what it copies to the store.
+            arguments.push("-vv".into());
+        }
+        if matches!(self.source, Source::Flake { .. }) {
+            arguments.extend(["--option", "extra-experimental-features", "nix-command flakes"].map(String::from));
+        }
+        arguments.extend(self.settings.nix_path.iter().flat_map(|path| ["-I".to_string(), path.clone()]));
+        arguments.extend(self.settings.options.iter().cloned());
+        // A record may be a megabyte, and an argument list is everybody's to read.
+        arguments.push("-".into());
+        arguments
+    }
+
+    /// Has Nix evaluate it; tells what it looked at where that is certain.
+    fn evaluate(&self, facts: Option<&Facts>) -> Result<Evaluation> {
+        let Job { settings, source, machine, template, json, .. } = self;
+        let arguments = self.arguments();
+        let _step = log::step(machine, "evaluating");
+        let beginning = Cell::new(None);
+        let (text, input, hold) = (template.text(), template.with(json), template.watched);
+        let outcome = settings.evaluators.run(machine, text, &input, hold, || {
+            log::event(machine, &format!("evaluating {}", source.shown()));
+            log::detail(machine, &format!("nix-instantiate {}", arguments.join(" ")));
+            beginning
+                .set(Some(Beginning::now(nix_files::folders(&settings.nix_path).into_iter().chain(source.path()))));
+            let mut command = Command::new("nix-instantiate");
+            command.args(&arguments);
+            Ok(command)
         })?;
-        return Ok((Ok(Evaluated { fresh: true, ..understood }), used));
+        let beginning = beginning.take().unwrap_or_else(|| Beginning::now(std::iter::empty()));
+        let used = used(&outcome.facts);
+        if outcome.success {
+            let understood = serde_json::from_str::<Evaluated>(&outcome.stdout).map_err(|error| {
+                Failure::new(Kind::Evaluation, format!("cannot understand what nix-instantiate printed: {error}"))
+            })?;
+            return Ok(Evaluation { verdict: Ok(Evaluated { fresh: true, ..understood }), used, outcome, beginning });
+        }
+        if let Some(signal) = outcome.signal {
+            return Err(Failure::new(Kind::Evaluation, format!("nix-instantiate was ended by signal {signal}"))
+                .hint("if memory ran out, give --eval-jobs 1, or a smaller --eval-memory")
+                .into());
+        }
+        let failure = explain(source, &outcome, facts);
+        // What is wrong with this computer may pass, what is wrong with the configuration stays.
+        let lasting = !outcome.error().contains("No space left on device");
+        Ok(Evaluation { verdict: Err(failure), used: used.filter(|_| lasting), outcome, beginning })
     }
-    if let Some(signal) = outcome.signal {
-        return Err(Failure::new(Kind::Evaluation, format!("nix-instantiate was ended by signal {signal}"))
-            .hint("if memory ran out, give --eval-jobs 1, or a smaller --eval-memory")
-            .into());
-    }
-    let failure = explain(source, &outcome, facts);
-    // What is wrong with this computer may pass, what is wrong with the configuration stays.
-    let lasting = !outcome.error().contains("No space left on device");
-    Ok((Err(failure), used.filter(|_| lasting)))
 }
 
 fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Failure {
@@ -140,6 +218,8 @@ fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Failure
     let named = facts.and_then(|facts| facts.blamed(&outcome.stderr, &outcome.facts));
     if error.contains("Nix search path") && error.contains("nixpkgs") {
         failure.hint("Nix does not find <nixpkgs>: set NIX_PATH=nixpkgs=PATH, or say --nixpkgs PATH")
+    } else if error.contains("requires lock file changes") {
+        failure.hint("its inputs are not locked: run nix flake lock there, with --extra-experimental-features 'nix-command flakes'")
     } else if error.contains("'getFlake'") {
         failure.hint("this Nix is too old for flakes: 2.4 was the first with builtins.getFlake")
     } else if error.contains("No space left on device") {

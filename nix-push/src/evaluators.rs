@@ -58,6 +58,7 @@ impl Evaluators {
         machine: &str,
         template: &str,
         input: &str,
+        hold: bool,
         command: impl Fn() -> Result<Command>,
     ) -> Result<Outcome> {
         let mut alone = false;
@@ -65,7 +66,9 @@ impl Evaluators {
             let id = self.enter(template, alone);
             let mut seen = Seen { most: 0, ended: false, warned: false };
             let outcome = command().and_then(|mut command| {
-                nix::run_beside(machine, &mut command, input.into(), |child| self.look(machine, id, child, &mut seen))
+                nix::run_beside(machine, &mut command, input.into(), hold, |child| {
+                    self.look(machine, id, child, &mut seen)
+                })
             });
             let succeeded = outcome.as_ref().is_ok_and(|outcome| outcome.success);
             self.leave(template, id, if succeeded || seen.ended { seen.most } else { 0 });

@@ -9,34 +9,86 @@ use std::path::Path;
 /// How a line begins on Nix's stderr that names a fact which the configuration looked at.
 pub const FACT: &str = "trace: nixpipe-fact ";
 
+/// How a line begins on Nix's stderr that names something which `watch.nix` saw it look at.
+pub const READ: &str = "trace: nixpipe-read ";
+
 /// Where the record's JSON goes: no text of Nix holds it.
 const HOLE: char = '\0';
 
+/// Builtins that tell what they look at.
+const WATCH: &str = include_str!("watch.nix");
+
+/// The names of Nix that [`WATCH`] gives another meaning, for text that is in no file.
+const WATCHED: &str = "builtins import scopedImport fetchGit fetchMercurial fetchTarball fetchTree __fetchurl \
+    __filterSource __findFile __getEnv __hashFile __path __pathExists __readDir __readFile __readFileType";
+
 /// The expression but for the machine's facts: two machines of one template differ in these alone.
-pub struct Template(String);
+pub struct Template {
+    text: String,
+    /// Whether Nix tells all that it looks at
+    pub watched: bool,
+}
 
 impl Template {
+    /// `arguments` are names and Nix expressions. With `watch`, Nix tells what it looks at, where
+    /// it can.
+    ///
     /// # Errors
     /// Kind `input` where the record's own members are not what they should be.
-    pub fn new(source: &Source, record: &Record, arguments: bool) -> Result<Template> {
+    pub fn new(source: &Source, record: &Record, arguments: &[(String, String)], watch: bool) -> Result<Template> {
         let system = match system(record)? {
             Some(system) => nix_string(&system),
             None => "builtins.currentSystem".into(),
         };
+        let inline = match source {
+            Source::Inline(text) => text.as_str(),
+            _ => "",
+        };
+        let texts = || arguments.iter().map(|(_, nix)| nix.as_str()).chain([inline]);
+        if texts().any(|text| text.contains(HOLE)) {
+            return Err(Failure::new(Kind::Input, "the expression holds a NUL").into());
+        }
+        // Files of a flake are read by Nix itself; a builtin has one more name with underscores.
+        let watched = watch && !matches!(source, Source::Flake { .. }) && !texts().any(|text| text.contains("__"));
+        let mut text = String::new();
+        if watched {
+            text += &format!("let nixpipe-watch = ({WATCH}\n) {};\n", roots(source));
+            text += &format!("in let inherit (nixpipe-watch) {WATCHED};\n");
+        } else {
+            text += "let\n";
+        }
+        // What the user wrote sees no names but Nix's own.
+        text += "nixpipe-args = {\n";
+        for (name, nix) in arguments {
+            text += &format!("{} = (\n{nix}\n);\n", nix_string(name));
+        }
+        text += &format!("}};\nnixpipe-inline = (\n{}\n);\n", if inline.is_empty() { "null" } else { inline });
         let nixos = nixos(source, record)?;
-        let head = if arguments { "{ ... }@args: let" } else { "let args = { };" };
-        Ok(Template(format!(
-            "{head}\nmachine = facts [ ] (builtins.fromJSON {HOLE});\nsystem = {system};\nnixos = {nixos};\n{BODY}"
-        )))
+        text += &format!("in let\nmachine = facts [ ] (builtins.fromJSON {HOLE});\nsystem = {system};\n");
+        text += &format!("nixos = {nixos};\n{BODY}");
+        Ok(Template { text, watched })
     }
 
     pub fn text(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     pub fn with(&self, facts: &str) -> String {
-        self.0.replacen(HOLE, &nix_string(facts), 1)
+        self.text.replacen(HOLE, &nix_string(facts), 1)
     }
+}
+
+/// The folders that files are likely to be imported from.
+fn roots(source: &Source) -> String {
+    let folder = match source {
+        Source::Plain(path) | Source::Hermetic(path) => path.parent().map(Path::to_path_buf),
+        _ => std::env::current_dir().ok(),
+    };
+    let folder = folder.map(|folder| nix_string(&folder.to_string_lossy())).unwrap_or_default();
+    format!(
+        "(builtins.filter (path: builtins.substring 0 1 path == \"/\") \
+         ([ {folder} ] ++ map (entry: toString entry.path) builtins.nixPath) ++ [ builtins.storeDir ])"
+    )
 }
 
 /// What is the same for all. (A set with `outPath` would print as text.)
@@ -45,7 +97,7 @@ impl Template {
 /// its shape, and its parts say so for themselves. The values stay what they are.
 ///
 /// `about` must never fail: what a NixOS of another age lacks is null.
-const BODY: &str = r#"specialArgs = args // { inherit machine; };
+const BODY: &str = r#"specialArgs = nixpipe-args // { inherit machine; };
 facts = path: value: builtins.trace "nixpipe-fact ${builtins.toJSON path}" (
   if builtins.isAttrs value then builtins.mapAttrs (name: facts (path ++ [ name ])) value
   else if builtins.isList value
@@ -77,10 +129,7 @@ fn nixos(source: &Source, record: &Record) -> Result<String> {
     };
     Ok(match source {
         Source::Plain(file) => plain(path(file)),
-        Source::Inline(text) if text.contains(HOLE) => {
-            return Err(Failure::new(Kind::Input, "the expression holds a NUL").into());
-        }
-        Source::Inline(text) => plain(format!("(\n{text}\n)")),
+        Source::Inline(_) => plain("nixpipe-inline".into()),
         Source::Hermetic(file) => format!("extend (call (import {}))", path(file)),
         Source::Flake { reference, name } => format!(
             "extend (builtins.getFlake {}).nixosConfigurations.{}",
@@ -112,7 +161,7 @@ mod tests {
     #[test]
     fn the_record_reaches_nix_as_it_is() {
         let odd = r#"{"name":"a","x":["${builtins.abort \"no\"} \\ \" ''",{"ü":[1,-2.5,null,true]}]}"#;
-        let template = Template::new(&Source::Inline("{ }".into()), &record(odd), false).unwrap();
+        let template = Template::new(&Source::Inline("{ }".into()), &record(odd), &[], false).unwrap();
         let question = template
             .with(odd)
             .replace("{ drv = toplevel.drvPath; toplevel = toplevel.outPath; inherit about; }", "machine.x");
@@ -126,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_system_is_the_records_own_then_the_images() {
-        let text = |text: &str| Template::new(&Source::Plain("/c".into()), &record(text), false).unwrap().0;
+        let text = |text: &str| Template::new(&Source::Plain("/c".into()), &record(text), &[], false).unwrap().text;
         assert!(text(r#"{"system":"aarch64-linux"}"#).contains(r#"system = "aarch64-linux""#));
         assert!(text("{}").contains("builtins.currentSystem"));
     }

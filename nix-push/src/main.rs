@@ -4,6 +4,7 @@
 
 use anyhow::Result;
 use build::Builds;
+use cache::Cache;
 use clap::{Parser, ValueEnum};
 use closure::Closures;
 use evaluate::Settings;
@@ -20,6 +21,7 @@ use via::Via;
 
 mod about;
 mod build;
+mod cache;
 mod closure;
 mod evaluate;
 mod evaluators;
@@ -27,9 +29,12 @@ mod expression;
 mod facts;
 mod groups;
 mod hash;
+mod inputs;
 mod nar;
 mod nix;
+mod nix_files;
 mod pack;
+mod places;
 mod plan;
 mod push;
 mod read;
@@ -126,6 +131,10 @@ struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     eval_jobs: Option<u16>,
 
+    /// Evaluate even if nothing has changed since the last time
+    #[arg(long)]
+    no_eval_cache: bool,
+
     /// Let the machine fetch what it can from its own caches first
     #[arg(long)]
     substitute_on_destination: bool,
@@ -192,16 +201,20 @@ fn main() -> ExitCode {
 
 impl Args {
     fn settings(&self) -> Settings {
-        let pairs = |flag: &str, pairs: &[String]| -> Vec<String> {
-            pairs.chunks(2).flat_map(|pair| [flag.to_string()].into_iter().chain(pair.iter().cloned())).collect()
-        };
+        let expressions = self.arg.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone()));
+        let texts = self.argstr.chunks(2).map(|pair| (pair[0].clone(), facts::nix_string(&pair[1])));
         Settings {
             // Nix takes the first that it finds.
             nix_path: self.nixpkgs.iter().map(|path| format!("nixpkgs={path}")).chain(self.nix_path.clone()).collect(),
-            arguments: [pairs("--arg", &self.arg), pairs("--argstr", &self.argstr)].concat(),
-            options: pairs("--option", &self.option),
+            arguments: expressions.chain(texts).collect(),
+            options: self
+                .option
+                .chunks(2)
+                .flat_map(|pair| ["--option", &pair[0], &pair[1]].map(String::from))
+                .collect(),
             builders: self.builders.clone(),
             evaluators: Evaluators::new(self.eval_memory, self.eval_jobs.map(usize::from)),
+            cache: Cache::new(!self.no_eval_cache),
             shared: Shared::default(),
             builds: Builds::default(),
             closures: Closures::default(),

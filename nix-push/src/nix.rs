@@ -1,6 +1,7 @@
 //! Running the Nix of this computer.
 
-use crate::expression::FACT;
+use crate::expression::{FACT, READ};
+use crate::inputs::COPIED;
 use crate::serve::{Pipe, Serve};
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, log};
@@ -18,6 +19,9 @@ const TAIL: usize = 20_000;
 /// How often a command that runs is looked after.
 const BEAT: Duration = Duration::from_millis(20);
 
+/// How lines begin that Nix says for the sake of [`COPIED`] alone (`-vv`).
+const CHATTER: [&str; 2] = ["evaluating file '", "instantiated '"];
+
 /// What a command of Nix left behind.
 #[derive(Default)]
 pub struct Outcome {
@@ -25,13 +29,27 @@ pub struct Outcome {
     /// The signal that ended it
     pub signal: Option<i32>,
     pub stdout: String,
-    /// The last lines of stderr, all of which have been shown
+    /// The last lines of stderr
     pub stderr: Vec<String>,
+    /// How many of them have not been shown, the last ones
+    pub held: usize,
     /// The facts of the record that an evaluation looked at, in the order it did
     pub facts: Vec<String>,
+    /// What a watched evaluation looked at else, in its own words and Nix's
+    pub reads: Vec<String>,
 }
 
 impl Outcome {
+    /// Whether a line of stderr has these words.
+    pub fn said(&self, words: &str) -> bool {
+        self.stderr.iter().any(|line| line.contains(words))
+    }
+
+    /// Shows what was held.
+    pub fn show_held(&self, machine: &str) {
+        self.stderr.iter().skip(self.stderr.len().saturating_sub(self.held)).for_each(|line| show(machine, line));
+    }
+
     /// The error that Nix ended with, in one line.
     pub fn error(&self) -> String {
         // With a trace, the error itself comes last; its text may begin on the next line.
@@ -50,19 +68,21 @@ impl Outcome {
 /// Runs a command of Nix with `input` on its stdin; shows what it says as it says it.
 pub fn run(machine: &str, program: &str, arguments: &[String], input: String) -> Result<Outcome> {
     log::detail(machine, &format!("{program} {}", arguments.join(" ")));
-    run_beside(machine, Command::new(program).args(arguments), input, |_| {})
+    run_beside(machine, Command::new(program).args(arguments), input, false, |_| {})
 }
 
-/// The same with a command made elsewhere; `beside` is called often while it runs.
+/// The same with a command made elsewhere; `beside` is called often while it runs. With `hold`, the
+/// error that it ends with is not shown.
 pub fn run_beside(
     machine: &str,
     command: &mut Command,
     input: String,
+    hold: bool,
     mut beside: impl FnMut(&mut Child),
 ) -> Result<Outcome> {
     let mut child = spawn(command)?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let said = follow(machine, &mut child);
+    let said = follow(machine, &mut child, hold);
     let finished: std::io::Result<_> = std::thread::scope(|scope| {
         // A command that fails early reads nothing: its own words say more than a broken pipe.
         scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
@@ -83,9 +103,9 @@ pub fn run_beside(
         Ok((text, child.wait()?))
     });
     let (text, status) = finished.with_context(|| format!("cannot run {}", command.get_program().display()))?;
-    let Said { lines, facts } = said.and_then(|said| said.join().ok()).unwrap_or_default();
+    let Said { lines, held, facts, reads } = said.and_then(|said| said.join().ok()).unwrap_or_default();
     let stdout = String::from_utf8_lossy(&text).into_owned();
-    Ok(Outcome { success: status.success(), signal: status.signal(), stdout, stderr: lines.into(), facts })
+    Ok(Outcome { success: status.success(), signal: status.signal(), stdout, stderr: lines.into(), held, facts, reads })
 }
 
 fn spawn(command: &mut Command) -> Result<Child> {
@@ -104,11 +124,13 @@ fn spawn(command: &mut Command) -> Result<Child> {
 #[derive(Default)]
 struct Said {
     lines: VecDeque<String>,
+    held: usize,
     facts: Vec<String>,
+    reads: Vec<String>,
 }
 
-/// Shows each line of stderr, and gives the last ones at the end.
-fn follow(machine: &str, child: &mut Child) -> Option<JoinHandle<Said>> {
+/// Shows each line of stderr, with `hold` until an error, and gives the last ones at the end.
+fn follow(machine: &str, child: &mut Child, hold: bool) -> Option<JoinHandle<Said>> {
     let stderr = child.stderr.take()?;
     let machine = machine.to_string();
     Some(std::thread::spawn(move || {
@@ -118,15 +140,31 @@ fn follow(machine: &str, child: &mut Child) -> Option<JoinHandle<Said>> {
         while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
             let text = String::from_utf8_lossy(&line).trim_end().to_string();
             line.clear();
-            if let Some(fact) = text.strip_prefix(FACT) {
+            // Not only at the beginning: what else writes there may not end its lines.
+            if let Some((_, fact)) = text.split_once(FACT) {
                 said.facts.push(fact.into());
+                continue;
+            }
+            if let Some((_, read)) = text.split_once(READ) {
+                said.reads.push(read.into());
+                continue;
+            }
+            if let Some(at) = text.find(COPIED) {
+                said.reads.push(text[at..].into());
+                continue;
+            }
+            if CHATTER.iter().any(|start| text.starts_with(start)) {
                 continue;
             }
             // What is built is kept by a temporary root instead, which nothing can leave behind.
             if text.is_empty() || text.starts_with("warning: you did not specify '--add-root'") {
                 continue;
             }
-            show(&machine, &text);
+            if said.held > 0 || hold && text.starts_with("error:") {
+                said.held += 1;
+            } else {
+                show(&machine, &text);
+            }
             said.lines.push_back(text);
             if said.lines.len() > TAIL {
                 said.lines.pop_front();
@@ -159,7 +197,7 @@ pub fn store(machine: &str) -> Result<LocalStore> {
     let arguments = ["--serve", "--write"].map(String::from);
     log::detail(machine, &format!("nix-store {}", arguments.join(" ")));
     let mut child = spawn(Command::new("nix-store").args(&arguments))?;
-    follow(machine, &mut child);
+    follow(machine, &mut child, false);
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take().context("nix-store has no stdout")?);
     let mut store = Serve::greet(Local { child, stdin, stdout })?;
     store.greeted().context("cannot use the local store")?;

@@ -181,13 +181,12 @@ pub fn lock(store: &mut LocalStore, toplevel: &StorePath, evaluated: Option<&Eva
         evaluated.map(|evaluated| evaluated.drv.clone()).into_iter().chain([toplevel.clone()]).collect();
     store.ask_valid_paths(true, false, &paths)?;
     let valid = store.valid_paths()?;
-    if let Some(Evaluated { drv, .. }) = evaluated
+    if let Some(Evaluated { drv, fresh, .. }) = evaluated
         && !valid.contains(drv)
     {
         // It was nobody's for a moment, between two processes.
-        return Err(Failure::new(Kind::Evaluation, format!("{drv} was collected as garbage"))
-            .hint("run the pipe again")
-            .into());
+        let hint = if *fresh { "run the pipe again" } else { "run the pipe again, with --no-eval-cache" };
+        return Err(Failure::new(Kind::Evaluation, format!("{drv} was collected as garbage")).hint(hint).into());
     }
     Ok(valid.contains(toplevel))
 }

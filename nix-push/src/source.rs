@@ -72,6 +72,15 @@ impl Source {
         Ok(Source::Flake { reference, name })
     }
 
+    /// The file or folder that it is in.
+    pub fn path(&self) -> Option<PathBuf> {
+        match self {
+            Source::Plain(path) | Source::Hermetic(path) => Some(path.clone()),
+            Source::Inline(_) => std::env::current_dir().ok(),
+            Source::Flake { .. } | Source::Toplevel(_) => None,
+        }
+    }
+
     /// What to call it in a line for people.
     pub fn shown(&self) -> String {
         match self {

@@ -1,0 +1,135 @@
+//! What an evaluation depended on besides its expression: files, folders and environment variables.
+//!
+//! Nix tells what it looks at (`watch.nix`, and its own word for what it copies to the store). What
+//! it tells is looked up here after it is done; if anything may have been otherwise when Nix looked,
+//! or cannot be looked up, the answer is a reason to evaluate again next time.
+
+use crate::places::{Beginning, Digests, Places, Recorder, hex, without_up};
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// How Nix says that it copied a path, between its name and the store path (`-vv`; src/libexpr/eval.cc,
+/// copyPathToStore).
+pub const COPIED: &str = "copied source '";
+const COPIED_TO: &str = "' -> '";
+
+/// The path that `watch.nix` copies, to hear whether this Nix says so.
+const CANARY: &str = "-nixpipe-canary";
+
+/// All that an evaluation looked at, as it was.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Inputs {
+    /// Digests of variables; none of one that is not set
+    variables: BTreeMap<String, Option<String>>,
+    places: Places,
+}
+
+impl Inputs {
+    /// Looks up what Nix said.
+    ///
+    /// # Errors
+    /// Why it is not certain that this is all, or that Nix saw it so.
+    pub fn record(said: &[String], beginning: &Beginning, digests: &Digests) -> Result<Inputs> {
+        let mut inputs = Inputs::default();
+        let mut recorder = Recorder { places: Places::default(), beginning, digests };
+        let (mut canary, mut told) = (false, false);
+        for line in said.iter().collect::<BTreeSet<_>>() {
+            match line.strip_prefix(COPIED) {
+                Some(copied) => {
+                    let (from, to) = copied.rsplit_once(COPIED_TO).context("Nix copied something without a name")?;
+                    if to.contains(CANARY) {
+                        canary = true;
+                    } else {
+                        recorder.tree(Path::new(from))?;
+                    }
+                }
+                None => {
+                    told = true;
+                    inputs.look(&mut recorder, line)?;
+                }
+            }
+        }
+        ensure!(canary && told, "this Nix does not tell what it looks at");
+        inputs.places = recorder.finish()?;
+        Ok(inputs)
+    }
+
+    fn look(&mut self, recorder: &mut Recorder, line: &str) -> Result<()> {
+        let what: Vec<Value> = serde_json::from_str(line).context("cannot understand what Nix looked at")?;
+        let what: Vec<&Value> = what.iter().collect();
+        match what.as_slice() {
+            [Value::String(what), Value::String(name)] => {
+                if what == "variable" {
+                    self.variables.insert(name.clone(), variable(name));
+                    return Ok(());
+                }
+                let path = Path::new(name);
+                look(recorder, what, path)?;
+                // Nix of another age takes `..` away before it looks.
+                let short = without_up(path);
+                if short != path { look(recorder, what, &short) } else { Ok(()) }
+            }
+            [Value::String(what), Value::Array(entries), Value::String(name)] if what == "search" => {
+                search(recorder, entries, name)
+            }
+            _ => bail!("cannot understand what Nix looked at: {line}"),
+        }
+    }
+
+    /// Whether all is as it was; `true` if some digests got a new stamp.
+    ///
+    /// # Errors
+    /// What has changed.
+    pub fn check(&mut self) -> Result<bool> {
+        for (name, digest) in &self.variables {
+            ensure!(variable(name) == *digest, "the environment variable {name} has changed");
+        }
+        self.places.check()
+    }
+
+    /// The same for the same content.
+    pub fn digest(&self) -> String {
+        hex(Sha256::new_with_prefix(format!("{:?} {}", self.variables, self.places.digest())))
+    }
+}
+
+fn look(recorder: &mut Recorder, what: &str, path: &Path) -> Result<()> {
+    match what {
+        "file" => recorder.file(path),
+        "folder" => recorder.folder(path),
+        "tree" => recorder.tree(path),
+        "kind" => recorder.existence(path, None).map(drop),
+        "there" => recorder.existence(path, Some(true)).map(drop),
+        "absent" => recorder.existence(path, Some(false)).map(drop),
+        _ => bail!("the configuration uses builtins.{}", path.display()),
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| hex(Sha256::new_with_prefix(value.as_encoded_bytes())))
+}
+
+/// `<name>`: the first entry that has it (src/libexpr/parser.y, findFile). Those before did not.
+fn search(recorder: &mut Recorder, entries: &[Value], name: &str) -> Result<()> {
+    for entry in entries {
+        let (Some(prefix), Some(path)) = (entry[0].as_str(), entry[1].as_str()) else {
+            bail!("cannot understand an entry of Nix's search path: {entry}");
+        };
+        let rest = match name.strip_prefix(prefix) {
+            _ if prefix.is_empty() => name,
+            Some("") => "",
+            Some(rest) if rest.starts_with('/') => &rest[1..],
+            _ => continue,
+        };
+        ensure!(!path.contains(':'), "Nix's search path has {path}, which is no path");
+        let path = std::path::absolute(path)?.join(rest);
+        if recorder.existence(&path, None)? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

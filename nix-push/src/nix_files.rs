@@ -1,0 +1,84 @@
+//! What Nix reads before it evaluates: itself, its settings, and variables.
+
+use serde_json::json;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// How deep settings may include others.
+const DEPTH: usize = 8;
+
+/// Whether Nix, or what loads it, reads an environment variable by itself.
+pub fn reads(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let places = ["XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"];
+    ["NIX_", "LD_"].iter().any(|start| name.starts_with(start))
+        || ["HOME", "USER"].contains(&&*name)
+        || places.contains(&&*name)
+}
+
+/// The same in the words of `watch.nix`.
+pub fn reads_at_start() -> Vec<String> {
+    let mut reads = Vec::new();
+    let mut say = |what: &str, path: &Path| reads.push(json!([what, path.to_string_lossy()]).to_string());
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let paths = |list: OsString| std::env::split_paths(&list).collect::<Vec<_>>();
+    // Those before the one that is found are not there.
+    programs().iter().for_each(|program| say("file", program));
+    let home = variable("HOME").map(PathBuf::from).unwrap_or_default();
+    let folder = |name: &str, below: &str| variable(name).map_or_else(|| home.join(below), PathBuf::from);
+    // conf-file in the manual of Nix.
+    let own = variable("NIX_CONF_DIR").map_or_else(|| "/etc/nix".into(), PathBuf::from).join("nix.conf");
+    let users = variable("NIX_USER_CONF_FILES").map(paths).unwrap_or_else(|| {
+        let everybodys = variable("XDG_CONFIG_DIRS").map_or_else(|| vec!["/etc/xdg".into()], paths);
+        let folders = [folder("XDG_CONFIG_HOME", ".config")].into_iter().chain(everybodys);
+        folders.map(|folder| folder.join("nix/nix.conf")).collect()
+    });
+    for file in [own].into_iter().chain(users) {
+        settings(&file, &mut |file| say("file", file), DEPTH);
+    }
+    if variable("NIX_PATH").is_none() {
+        // The default of nix-path has those of them that are there.
+        let channels = Path::new("/nix/var/nix/profiles/per-user/root/channels");
+        let state = folder("XDG_STATE_HOME", ".local/state").join("nix/defexpr/channels");
+        for path in [&home.join(".nix-defexpr/channels"), &state, channels, &channels.join("nixpkgs")] {
+            say("kind", path);
+        }
+    }
+    reads
+}
+
+/// Where nix-instantiate is looked for, up to where it is found.
+pub fn programs() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut programs: Vec<_> = std::env::split_paths(&path).map(|folder| folder.join("nix-instantiate")).collect();
+    let found = programs.iter().position(|program| program.exists());
+    programs.truncate(found.map_or(0, |found| found + 1));
+    programs
+}
+
+/// The folders that Nix is sure to look into: of PATH, and of its search path, of which `given` are
+/// the entries by -I. What is no path is left out.
+pub fn folders(given: &[String]) -> Vec<PathBuf> {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let (path, own) = (variable("PATH"), variable("NIX_PATH"));
+    let entries = given.iter().map(String::as_str).chain(own.split(':')).chain(path.split(':'));
+    entries
+        .filter_map(|entry| {
+            let path = entry.split_once('=').map_or(entry, |(_, path)| path);
+            std::path::absolute(path).ok()
+        })
+        .collect()
+}
+
+/// A file of settings, and those that it includes.
+fn settings(file: &Path, say: &mut impl FnMut(&Path), depth: usize) {
+    say(file);
+    let text = fs::read_to_string(file).unwrap_or_default();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some("include" | "!include"), Some(name), true) = (words.next(), words.next(), depth > 0) {
+            settings(&file.parent().unwrap_or(Path::new("/")).join(name), say, depth - 1);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! nix-push as far as it evaluates and builds: sources, values, the cache, memory, and where it builds.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod cache;
+mod machine;
+mod sources;
