@@ -33,7 +33,9 @@ pub use failure::{Failure, Kind, WithKind};
 pub use json::{Malformed, Records};
 pub use plan::PlanEntry;
 pub use record::{Record, VERSION, check_name};
-pub use sections::{Activation, Ami, Closure, Instance, KeyPair, Phases, Secret, Section, Ssh, Wish};
+pub use sections::{
+    Activation, Ami, Closure, Generation, Instance, KeyPair, Phases, Secret, Section, Ssh, Status, Wish,
+};
 pub use store_path::StorePath;
 
 #[cfg(feature = "cli")]

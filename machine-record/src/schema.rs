@@ -2,7 +2,7 @@
 
 #![allow(dead_code)]
 
-use crate::{Activation, Ami, Closure, Instance, KeyPair, Kind, PlanEntry, Secret, Ssh, Wish};
+use crate::{Activation, Ami, Closure, Generation, Instance, KeyPair, Kind, PlanEntry, Secret, Ssh, Status, Wish};
 use schemars::JsonSchema;
 use std::collections::BTreeMap;
 
@@ -36,6 +36,10 @@ struct MachineRecord {
     secrets: Option<BTreeMap<String, PathOrSecret>>,
     closure: Option<Closure>,
     activation: Option<Activation>,
+    /// Added by `nixos-switch --status`
+    status: Option<Status>,
+    /// Added by `nixos-switch --list-generations`, the oldest first
+    generations: Option<Vec<Generation>>,
     /// What the tools would do, with `--plan`
     plan: Option<Vec<PlanEntry>>,
     error: Option<Error>,

@@ -277,3 +277,61 @@ pub struct Activation {
     pub seconds: f64,
 }
 section!(Activation, "activation", "nixos-switch");
+
+/// What `nixos-switch --status` found on the machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The system that runs
+    pub running: Option<StorePath>,
+    /// The system that was booted
+    pub booted: Option<StorePath>,
+    /// The system of the profile
+    pub profile: Option<StorePath>,
+    /// The system that the boot loader starts by default; null where the loader is not known
+    pub boot_entry: Option<StorePath>,
+    /// The number of the profile's generation
+    pub generation: Option<u64>,
+    /// The kernel's boot id
+    pub boot_id: Option<String>,
+    /// True if it runs and boots the record's system, with nothing pending; null without `closure`
+    pub matches: Option<bool>,
+    /// What only a reboot would bring: `kernel initrd kernel-modules`
+    pub reboot_for: Vec<String>,
+    /// Wished secrets that the machine does not have
+    pub secrets_missing: Vec<String>,
+    /// Wished secrets that it has with another content, mode or owner
+    pub secrets_changed: Vec<String>,
+    /// A deployment under way: its system, how far it is, who and since when
+    pub deployment: Option<String>,
+    /// What a deployment that was cut short has left
+    pub left: Vec<String>,
+}
+
+/// One generation of the system, as `nixos-switch --list-generations` found it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Generation {
+    /// Its number
+    pub generation: u64,
+    /// RFC 3339: when it was made
+    pub date: Option<String>,
+    /// Its system
+    pub toplevel: Option<StorePath>,
+    /// Such as `26.05.20260101.abcdef0`
+    pub nixos_version: Option<String>,
+    /// Such as `6.12.1`
+    pub kernel_version: Option<String>,
+    /// The names of its specialisations
+    pub specialisations: Vec<String>,
+    /// True if it is the profile's
+    pub current: bool,
+    /// True if its system runs
+    pub running: bool,
+    /// True if its system was booted
+    pub booted: bool,
+    /// True if the boot loader starts its system by default
+    pub boots: bool,
+}

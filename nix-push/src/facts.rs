@@ -5,7 +5,7 @@ use machine_record::{Failure, Kind, Record};
 use serde_json::{Map, Value};
 
 /// Left out, so that one deploy does not change what the next one evaluates to.
-const OURS: [&str; 4] = ["closure", "activation", "plan", "error"];
+const OURS: [&str; 6] = ["closure", "activation", "status", "generations", "plan", "error"];
 const PASSING: [&str; 2] = ["state", "created"];
 
 /// The record as JSON for Nix's `builtins.fromJSON`.
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn what_a_deploy_changes_is_left_out() {
         let first = r#"{"name":"a","x":{"y":[1,2.50,null]},"instance":{"id":"i-1","state":"pending","created":true}}"#;
-        let next = r#"{"name":"a","x":{"y":[1,2.50,null]},"instance":{"id":"i-1","state":"running","created":false},"closure":{"toplevel":"/"},"activation":{},"plan":[],"error":{}}"#;
+        let next = r#"{"name":"a","x":{"y":[1,2.50,null]},"instance":{"id":"i-1","state":"running","created":false},"closure":{"toplevel":"/"},"activation":{},"status":{},"generations":[],"plan":[],"error":{}}"#;
         assert_eq!(facts(first).unwrap(), facts(next).unwrap());
         assert_eq!(facts(first).unwrap(), r#"{"name":"a","x":{"y":[1,2.50,null]},"instance":{"id":"i-1"}}"#);
     }

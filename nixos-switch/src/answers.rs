@@ -101,6 +101,8 @@ impl<'a> Reader<'a> {
             "warning" => log::warning(self.machine, value),
             "healthy" => log::event(self.machine, &format!("healthy: {value}")),
             "unhealthy" => log::event(self.machine, &format!("not healthy yet: {value}")),
+            "deleted" => log::event(self.machine, &format!("deleted old generations:{value}; collecting garbage")),
+            "freed" => log::event(self.machine, value),
             "joined" => log::event(self.machine, &format!("joining the deployment that is under way: {value}")),
             _ => {}
         }

@@ -9,7 +9,8 @@
 #     log         what they say
 #     secrets     what the secrets are called and whose they are
 #     restart     the units that new secrets concern
-#     previous    the old system; a garbage collector's root as long as the deployment lasts
+#     previous, next, tools, shell   links to the systems and to the programs of these scripts:
+#                 a garbage collector's roots as long as the deployment lasts
 #     result      how the activation ended: `VERDICT STATUS`
 #     armed-T     the rescuers are ready; by exactly one rename it becomes
 #                 confirmed-T (the new system stays) or expired-T (the old one comes back)
@@ -35,7 +36,10 @@ put() { printf '%s\n' "$2" >"$1.new" && mv -T "$1.new" "$1"; }
 decide() { mv -T "$dir/$1-$token" "$dir/$2-$token" 2>/dev/null; }
 decided() { [ -e "$dir/$1-$token" ]; }
 
+# What a deployment needs is kept from a garbage collector by roots of fixed names. They go by way
+# of links in $dir, so that none outlives the deployment, whatever ends it. `pushed` is nix-push's.
 root() { mkdir -p "$roots" && ln -sfn "$2" "$roots/.$1" && mv -T "$roots/.$1" "$roots/$1"; }
+unroot() { rm -f "$roots/previous" "$roots/next" "$roots/tools" "$roots/shell"; }
 
 # The machine is changed by one process at a time. Children are started with fd 9 closed: one
 # that outlives the job would hold the lock.
@@ -108,6 +112,7 @@ finish() {
   systemd-cat -t nixpipe cat <"$dir/log" 9>&- || :
   rm -rf "$run/last"
   mv -T "$dir" "$run/last"
+  unroot
   disarm
 }
 disarm() {

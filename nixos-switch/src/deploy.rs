@@ -43,7 +43,13 @@ impl<'a> Wish<'a> {
         if let Some((host, port)) = &args.confirm_via {
             (proof.host, proof.port) = (host.clone(), *port);
         }
-        let toplevel = if args.rollback || args.status { None } else { Some(record.require::<Closure>()?.toplevel) };
+        let closure: Option<Closure> = record.section()?;
+        let toplevel = match closure {
+            _ if args.rollback => None,
+            Some(closure) => Some(closure.toplevel),
+            None if args.status || args.list_generations => None,
+            None => Some(record.require::<Closure>()?.toplevel),
+        };
         Ok(Wish {
             args,
             machine: record.name(),
@@ -87,6 +93,7 @@ impl<'a> Wish<'a> {
             ("return_timeout", seconds(RETURN)),
             ("health_timeout", seconds(args.health_timeout)),
             ("allow_failed_units", u8::from(args.allow_failed_units).to_string()),
+            ("keep_generations", args.keep_generations.map_or(String::new(), |count| count.to_string())),
             ("keep_failed", u8::from(args.no_auto_rollback).to_string()),
         ];
         values.extend(Secrets::values(self.secrets.as_ref()));

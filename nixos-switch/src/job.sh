@@ -243,7 +243,7 @@ commit() {
   status=$?
   if [ $status = 0 ]; then
     settled
-    rm -f "$roots/pushed"
+    if [ "$(target "$roots/pushed")" = "$toplevel" ]; then rm -f "$roots/pushed"; fi
     finish "$outcome 0"
     return
   fi

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 mod answers;
 mod deploy;
+mod difference;
+mod look;
 mod plan;
 mod report;
 mod script;
@@ -93,9 +95,17 @@ pub struct Args {
     #[arg(long, value_name = "GENERATION|PATH", requires = "rollback", value_parser = generation)]
     to: Option<String>,
 
-    /// Show what runs and what boots; change nothing
-    #[arg(long, conflicts_with_all = ["rollback", "plan"])]
+    /// Show what runs and what boots, as `status`, too; change nothing
+    #[arg(long, conflicts_with_all = ["rollback", "plan", "list_generations"])]
     status: bool,
+
+    /// Show the generations of the system, as `generations`, too; change nothing
+    #[arg(long, conflicts_with_all = ["rollback", "plan"])]
+    list_generations: bool,
+
+    /// Delete all but the newest generations, and what only they needed, once the system is committed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep_generations: Option<u32>,
 
     /// Begin with no more machines once so many have failed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -196,7 +206,9 @@ fn step(args: &Args, record: &mut Record) -> Result<()> {
     if args.stream.plan {
         plan::plan(&wish, record)
     } else if args.status {
-        report::status(&wish, record)
+        look::status(&wish, record)
+    } else if args.list_generations {
+        look::generations(&wish, record)
     } else if wish.action == Action::DryActivate {
         plan::dry_activate(&wish, record)
     } else {

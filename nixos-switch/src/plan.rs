@@ -2,6 +2,7 @@
 
 use crate::answers::Answers;
 use crate::deploy::{self, Wish};
+use crate::difference::{self, Package, signed};
 use crate::{Action, TOOL};
 use anyhow::Result;
 use machine_record::{Activation, Closure, PlanEntry, Record, Ssh, StorePath, log};
@@ -32,14 +33,8 @@ pub fn plan_unknown(record: &mut Record) -> Result<()> {
 /// Adds to the plan what the switch would do.
 pub fn plan(wish: &Wish, record: &mut Record) -> Result<()> {
     let answers = deploy::ask_once(wish, "dry")?;
-    let entries = entries(wish, &answers);
-    if entries.is_empty() {
-        log::event(&wish.machine, "nothing to do: it runs and boots the wished system");
-    }
-    for entry in &entries {
-        let reason = entry.reason.as_deref().unwrap_or_default();
-        log::event(&wish.machine, &format!("would {} {}: {reason}", entry.action, entry.resource));
-        record.plan(entry)?;
+    for entry in show(wish, &answers) {
+        record.plan(&entry)?;
     }
     Ok(())
 }
@@ -48,11 +43,9 @@ pub fn plan(wish: &Wish, record: &mut Record) -> Result<()> {
 pub fn dry_activate(wish: &Wish, record: &mut Record) -> Result<()> {
     let start = Instant::now();
     let answers = deploy::ask_once(wish, "dry")?;
-    if answers.stage() == Some("unchanged") {
-        log::event(&wish.machine, "nothing would change");
-    }
+    show(wish, &answers);
     for line in answers.all("says") {
-        log::event(&wish.machine, &line);
+        log::detail(&wish.machine, &line);
     }
     let path = |name: &str| answers.one(name).and_then(|path| StorePath::new(path).ok());
     Ok(record.put(&Activation {
@@ -68,19 +61,67 @@ pub fn dry_activate(wish: &Wish, record: &mut Record) -> Result<()> {
     })?)
 }
 
-fn entries(wish: &Wish, answers: &Answers) -> Vec<PlanEntry> {
+/// Says to people what would be done, and gives it for programs.
+fn show(wish: &Wish, answers: &Answers) -> Vec<PlanEntry> {
+    let say = |text: &str| log::event(&wish.machine, text);
     if answers.stage() == Some("unchanged") {
+        say("nothing to do: it runs and boots the wished system");
         return Vec::new();
     }
-    let wished = wish.toplevel.as_ref().map(|path| path.as_str()).or(answers.one("toplevel"));
-    let reason = match (wish.action, answers.stage()) {
-        (_, Some("absent")) => "the machine does not have it yet; units are known after nix-push",
-        (Action::Boot, _) => "boots it from then on",
-        (Action::Test, _) => "runs it until the next reboot",
-        _ => "runs and boots it",
-    };
-    let details = json!({ "from": answers.one("running"), "to": wished });
-    let mut entries = vec![entry("update", format!("system/{}", wish.machine), reason).details(details)];
+    let mut entries = system(wish, answers);
+    entries.extend(units(wish, answers));
+    entries.extend(secrets(wish, answers));
+    let (rebuilt, packages): (Vec<_>, Vec<_>) =
+        difference::packages(&answers.all("path"), &answers.all("size")).into_iter().partition(Package::is_rebuilt);
+    entries.extend(packages.iter().map(|package| package.entry(TOOL.name)));
+    for entry in &entries {
+        let reason = entry.reason.as_deref().unwrap_or_default();
+        say(&format!("{} {} ({}: {reason})", sign(&entry.action), entry.resource, entry.action));
+    }
+    // For people one line: they are many, and follow from the others.
+    let growth = |packages: &[Package]| packages.iter().map(Package::growth).sum::<i128>();
+    if !rebuilt.is_empty() {
+        say(&format!("~ {} packages rebuilt in the same version ({})", rebuilt.len(), signed(growth(&rebuilt))));
+    }
+    say(&summary(&entries, growth(&rebuilt) + growth(&packages)));
+    entries.extend(rebuilt.iter().map(|package| package.entry(TOOL.name)));
+    entries
+}
+
+fn sign(action: &str) -> &'static str {
+    match action {
+        "create" | "start" => "+",
+        "delete" | "stop" => "-",
+        "restart" | "reboot" => "-/+",
+        _ => "~",
+    }
+}
+
+/// The system itself, and a reboot that it needs.
+fn system(wish: &Wish, answers: &Answers) -> Vec<PlanEntry> {
+    let mut entries = Vec::new();
+    if answers.one("matches").is_none() {
+        let wished = wish.toplevel.as_ref().map(|path| path.as_str()).or(answers.one("toplevel"));
+        let reason = match (wish.action, answers.stage()) {
+            (_, Some("absent")) => "the machine does not have it yet; units and packages are known after nix-push",
+            (Action::Boot, _) => "boots it from then on",
+            (Action::Test, _) => "runs it until the next reboot",
+            _ => "runs and boots it",
+        };
+        let details = json!({ "from": answers.one("running"), "to": wished });
+        entries.push(entry("update", format!("system/{}", wish.machine), reason).details(details));
+    }
+    let parts = answers.all("reboot-for");
+    if !parts.is_empty() {
+        let reason = format!("needed for a new {}; never done unasked", parts.join(", "));
+        entries.push(entry("reboot", format!("machine/{}", wish.machine), &reason).details(json!({ "for": parts })));
+    }
+    entries
+}
+
+/// The units that switch-to-configuration would touch, and those whose secrets change.
+fn units(wish: &Wish, answers: &Answers) -> Vec<PlanEntry> {
+    let mut entries = Vec::new();
     for line in answers.all("says") {
         for (words, action) in WORDS {
             let units = line.strip_prefix(words).unwrap_or_default();
@@ -89,12 +130,54 @@ fn entries(wish: &Wish, answers: &Answers) -> Vec<PlanEntry> {
             }
         }
     }
-    let parts = answers.all("reboot-for");
-    if !parts.is_empty() {
-        let reason = format!("needed for a new {}; never done unasked", parts.join(", "));
-        entries.push(entry("reboot", format!("machine/{}", wish.machine), &reason));
+    let restarts = if wish.action == Action::Boot { Vec::new() } else { answers.all("secret-restart") };
+    let starts = answers.all("starts").into_iter().map(|unit| (unit, "start", "a target that runs wants it"));
+    for (unit, action, reason) in starts.chain(restarts.into_iter().map(|unit| (unit, "restart", "its secrets change")))
+    {
+        let resource = format!("unit/{unit}");
+        if !entries.iter().any(|entry| entry.resource == resource) {
+            entries.push(entry(action, resource, reason));
+        }
     }
     entries
+}
+
+fn secrets(wish: &Wish, answers: &Answers) -> Vec<PlanEntry> {
+    let mut entries = Vec::new();
+    let actions =
+        [("secret-create", "create", "the machine does not have it"), ("secret-update", "update", "it differs")];
+    for (answer, action, reason) in actions {
+        for number in answers.all(answer) {
+            if let Some(name) = wish.secrets.as_ref().and_then(|secrets| secrets.name(&number)) {
+                entries.push(entry(action, format!("secret/{name}"), reason));
+            }
+        }
+    }
+    for name in answers.all("secret-delete") {
+        entries.push(entry("delete", format!("secret/{name}"), "it is wished no longer"));
+    }
+    entries
+}
+
+/// The last line: what all of it comes to.
+fn summary(entries: &[PlanEntry], growth: i128) -> String {
+    let count = |kind: &str, action: &str| {
+        entries.iter().filter(|entry| entry.resource.starts_with(kind) && entry.action == action).count()
+    };
+    let units = |action| count("unit/", action);
+    let packages = |action| count("package/", action);
+    let reboot = if count("machine/", "reboot") > 0 { "; a reboot is needed" } else { "" };
+    format!(
+        "plan: units: {} to start, {} to stop, {} to restart, {} to reload; packages: {} added, {} changed, {} removed, {}{reboot}",
+        units("start"),
+        units("stop"),
+        units("restart"),
+        units("reload"),
+        packages("create"),
+        packages("update"),
+        packages("delete"),
+        signed(growth)
+    )
 }
 
 fn entry(action: &str, resource: String, reason: &str) -> PlanEntry {

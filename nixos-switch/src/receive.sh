@@ -10,10 +10,10 @@ sum() {
   size=$1 digest=$2
 }
 
-# Compares what is wished with what is there: `send` are the numbers of those to be sent,
-# `differs` is set if anything is to be done, `restart` are the units that it concerns.
+# Compares what is wished with what is there: `missing` and `changed` are numbers, `send` those to
+# be sent, `restart` the units that it concerns; `differs` is set if anything is to be done.
 compare_secrets() {
-  send='' differs='' restart='' missing='' present=0 found=0
+  send='' differs='' restart='' missing='' changed='' present=0 found=0
   [ -n "$secrets_dir" ] || return 0
   keys_in "$secrets_dir"
   ! unsettled_secrets || differs=1
@@ -34,6 +34,7 @@ compare_one() {
     if [ "$(sha256sum <"$file")" != "$digest  -" ]; then send="$send $1"
     elif [ "$keys/$2" -ef "$file" ] && is_owned "$file" "$3" "$4" "$5"; then return 0; fi
   fi
+  [ ! -f "$file" ] || changed="$changed $1"
   differs=1 restart="$restart $6"
 }
 is_owned() {

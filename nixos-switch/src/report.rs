@@ -1,9 +1,9 @@
 //! What is said of a switch: the section `activation`, and the failure if it is one.
 
 use crate::answers::Answers;
-use crate::deploy::{self, End, Wish};
+use crate::deploy::{End, Wish};
 use anyhow::Result;
-use machine_record::{Activation, Failure, Kind, Record, StorePath, log};
+use machine_record::{Activation, Failure, Kind, StorePath, log};
 
 /// Puts together what is known; no section if nothing was learned of the machine.
 pub fn report(wish: &Wish, end: End) -> (Option<Activation>, Result<()>) {
@@ -128,38 +128,4 @@ fn with_way_out(wish: &Wish, error: anyhow::Error) -> anyhow::Error {
     failure
         .hint(format!("its boot entry is still the previous system unless the new one was confirmed: {reboot}"))
         .into()
-}
-
-/// Shows what runs and what boots, against the record.
-pub fn status(wish: &Wish, record: &Record) -> Result<()> {
-    let answers = deploy::ask_once(wish, "status")?;
-    let closure = record.section::<machine_record::Closure>()?.map(|closure| closure.toplevel);
-    let say = |text: String| log::event(&wish.machine, &text);
-    for (name, what) in [("running", "runs"), ("entry", "boots"), ("profile", "profile")] {
-        let path = answers.one(name).unwrap_or("unknown");
-        let mark = match &closure {
-            Some(closure) if closure.as_str() == path => " (the record's)",
-            Some(_) if path != "unknown" => " (not the record's)",
-            _ => "",
-        };
-        say(format!("{what}: {path}{mark}"));
-    }
-    if let Some(number) = answers.one("generation") {
-        say(format!("generation: {number}"));
-    }
-    let parts = answers.all("reboot-for");
-    if !parts.is_empty() {
-        say(format!("reboot pending: {} differ from what was booted", parts.join(", ")));
-    }
-    for (name, what) in [
-        ("deployment", "under way"),
-        ("pending", "a commit was cut short, the next run settles it"),
-        ("leftover", "a switch was cut short, units to start"),
-        ("last", "last deployment since boot"),
-    ] {
-        if let Some(value) = answers.one(name) {
-            say(format!("{what}: {value}"));
-        }
-    }
-    Ok(())
 }

@@ -9,6 +9,8 @@ const COMMON: &str = include_str!("common.sh");
 const SECRETS: &str = include_str!("secrets.sh");
 const SESSION: &str = include_str!("session.sh");
 const RECEIVE: &str = include_str!("receive.sh");
+const LOOK: &str = include_str!("look.sh");
+const GENERATIONS: &str = include_str!("generations.sh");
 const JOB: &str = include_str!("job.sh");
 
 /// Puts the session's script together: assignments, functions, and at the very end the call, so
@@ -21,7 +23,10 @@ pub fn session(values: &[(&str, String)]) -> String {
     // Twice needed, once sent: by this session, and in the file of the detached jobs.
     script += &format!("common_text={}\neval \"$common_text\"\n", quote(&shared()));
     script += &format!("job_text={}\n", quote(&lean(JOB)));
-    script + &lean(SESSION) + &lean(RECEIVE) + "main\n"
+    for part in [SESSION, RECEIVE, LOOK, GENERATIONS] {
+        script += &lean(part);
+    }
+    script + "main\n"
 }
 
 fn shared() -> String {
@@ -61,8 +66,13 @@ mod tests {
     use std::process::{Command, Stdio};
 
     fn run(script: &str) -> String {
-        let mut shell =
-            Command::new("/bin/sh").args(["-s"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut shell = Command::new("/bin/sh")
+            .args(["-s"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         // A shell that has ended early takes no more.
         let _ = shell.stdin.take().unwrap().write_all(script.as_bytes());
         String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap()

@@ -29,6 +29,7 @@ main() {
     give-back) give_back ;;
     dry) dry ;;
     status) status ;;
+    generations) generations ;;
   esac
 }
 
@@ -123,13 +124,13 @@ is_specialisation() {
 start() {
   tell
   wished
-  if [ ! -e "$dir" ] && is_done && same_secrets; then fact stage unchanged; return; fi
+  if [ ! -e "$dir" ] && is_done && same_secrets; then fact stage unchanged; tidy; return; fi
   take
   settle_keys
   tell
   wished
   if is_done; then
-    if same_secrets; then fact stage unchanged; return; fi
+    if same_secrets; then fact stage unchanged; unlock; tidy; return; fi
     # Only the secrets are new; a specialisation that runs stays.
     [ "$action" = boot ] || system=$running
   else
@@ -240,7 +241,11 @@ set_up() {
   : >"$dir.new/token-$token"
   # A garbage collection may come at any moment. The rescuers' tools are the previous system's.
   ln -s "$running" "$dir.new/previous"
-  root pushed "$toplevel" && root previous "$dir/previous" && mv -T "$dir.new" "$dir" || give_up 'cannot prepare the switch'
+  ln -s "$toplevel" "$dir.new/next"
+  ln -s "${tools%/bin}" "$dir.new/tools"
+  ln -s "${shell%/bin/*}" "$dir.new/shell"
+  root previous "$dir/previous" && root next "$dir/next" && root tools "$dir/tools" && root shell "$dir/shell" &&
+    mv -T "$dir.new" "$dir" || give_up 'cannot prepare the switch'
   if [ "$action" = boot ]; then
     : >"$dir/confirmed-$token" && job commit || give_up 'cannot start the job'
   else
@@ -250,6 +255,7 @@ set_up() {
 }
 give_up() {
   rm -rf "$dir" "$dir.new"
+  unroot
   [ -z "$secrets_dir" ] || clear_sets
   disarm
   fail internal "$1: see the messages above"
@@ -281,6 +287,9 @@ follow() {
     [ ! -e "$place/$name" ] || fact $name "$(cat "$place/$name")"
   done
   [ ! -e "$place/failed" ] || while read -r unit; do fact failed "$unit"; done <"$place/failed"
+  if [ "$now" = 'done' ]; then
+    case $(cat "$place/outcome") in switched* | booted-next* | units-failed*) tidy ;; esac
+  fi
 }
 
 # What is new in the log, as its length and then the bytes: lines may come in pieces.
@@ -346,35 +355,4 @@ give_back() {
 returned() {
   [ "$(stage)" != restored ] || decide expired returned
   [ "$(stage)" != returned ] || finish "rolled-back $(cat "$dir/restored")"
-}
-
-# What switch-to-configuration would do; nothing is written.
-dry() {
-  look
-  wished
-  tell
-  if is_done; then fact stage unchanged; return; fi
-  if ! nix-store --check-validity "$toplevel" 2>/dev/null; then fact stage absent; return; fi
-  check
-  for part in kernel initrd kernel-modules; do
-    [ "$(target "$system/$part")" = "$(target "/run/booted-system/$part")" ] || fact reboot-for $part
-  done
-  [ "$(cat "$system/init-interface-version" 2>/dev/null)" = "$(cat "$running/init-interface-version" 2>/dev/null)" ] ||
-    fact reboot-for init
-  [ "$action" = boot ] || "$system/bin/switch-to-configuration" dry-activate 2>&1 </dev/null | sed 's/^/says=/'
-  fact stage dry
-}
-
-status() {
-  tell
-  fact booted "$(target /run/booted-system)"
-  for part in kernel initrd kernel-modules; do
-    [ "$(target "$running/$part")" = "$(target "/run/booted-system/$part")" ] || fact reboot-for $part
-  done
-  if leftover; then fact leftover "$(cat /run/nixos/*-list | sort -u | tr '\n' ' ')"; fi
-  if [ -e "$dir/vars" ]; then
-    fact deployment "$(. "$dir/vars" && echo "$toplevel, $(stage)"), $(cat "$dir/owner")"
-  fi
-  if [ -e "$run/last/outcome" ]; then fact last "$(. "$run/last/vars" && echo "$toplevel: $(cat "$run/last/outcome")")"; fi
-  fact stage status
 }

@@ -64,7 +64,7 @@ fn what_is_refused_changes_nothing() {
     let ran = machine.switch(&new, "--plan").ok();
     let plan = ran.record()["plan"].clone();
     assert!(plan.as_array().unwrap().iter().any(|entry| entry["resource"] == "unit/greeter.service"), "{plan}");
-    let ran = machine.switch(&new, "--action dry-activate").ok();
+    let ran = machine.switch(&new, "-v --action dry-activate").ok();
     assert_eq!(said(&ran).0, "dry");
     assert!(ran.stderr.contains("would activate the configuration"), "{}", ran.stderr);
     let ran = machine.switch(&new, "--status").ok();

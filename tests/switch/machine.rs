@@ -127,7 +127,7 @@ impl Machine {
              readlink -f /etc/static
              echo $(systemctl is-active greeter) $(cat /etc/greeting 2>/dev/null)
              echo $(systemctl list-units 'nixpipe*' --all --plain --no-legend | cut -d' ' -f1) \
-               $(cd /run/nixos && ls | grep list) $(readlink -e /nix/var/nix/gcroots/nixpipe/previous) \
+               $(cd /run/nixos && ls | grep list) $(cd /nix/var/nix/gcroots/nixpipe 2>/dev/null && for root in *; do [ ! -e $root ] || echo $root; done | grep -v pushed) \
                $(ls /var/lib/nixpipe 2>/dev/null) $(ls /run/nixpipe 2>/dev/null | grep -v -e lock -e last)",
         );
         let mut lines = ran.ok().stdout.lines().map(str::to_string).collect::<Vec<_>>().into_iter();

@@ -5,8 +5,10 @@
 
 mod broken;
 mod fleet;
+mod generations;
 mod guards;
 mod interrupted;
 mod machine;
+mod plan;
 mod secrets;
 mod window;
