@@ -95,7 +95,10 @@ impl Channel {
     pub fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize> {
         loop {
             match self.try_read(buffer)? {
-                Some(count) => return Ok(count),
+                Some(count) => {
+                    self.turns.heard();
+                    return Ok(count);
+                }
                 None => self.wire.wait(false)?,
             }
         }
@@ -125,11 +128,7 @@ impl Channel {
     }
 
     fn take_in(&mut self) -> Result<bool> {
-        let any = self.wire.take_in(&mut self.heard)?;
-        if any {
-            self.turns.heard();
-        }
-        Ok(any)
+        self.wire.take_in(&mut self.heard)
     }
 
     /// Waits for the command's end and gives its exit status; -1 if a signal ended it. Where

@@ -1,10 +1,12 @@
 //! Compression of the stream, as strong as the link is slow.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use flate2::write::GzEncoder;
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use zstd::zstd_safe::CParameter;
+use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective;
+use zstd::zstd_safe::{CCtx, CParameter, ErrorCode, InBuffer, OutBuffer, ResetDirective, get_error_name};
 
 /// How the stream to a machine is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,7 +29,7 @@ const JOB: u32 = 4 << 20;
 
 /// Compresses one whole stream: those of several packers may follow each other.
 pub enum Packer {
-    Zstd(Box<zstd::Encoder<'static, Vec<u8>>>),
+    Zstd(Zstd),
     Gzip(Box<GzEncoder<Vec<u8>>>),
     None(Vec<u8>),
 }
@@ -36,14 +38,7 @@ impl Packer {
     /// `level` is one of [`Pace`]; with more than one thread, zstd works beside its caller.
     pub fn new(packing: Packing, level: i32, threads: usize) -> Result<Self> {
         Ok(match packing {
-            Packing::Zstd => {
-                let mut encoder = zstd::Encoder::new(Vec::new(), level)?;
-                if threads > 1 {
-                    encoder.multithread(threads as u32)?;
-                    encoder.set_parameter(CParameter::JobSize(JOB))?;
-                }
-                Packer::Zstd(Box::new(encoder))
-            }
+            Packing::Zstd => Packer::Zstd(Zstd::new(level, threads)?),
             Packing::Gzip => Packer::Gzip(Box::new(GzEncoder::new(Vec::new(), flate2::Compression::fast()))),
             Packing::None => Packer::None(Vec::new()),
         })
@@ -52,7 +47,7 @@ impl Packer {
     /// Takes a piece in.
     pub fn pack(&mut self, piece: &[u8]) -> Result<()> {
         match self {
-            Packer::Zstd(encoder) => encoder.write_all(piece)?,
+            Packer::Zstd(zstd) => zstd.run(piece, ZSTD_EndDirective::ZSTD_e_continue)?,
             Packer::Gzip(encoder) => encoder.write_all(piece)?,
             Packer::None(bytes) => bytes.extend_from_slice(piece),
         }
@@ -62,7 +57,7 @@ impl Packer {
     /// What is ready to be sent.
     pub fn ready(&mut self) -> &mut Vec<u8> {
         match self {
-            Packer::Zstd(encoder) => encoder.get_mut(),
+            Packer::Zstd(zstd) => &mut zstd.ready,
             Packer::Gzip(encoder) => encoder.get_mut(),
             Packer::None(bytes) => bytes,
         }
@@ -71,11 +66,71 @@ impl Packer {
     /// Gives the rest.
     pub fn finish(self) -> Result<Vec<u8>> {
         Ok(match self {
-            Packer::Zstd(encoder) => encoder.finish()?,
+            Packer::Zstd(mut zstd) => {
+                zstd.run(&[], ZSTD_EndDirective::ZSTD_e_end)?;
+                std::mem::take(&mut zstd.ready)
+            }
             Packer::Gzip(encoder) => encoder.finish()?,
             Packer::None(bytes) => bytes,
         })
     }
+}
+
+/// A compressor whose memory, up to 40 MB a thread, is used again by the next: what many threads
+/// take and give back would stay with each of them.
+pub struct Zstd {
+    context: Option<CCtx<'static>>,
+    threads: usize,
+    ready: Vec<u8>,
+}
+
+/// Compressors that nobody uses, and for how many threads they are.
+static IDLE: Mutex<Vec<(usize, CCtx<'static>)>> = Mutex::new(Vec::new());
+
+impl Zstd {
+    fn new(level: i32, threads: usize) -> Result<Zstd> {
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        // The last one used: it has grown already, and others stay small.
+        let known = idle.iter().rposition(|(count, _)| *count == threads);
+        let mut context = known.map_or_else(CCtx::create, |at| idle.remove(at).1);
+        drop(idle);
+        let mut set = |parameter| context.set_parameter(parameter).map_err(said);
+        set(CParameter::CompressionLevel(level))?;
+        if threads > 1 {
+            set(CParameter::NbWorkers(threads as u32))?;
+            set(CParameter::JobSize(JOB))?;
+        }
+        Ok(Zstd { context: Some(context), threads, ready: Vec::new() })
+    }
+
+    fn run(&mut self, piece: &[u8], end: ZSTD_EndDirective) -> Result<()> {
+        let Some(context) = &mut self.context else { return Ok(()) };
+        let mut input = InBuffer::around(piece);
+        let ends = matches!(end, ZSTD_EndDirective::ZSTD_e_end);
+        loop {
+            self.ready.reserve(CCtx::out_size());
+            let at = self.ready.len();
+            let mut output = OutBuffer::around_pos(&mut self.ready, at);
+            let left = context.compress_stream2(&mut output, &mut input, end).map_err(said)?;
+            if if ends { left == 0 } else { input.pos() == piece.len() } {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Drop for Zstd {
+    fn drop(&mut self) {
+        if let Some(mut context) = self.context.take()
+            && context.reset(ResetDirective::SessionOnly).is_ok()
+        {
+            IDLE.lock().unwrap_or_else(PoisonError::into_inner).push((self.threads, context));
+        }
+    }
+}
+
+fn said(code: ErrorCode) -> anyhow::Error {
+    anyhow!("zstd: {}", get_error_name(code))
 }
 
 /// Who waits for whom: the link for the compressor, or the other way round.

@@ -23,8 +23,8 @@ const PART: usize = 256 * 1024;
 const WAITING: usize = 24 << 20;
 /// How many groups are made ahead of the one that is being sent.
 const AHEAD: usize = 6;
-/// Most groups that are made at a time: a compressor holds up to 40 MB.
-const MAKERS: usize = 4;
+/// Most groups that are made at a time: a compressor holds up to 40 MB, and two keep up with a gigabit.
+const MAKERS: usize = 2;
 /// What is left free on the file's disk.
 const SPARE: u64 = 512 << 20;
 
