@@ -6,6 +6,7 @@ use crate::tags;
 use aws_sdk_ec2::types::{Instance, Tag};
 use clap::ValueEnum;
 use machine_record::{Failure, Kind, log};
+use machine_ssh::Jump;
 use std::cell::Cell;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Trust<'a> {
     /// Keys or fingerprints that are known from an earlier run
     pub known: Vec<String>,
     pub machine: &'a str,
+    /// The hosts on the way
+    pub jump: Option<&'a Jump>,
     /// What is waited for, to be told if the time is up
     pub step: &'a Cell<&'static str>,
 }
@@ -55,9 +58,9 @@ pub async fn learn(region: &Region, instance: &Instance, host: &str, trust: Trus
     let id = instance.instance_id().unwrap_or_default();
     log::event(machine, &format!("waiting for ssh at {host}"));
     trust.step.set("waiting for ssh to answer");
-    let shown = answer(host).await;
+    let shown = answer(host, trust.jump).await;
     if !trust.known.is_empty() {
-        let key = prove(host, shown, &trust.known, "that it was known by").await?;
+        let key = prove((host, trust.jump), shown, &trust.known, "that it was known by").await?;
         if tagged(instance).is_empty() {
             remember(region, machine, id, &key).await?;
         }
@@ -84,7 +87,7 @@ pub async fn learn(region: &Region, instance: &Instance, host: &str, trust: Trus
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             };
-            prove(host, shown, &printed, "that it has printed on its console").await?
+            prove((host, trust.jump), shown, &printed, "that it has printed on its console").await?
         }
     };
     remember(region, machine, id, &key).await?;
@@ -92,19 +95,19 @@ pub async fn learn(region: &Region, instance: &Instance, host: &str, trust: Trus
 }
 
 /// Gives back the key that matches; asks for the machine's other keys before it says no.
-async fn prove(host: &str, shown: String, known: &[String], which: &str) -> Result<String, Failure> {
+async fn prove(at: (&str, Option<&Jump>), shown: String, known: &[String], which: &str) -> Result<String, Failure> {
     if matches(&shown, known) {
         return Ok(shown);
     }
     for kind in KINDS {
-        if let Ok(other) = ask(host, kind).await
+        if let Ok(other) = ask(at, kind).await
             && matches(&other, known)
         {
             return Ok(other);
         }
     }
     let fingerprint = machine_ssh::fingerprint(&shown)?;
-    Err(Failure::new(Kind::HostKey, format!("{host} shows {fingerprint}, none of the host keys {which}")).hint(
+    Err(Failure::new(Kind::HostKey, format!("{} shows {fingerprint}, none of the host keys {which}", at.0)).hint(
         "something else answers at that address, or the machine was given new keys: look at its console before you trust it",
     ))
 }
@@ -116,19 +119,20 @@ fn matches(key: &str, known: &[String]) -> bool {
 }
 
 /// The first key that sshd shows, however long that takes.
-async fn answer(host: &str) -> String {
+async fn answer(host: &str, jump: Option<&Jump>) -> String {
     loop {
-        if let Ok(key) = ask(host, KINDS[0]).await {
+        if let Ok(key) = ask((host, jump), KINDS[0]).await {
             return key;
         }
         tokio::time::sleep(KNOCK).await;
     }
 }
 
-async fn ask(host: &str, kind: &'static str) -> anyhow::Result<String> {
-    let host = host.to_string();
-    let asked =
-        tokio::task::spawn_blocking(move || machine_ssh::host_key(&host, 22, None, &[kind], Duration::from_secs(5)));
+async fn ask((host, jump): (&str, Option<&Jump>), kind: &'static str) -> anyhow::Result<String> {
+    let (host, jump) = (host.to_string(), jump.cloned());
+    let asked = tokio::task::spawn_blocking(move || {
+        machine_ssh::host_key(&host, 22, jump.as_ref(), &[kind], Duration::from_secs(5))
+    });
     asked.await?
 }
 

@@ -5,7 +5,7 @@ use crate::mend::Allowed;
 use crate::plan::Plan;
 use crate::region::Region;
 use crate::rule_changes::RuleChanges;
-use crate::up::{TOOL, add_ssh};
+use crate::up::{TOOL, add_ssh, way};
 use crate::wish::Wish;
 use crate::{address, adopt, group, image, instance, key_pair, subnet, tags};
 use anyhow::Result;
@@ -78,7 +78,7 @@ pub async fn look(
         plan.add(record, entry("start", resource, "it is stopped"))?;
     }
     record.put(&instance::section(found, false))?;
-    add_ssh(record, found, None)
+    add_ssh(record, found, None, &way(record)?)
 }
 
 /// Says what would be done about the machine's own security group.

@@ -14,6 +14,7 @@ use anyhow::Result;
 use aws_sdk_ec2::types::Instance;
 use clap::ValueEnum;
 use machine_record::{Failure, Job, KeyPair, Kind, Record, Ssh, StreamArgs, Tool, log};
+use machine_ssh::Jump;
 use std::cell::Cell;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -89,6 +90,7 @@ async fn one(context: Rc<Context>, mut job: Job) {
 impl Context {
     async fn machine(&self, record: &mut Record, step: &Cell<&'static str>) -> Result<()> {
         let name = record.name();
+        let way = way(record)?;
         let wish = Wish::of(record, &self.args.wish)?;
         let region = self.regions.of(&self.args.account.region_of(record).await?).await?;
         let mut found = instance::find(&region, &name).await?;
@@ -124,7 +126,7 @@ impl Context {
             started = address::ensure(&region, &name, &id, &wish.tags).await?;
         }
         if self.args.wait == Wait::None {
-            return add_ssh(record, &started, None);
+            return add_ssh(record, &started, None, &way);
         }
         step.set("waiting for it to run");
         let running = match instance::state(&started) {
@@ -133,7 +135,7 @@ impl Context {
         };
         record.put(&instance::section(&running, created))?;
         if self.args.wait == Wait::Running {
-            return add_ssh(record, &running, None);
+            return add_ssh(record, &running, None, &way);
         }
         let host = instance::host(&running).ok_or_else(|| {
             Failure::new(Kind::Unreachable, format!("{id} has no address")).hint("take a --subnet that gives addresses")
@@ -143,10 +145,10 @@ impl Context {
             let path = host_key_file::path(&region.deployment, &name, record.section()?.as_ref());
             known.extend(host_key_file::read(&path)?.map(|key| host_key_file::public(&key)).transpose()?);
         }
-        let trust = Trust { source: self.args.host_key, known, machine: &name, step };
+        let trust = Trust { source: self.args.host_key, known, machine: &name, jump: way.as_ref(), step };
         let key = host_key::learn(&region, &running, host, trust).await?;
         log::event(&name, &format!("{id} is up at {host}"));
-        add_ssh(record, &running, Some(key))
+        add_ssh(record, &running, Some(key), &way)
     }
 
     /// Makes a new machine.
@@ -215,8 +217,24 @@ impl Context {
 }
 
 /// How to log in; without a proven key the ones that were proven before.
-pub fn add_ssh(record: &mut Record, instance: &Instance, key: Option<String>) -> Result<()> {
+pub fn add_ssh(record: &mut Record, instance: &Instance, key: Option<String>, way: &Option<Jump>) -> Result<()> {
     let Some(host) = instance::host(instance) else { return Ok(()) };
     let host_keys = key.map_or_else(|| host_key::tagged(instance), |key| vec![key]);
-    Ok(record.put(&Ssh { host: host.into(), port: 22, user: "root".into(), host_keys, jump: None })?)
+    Ok(record.put(&Ssh {
+        host: host.into(),
+        port: 22,
+        user: "root".into(),
+        host_keys,
+        jump: way.as_ref().map(ToString::to_string),
+    })?)
+}
+
+/// The hosts on the way, which only the user can know.
+pub fn way(record: &Record) -> Result<Option<Jump>> {
+    #[derive(serde::Deserialize)]
+    struct Way {
+        jump: Option<String>,
+    }
+    let way: Option<Way> = record.read("ssh")?;
+    Ok(way.and_then(|way| way.jump).map(|jump| jump.parse()).transpose()?)
 }
