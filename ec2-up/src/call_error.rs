@@ -75,7 +75,7 @@ impl CallError {
     fn hint(&self) -> Option<String> {
         let Some(code) = self.code.as_deref() else {
             return match self.kind {
-                Kind::Denied => Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE".into()),
+                Kind::Denied => Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile with SSO: aws sso login".into()),
                 Kind::Timeout => Some("run it again: nothing is made twice; or wait longer with --call-timeout".into()),
                 _ => Some("run it again: nothing is made twice".into()),
             };

@@ -204,9 +204,9 @@ fn failure<E: ProvideErrorMetadata + Error + 'static>(region: &str, error: &SdkE
         SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
             Failure::new(Kind::Unreachable, message)
         }
-        SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => {
-            Failure::new(Kind::Denied, message).hint("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
-        }
+        SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => Failure::new(Kind::Denied, message).hint(
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile with SSO: aws sso login",
+        ),
         _ => Failure::new(Kind::Unreachable, message),
     }
 }
