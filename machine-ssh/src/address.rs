@@ -1,8 +1,10 @@
 //! Where a machine is, and how it is known.
 
+use crate::args::LoginArgs;
+use crate::elevate::Elevation;
 use crate::jump::Jump;
 use machine_record::{Failure, KeyPair, Kind, Record, Ssh};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// How to reach a machine and what it must show.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub struct Address {
     pub jump: Option<Jump>,
     /// What makes the connection
     pub client: Client,
+    /// How the login becomes root
+    pub elevation: Elevation,
 }
 
 /// The programs that can speak SSH for us.
@@ -37,13 +41,12 @@ pub enum Client {
 }
 
 impl Address {
-    /// Reads a record's `ssh` and, if it is there, `keyPair`. `program` is OpenSSH's client, if
-    /// that is to make the connection.
+    /// Reads a record's `ssh` and, if it is there, `keyPair`, and what the flags say of the login.
     ///
     /// # Errors
     /// Kind `input` where `ssh` is missing, or names what could be no host, user or jump host;
     /// kind `host-key` where no host key is known.
-    pub fn of(record: &Record, program: Option<&Path>) -> Result<Address, Failure> {
+    pub fn of(record: &Record, args: &LoginArgs) -> Result<Address, Failure> {
         let ssh: Ssh = record.require()?;
         let key_pair: Option<KeyPair> = record.section()?;
         if ssh.host_keys.is_empty() {
@@ -69,7 +72,8 @@ impl Address {
             private_key: key_pair.as_ref().and_then(|pair| pair.private_key_file.as_ref()).map(PathBuf::from),
             public_key: key_pair.map(|pair| pair.public_key),
             jump: ssh.jump.as_deref().map(str::parse).transpose()?,
-            client: program.map_or(Client::Libssh2, |program| Client::OpenSsh(program.into())),
+            client: args.program().map_or(Client::Libssh2, |program| Client::OpenSsh(program.into())),
+            elevation: args.elevation(),
         })
     }
 }

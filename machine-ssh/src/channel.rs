@@ -137,9 +137,40 @@ impl Channel {
         self.end()
     }
 
+    /// Waits until the command says something; false at the end.
+    pub(crate) fn hear(&mut self) -> Result<bool> {
+        while !self.heard.ended {
+            if self.take_in()? {
+                return Ok(true);
+            }
+            if !self.heard.ended {
+                self.wire.wait(false)?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Drops what came on stdout up to these words, and them; false if they have not come.
+    pub(crate) fn skip_to_stdout(&mut self, words: &str) -> bool {
+        let found = position(self.heard.stdout.make_contiguous(), words);
+        found.map(|end| self.heard.stdout.drain(..end)).is_some()
+    }
+
+    /// The same of stderr.
+    pub(crate) fn skip_to_stderr(&mut self, words: &str) -> bool {
+        let found = position(&self.heard.stderr, words);
+        found.map(|end| self.heard.stderr.drain(..end)).is_some()
+    }
+
     pub(crate) fn end(&mut self) -> Result<i32> {
         let mut rest = [0; 8192];
         while self.read_some(&mut rest)? > 0 {}
         self.wire.status(&mut self.heard)
     }
+}
+
+/// Where words end in what was heard.
+fn position(heard: &[u8], words: &str) -> Option<usize> {
+    let start = heard.windows(words.len()).position(|window| window == words.as_bytes())?;
+    Some(start + words.len())
 }

@@ -7,8 +7,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod address;
+mod args;
 mod channel;
 mod complaint;
+mod elevate;
 mod host_key;
 mod jump;
 mod libssh2;
@@ -16,7 +18,9 @@ mod openssh;
 mod session;
 
 pub use address::{Address, Client};
+pub use args::LoginArgs;
 pub use channel::{Channel, Output};
+pub use elevate::{Elevation, Password};
 pub use host_key::{fingerprint, host_key};
 pub use jump::Jump;
 pub use session::Session;

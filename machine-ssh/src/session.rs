@@ -1,6 +1,7 @@
 //! One login on a machine, whichever client made it.
 
 use crate::channel::{Channel, Output, Turns, Wire};
+use crate::elevate::Elevation;
 use crate::{Address, Client, libssh2, openssh};
 use anyhow::Result;
 use machine_record::log;
@@ -15,6 +16,7 @@ const LOGIN_OPEN_SSH: u64 = 8;
 /// A login on a machine whose host key was checked. It ends when it and its channels are dropped.
 pub struct Session {
     connection: Box<dyn Connection>,
+    elevation: Elevation,
     turns: Rc<Turns>,
 }
 
@@ -44,7 +46,7 @@ impl Session {
             Client::Libssh2 => (Box::new(libssh2::connect(address, timeout)?), LOGIN),
             Client::OpenSsh(program) => (Box::new(openssh::connect(program, address, timeout)?), LOGIN_OPEN_SSH),
         };
-        Ok(Session { connection, turns: Rc::new(Turns::after(login)) })
+        Ok(Session { connection, elevation: address.elevation.clone(), turns: Rc::new(Turns::after(login)) })
     }
 
     /// How often the machine was waited for so far: to connect and to log in, and whenever it
@@ -72,8 +74,16 @@ impl Session {
         Ok(Output { status, stdout, stderr })
     }
 
-    /// Begins a command, with both directions open. It runs under the user's login shell.
+    /// Begins a command, with both directions open. It runs under the user's login shell, or
+    /// where the login is to become root, under /bin/sh.
+    ///
+    /// # Errors
+    /// Kind `denied` where it cannot become root.
     pub fn open(&self, command: &str) -> Result<Channel> {
+        self.elevation.open(command, |command| self.begin(command))
+    }
+
+    fn begin(&self, command: &str) -> Result<Channel> {
         // One for the channel, one for the command.
         let wire = self.connection.open(command)?;
         for _ in 0..2 {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use machine_record::{Failure, Kind};
-use machine_ssh::{Address, Client, Session, fingerprint, host_key};
+use machine_ssh::{Address, Client, Elevation, Session, fingerprint, host_key};
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -61,6 +61,7 @@ impl Sshd {
             public_key: None,
             jump: None,
             client: Client::Libssh2,
+            elevation: Elevation::None,
         }
     }
 

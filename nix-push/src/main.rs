@@ -9,7 +9,8 @@ use clap::{Parser, ValueEnum};
 use closure::Closures;
 use evaluate::Settings;
 use evaluators::Evaluators;
-use machine_record::{Failure, Kind, Record, StreamArgs, Tool};
+use machine_record::{Failure, Kind, Record, StreamArgs, Tool, log};
+use machine_ssh::LoginArgs;
 use share::Shared;
 use sign::Signer;
 use source::Source;
@@ -155,9 +156,8 @@ struct Args {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = machine_record::duration)]
     timeout: Duration,
 
-    /// Connect with OpenSSH's client, such as ssh, and its configuration [default: libssh2, without]
-    #[arg(long, value_name = "PROGRAM")]
-    ssh: Option<PathBuf>,
+    #[command(flatten)]
+    login: LoginArgs,
 
     #[command(flatten)]
     stream: StreamArgs,
@@ -188,6 +188,10 @@ impl AsRef<StreamArgs> for Args {
 
 fn main() -> ExitCode {
     let args: Args = machine_record::parse();
+    if let Err(failure) = args.login.prepare(TOOL.name) {
+        log::failure("", &failure);
+        return ExitCode::from(2);
+    }
     let settings = args.settings();
     machine_record::for_each(TOOL, &args.stream, |record| {
         let source = args.source(record)?;

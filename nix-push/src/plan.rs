@@ -43,7 +43,7 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
         // The machine is one that an earlier step would make.
         (closure.infos.len(), closure.bytes())
     } else {
-        let remote = Remote::connect(&Address::of(record, args.ssh.as_deref())?, args.timeout, &OnceLock::new())?;
+        let remote = Remote::connect(&Address::of(record, &args.login)?, args.timeout, &OnceLock::new())?;
         if remote.facts.has.contains(toplevel) {
             (0, 0)
         } else {

@@ -63,7 +63,7 @@ fn work(
     record: &Record,
     written: &mut Option<Section>,
 ) -> Result<()> {
-    let address = Address::of(record, args.ssh.as_deref())?;
+    let address = Address::of(record, &args.login)?;
     let stop = AtomicBool::new(false);
     let known = OnceLock::new();
     let began = Instant::now();

@@ -2,7 +2,7 @@
 
 use crate::answers::{Answers, Reader};
 use crate::secrets::Secrets;
-use crate::{Action, Args, Elevate, script};
+use crate::{Action, Args, script};
 use anyhow::Result;
 use machine_record::{Activation, Closure, Failure, Instance, Kind, Record, StorePath, Wish as Wishes, log};
 use machine_ssh::{Address, Session};
@@ -38,7 +38,7 @@ impl<'a> Wish<'a> {
     pub fn of(args: &'a Args, record: &Record) -> Result<Wish<'a>> {
         let wishes: Wishes = record.section()?.unwrap_or_default();
         let last: Option<Activation> = record.section()?;
-        let address = Address::of(record, args.ssh.as_deref())?;
+        let address = Address::of(record, &args.login)?;
         let mut proof = address.clone();
         if let Some((host, port)) = &args.confirm_via {
             (proof.host, proof.port) = (host.clone(), *port);
@@ -286,12 +286,7 @@ impl Run<'_> {
 /// Runs the script on the machine and gives what it wrote on stderr.
 fn hear(reader: &mut Reader, address: &Address, wish: &Wish, script: &str) -> Result<String> {
     let session = Session::connect(address, wish.args.connect_timeout)?;
-    let elevate = match wish.args.elevate {
-        Elevate::None => "",
-        Elevate::Sudo => "sudo -n ",
-        Elevate::Doas => "doas -n ",
-    };
-    let mut channel = session.open(&format!("exec {elevate}{}", script::command(script)))?;
+    let mut channel = session.open(&format!("exec {}", script::command(script)))?;
     channel.write_all(script.as_bytes())?;
     let mut secrets = wish.secrets.as_ref();
     if secrets.is_none() {

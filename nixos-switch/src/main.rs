@@ -8,7 +8,7 @@
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use machine_record::{Failure, Kind, Record, StorePath, StreamArgs, Tool, log};
-use std::path::PathBuf;
+use machine_ssh::LoginArgs;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -119,13 +119,8 @@ pub struct Args {
     #[arg(long, value_name = "PATH", value_parser = secrets::folder)]
     secrets_dir: Option<String>,
 
-    /// Become root on the machine, without a password
-    #[arg(long, value_enum, default_value_t = Elevate::None)]
-    elevate: Elevate,
-
-    /// Connect with OpenSSH's client, such as ssh, and its configuration [default: libssh2, without]
-    #[arg(long, value_name = "PROGRAM")]
-    ssh: Option<PathBuf>,
+    #[command(flatten)]
+    login: LoginArgs,
 
     #[command(flatten)]
     stream: StreamArgs,
@@ -155,17 +150,6 @@ impl Action {
     }
 }
 
-/// How to become root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Elevate {
-    /// Log in as root
-    None,
-    /// With sudo
-    Sudo,
-    /// With doas
-    Doas,
-}
-
 impl AsRef<StreamArgs> for Args {
     fn as_ref(&self) -> &StreamArgs {
         &self.stream
@@ -174,6 +158,10 @@ impl AsRef<StreamArgs> for Args {
 
 fn main() -> ExitCode {
     let args: Args = machine_record::parse();
+    if let Err(failure) = args.login.prepare(TOOL.name) {
+        log::failure("", &failure);
+        return ExitCode::from(2);
+    }
     let failures = AtomicU32::new(0);
     machine_record::for_each(TOOL, &args.stream, |record| {
         check_failures(args.max_failures, failures.load(Ordering::SeqCst))?;

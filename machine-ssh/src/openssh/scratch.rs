@@ -56,7 +56,7 @@ impl Scratch {
                     symlink(&target, self.folder.join(format!("key{suffix}"))).context("cannot prepare the login")?;
                 }
             }
-        } else if let Some(key) = &address.public_key {
+        } else if let Some(key) = address.public_key.as_ref().filter(|key| crate::host_key::blob(key).is_some()) {
             self.write("key", &format!("{key}\n"))?;
         } else {
             return Ok(());
