@@ -127,7 +127,7 @@ fn serves(builders: &str, system: &str) -> bool {
 }
 
 /// The derivation that failed first: those after it failed for want of it.
-fn failed(stderr: &[String]) -> Option<&str> {
+pub fn failed(stderr: &[String]) -> Option<&str> {
     stderr.iter().filter(|line| line.contains("error: builder for")).find_map(|line| line.split('\'').nth(1))
 }
 

@@ -122,7 +122,7 @@ impl Evaluators {
         if last && state.running.len() > 1 {
             // It is waited for by who started it; a kill that comes too late does no harm.
             seen.ended = child.kill().is_ok();
-        } else if state.running.len() == 1 && !std::mem::replace(&mut seen.warned, true) {
+        } else if state.running.len() == 1 && bytes > self.memory && !std::mem::replace(&mut seen.warned, true) {
             let mebibytes = |bytes: u64| bytes >> 20;
             let (taken, given) = (mebibytes(bytes), mebibytes(self.memory));
             log::warning(

@@ -4,6 +4,7 @@
 //! protocol: it is asked what is valid, and keeps what is still to come from being collected as
 //! garbage. The second takes the paths as one compressed stream, and roots the system.
 
+use crate::build;
 use crate::nix;
 use crate::pack::Packing;
 use crate::serve::Serve;
@@ -251,7 +252,12 @@ pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath) -> Res
         }
     }
     if let Some(error) = words(errors.join("\n").as_bytes()) {
-        return Err(Failure::new(Kind::Build, format!("the machine cannot build {toplevel}: {error}")).into());
+        let failure = Failure::new(Kind::Build, format!("the machine cannot build {toplevel}: {error}"));
+        return Err(match build::failed(&errors) {
+            Some(drv) => failure.hint(format!("for the whole log, run on the machine: nix-store --read-log {drv}")),
+            None => failure,
+        }
+        .into());
     }
     Err(unkept(channel).into())
 }

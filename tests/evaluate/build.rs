@@ -1,0 +1,157 @@
+//! Where a system is built, and what is said of it.
+
+use crate::machine::{Machines, toplevel};
+use serde_json::json;
+use tests::Folder;
+
+fn module(name: &str, more: &str) -> String {
+    format!(
+        "{{ pkgs, ... }}: {{ imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];
+          system.stateVersion = \"20.09\"; environment.etc.unique.text = \"{name} {}\"; {more} }}",
+        std::process::id()
+    )
+}
+
+/// A path that takes a word with each line that it says while it is built.
+fn built(script: &str) -> String {
+    format!("environment.etc.made.source = pkgs.runCommand \"made\" {{ }} ''{script}'';")
+}
+
+#[test]
+fn each_place_to_build() {
+    let machines = Machines::new("build", 2);
+    let here = |path: &str| machines.folder.sh(&format!("nix-store --check-validity {path}"), "").status == 0;
+    let there =
+        |machine: usize, path: &str| machines.ssh(machine, &format!("nix-store --check-validity {path}")).status == 0;
+
+    machines.write("here.nix", &module("here", &built("echo hello from here; echo 1 > $out")));
+    let ran = machines.push("here.nix", &json!({})).ok();
+    assert!(here(&toplevel(&ran)) && there(0, &toplevel(&ran)));
+    assert_eq!(ran.record()["closure"]["built"], true);
+
+    machines.write(
+        "there.nix",
+        &module("there", &built("echo hello from $(cat /proc/sys/kernel/hostname); echo 1 > $out")),
+    );
+    let ran = machines.push("-v --build-on machine there.nix", &json!({})).ok();
+    assert!(!here(&toplevel(&ran)) && there(0, &toplevel(&ran)));
+    assert_eq!(ran.record()["closure"]["built"], true);
+    assert!(ran.stderr.contains("t3.micro has at most 1 GiB"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("hello from"), "the log comes back\n{}", ran.stderr);
+
+    // The second machine builds for this Nix, over ssh.
+    machines.write("builder.nix", &module("builder", &built("echo hello from the builder; echo 1 > $out")));
+    let record = &machines.records[1];
+    let key = machines.folder.path().join(record["keyPair"]["privateKeyFile"].as_str().unwrap());
+    let host_key =
+        machines.folder.sh("base64 -w0", format!("{}\n", record["ssh"]["hostKeys"][0].as_str().unwrap())).ok().stdout;
+    let builder = |system: &str| {
+        let host = record["ssh"]["host"].as_str().unwrap();
+        let program = "remote-program=/run/current-system/sw/bin/nix-store";
+        format!(
+            "--option max-jobs 0 --builders 'ssh://root@{host}?{program} {system} {} 1 1 - - {host_key}'",
+            key.display()
+        )
+    };
+    let ran = machines.push(&format!("-v {} builder.nix", builder("x86_64-linux")), &json!({})).ok();
+    assert!(here(&toplevel(&ran)) && there(0, &toplevel(&ran)));
+    let made = format!("nix-store --check-validity $(readlink -f {}/etc/made)", toplevel(&ran));
+    let made = machines.folder.sh(&made.replace("nix-store --check-validity", "echo"), "").ok().stdout;
+    assert!(there(1, made.trim()), "the builder built it\n{}", ran.stderr);
+}
+
+#[test]
+fn a_build_that_fails_shows_its_last_lines_and_how_to_see_the_rest() {
+    let machines = Machines::new("fails", 1);
+    machines.write("bad.nix", &module("bad", &built("for i in $(seq 30); do echo line $i; done; exit 3")));
+    for place in ["here", "machine"] {
+        let ran = machines.push(&format!("--build-on {place} bad.nix"), &json!({}));
+        assert_eq!(ran.status, 1);
+        let error = &ran.record()["error"];
+        assert_eq!(error["kind"], "build", "{error}");
+        assert!(ran.stderr.contains("line 30"), "{}", ran.stderr);
+        let hint = error["hint"].as_str().unwrap_or_default();
+        assert!(hint.contains("--read-log /nix/store/") && hint.contains("-made.drv"), "{place}: {error}");
+    }
+}
+
+#[test]
+fn a_plan_says_what_would_be_built_and_sent_and_does_neither() {
+    let machines = Machines::new("plan", 1);
+    machines.write("plan.nix", &module("plan", &built("echo 1 > $out")));
+    let planned = machines.push("--plan plan.nix", &json!({})).ok().record();
+    let plan = planned["plan"].as_array().unwrap();
+    assert_eq!((&plan[0]["action"], &plan[1]["action"]), (&json!("build"), &json!("send")));
+    let path = plan[0]["resource"].as_str().unwrap().replace("closure/", "/nix/store/");
+    assert_ne!(machines.folder.sh(&format!("nix-store --check-validity {path}"), "").status, 0);
+    assert!(
+        plan[0]["details"]["build"].as_array().unwrap().iter().any(|drv| drv.as_str().unwrap().ends_with("-made.drv"))
+    );
+    machines
+        .folder
+        .sh(&format!("nix-store --realise {}", plan[0]["details"]["build"].as_array().unwrap().last().unwrap()), "")
+        .ok();
+    let planned = machines.push("--plan plan.nix", &json!({})).ok().record();
+    let sends = &planned["plan"][0];
+    assert_eq!(sends["action"], "send");
+    assert_ne!(machines.ssh(0, &format!("nix-store --check-validity {path}")).status, 0);
+    let closure = machines.push("plan.nix", &json!({})).ok().record()["closure"].clone();
+    assert_eq!(
+        (&sends["details"]["paths"], &sends["details"]["bytes"]),
+        (&closure["sentPaths"], &closure["sentBytes"])
+    );
+    assert!(machines.push("--plan plan.nix", &json!({})).ok().record()["plan"].is_null(), "nothing is to be done");
+}
+
+#[test]
+fn what_is_missing_here_has_a_message_and_a_hint() {
+    let folder = Folder::new("missing");
+    tests::cloud();
+    std::fs::write(folder.path().join("c.nix"), module("missing", "")).unwrap();
+    std::fs::write(folder.path().join("bare.nix"), "{ }").unwrap();
+    for (command, kind, words) in [
+        ("NIX_PATH= nix-push --plan c.nix", "evaluation", "--nixpkgs PATH"),
+        (
+            "mkdir -p bin; ln -sf $(command -v nix-push) bin; PATH=$PWD/bin nix-push --plan c.nix",
+            "not-found",
+            "install Nix",
+        ),
+        ("nix-push --plan bare.nix", "evaluation", "amazon-image.nix"),
+        ("nix-push --plan --hermetic nowhere.nix", "input", "nowhere.nix"),
+    ] {
+        let ran = folder.sh(command, r#"{"name":"a"}"#);
+        let error = &ran.record()["error"];
+        assert_eq!(error["kind"], kind, "{command}: {error}");
+        assert!(error.to_string().contains(words), "{command}: {error}");
+    }
+}
+
+#[test]
+fn what_a_machine_needs_to_come_back_is_warned_of() {
+    let folder = Folder::new("warned");
+    tests::cloud();
+    let image = "imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];";
+    let version = "system.stateVersion = \"20.09\";";
+    let record = |mode: &str| {
+        format!(
+            r#"{{"name":"a","ami":{{"id":"ami-0","name":null,"release":"25.11","region":"r","system":"x86_64-linux","type":"hvm-ebs","creationDate":null,"deprecationTime":null,"bootMode":"{mode}","source":"ec2"}}}}"#
+        )
+    };
+    for (module, mode, words) in [
+        (format!("{image} {version}"), "uefi", "say ec2.efi = true"),
+        (format!("{image} {version} ec2.efi = true;"), "legacy-bios", "leave ec2.efi out"),
+        (image.to_string(), "legacy-bios", "no system.stateVersion"),
+        (
+            format!("{version} fileSystems.\"/\".device = \"/dev/x\"; boot.loader.grub.device = \"/dev/x\";"),
+            "legacy-bios",
+            "no ssh server",
+        ),
+    ] {
+        std::fs::write(folder.path().join("c.nix"), format!("{{ {module} }}")).unwrap();
+        let ran = folder.sh("nix-push --plan --no-eval-cache c.nix", record(mode)).ok();
+        assert!(ran.stderr.contains(words), "{words}\n{}", ran.stderr);
+    }
+    std::fs::write(folder.path().join("c.nix"), format!("{{ {image} {version} }}")).unwrap();
+    let ran = folder.sh("nix-push --plan --no-eval-cache c.nix", record("legacy-bios")).ok();
+    assert!(!ran.stderr.contains("the configuration") && !ran.stderr.contains("the image boots"), "{}", ran.stderr);
+}

@@ -1,0 +1,115 @@
+//! Many machines in one run: one evaluation for those that are the same, in a stated memory.
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+use tests::{Folder, Ran, cloud, project, sample};
+
+fn fleet(name: &str, module: &str) -> Folder {
+    cloud();
+    let folder = Folder::new(&format!("fleet-{name}"));
+    let text = format!(
+        "{{ machine, ... }}: {{ imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];
+          system.stateVersion = \"20.09\"; {module} }}"
+    );
+    std::fs::write(folder.path().join("c.nix"), text).unwrap();
+    folder
+}
+
+fn records(count: usize, members: impl Fn(usize) -> String) -> String {
+    (0..count).map(|i| format!("{{\"name\":\"m{i}\",{}}}\n", members(i))).collect()
+}
+
+fn toplevel(record: &Value) -> String {
+    record["plan"][0]["resource"].as_str().unwrap_or_else(|| panic!("{record}")).into()
+}
+
+fn evaluations(ran: &Ran) -> usize {
+    ran.stderr.lines().filter(|line| line.contains(": evaluating ")).count()
+}
+
+#[test]
+fn a_fleet_with_different_facts_is_evaluated_once_for_each_difference() {
+    let module = "networking.hostName = if machine ? own then machine.name else \"\";
+                  environment.etc.role.text = machine.role;";
+    let folder = fleet("roles", module);
+    let count = sample(100, 24);
+    let roles = ["db", "web", "proxy", "mail"];
+    // Every tenth uses its own name, the others differ in their role, and in what nobody looks at.
+    let own = |i: usize| if i.is_multiple_of(10) { ",\"own\":true" } else { "" };
+    let input = records(count, |i| format!("\"role\":\"{}\",\"unused\":{i}{}", roles[i % 4], own(i)));
+    let ran = folder.sh("nix-push --plan c.nix", &input).ok();
+    assert_eq!(ran.records().len(), count);
+    let toplevels: BTreeSet<_> = ran.records().iter().map(toplevel).collect();
+    let different = roles.len() + count.div_ceil(10);
+    assert_eq!(toplevels.len(), different);
+    // Those that were in hand before it was known what counts may be evaluated twice.
+    let evaluated = evaluations(&ran);
+    assert!((different..=different + 8).contains(&evaluated), "{evaluated}: {}", ran.stderr);
+    // Each is what it is alone.
+    for record in ran.records().iter().take(11).step_by(5) {
+        let line = input.lines().find(|line| line.contains(&format!("{},", record["name"]))).unwrap();
+        let alone = folder.sh("nix-push --plan --no-eval-cache c.nix", line).ok();
+        assert_eq!(toplevel(&alone.record()), toplevel(record));
+    }
+    let again = folder.sh("nix-push --plan c.nix", &input).ok();
+    assert_eq!(evaluations(&again), 0, "{}", again.stderr);
+    let one = |ran: &Ran| -> BTreeSet<_> {
+        ran.records().iter().map(|one| (one["name"].to_string(), toplevel(one))).collect()
+    };
+    assert_eq!(one(&again), one(&ran));
+}
+
+#[test]
+fn one_bad_machine_of_a_fleet_stops_nobody() {
+    let folder = fleet("bad", "networking.hostName = machine.name; environment.etc.role.text = machine.role;");
+    let input = records(5, |i| format!("\"role\":{}", if i == 2 { "7" } else { "\"db\"" }));
+    let ran = folder.sh("nix-push --plan c.nix", &input);
+    assert_eq!(ran.status, 1);
+    for record in ran.records() {
+        let bad = record["name"] == "m2";
+        assert_eq!(record["error"]["kind"].as_str(), bad.then_some("evaluation"), "{record}");
+    }
+}
+
+/// Runs a command; gives the most MiB that all its processes held.
+fn peak(folder: &Folder, flags: &str, input: &str) -> (u64, Ran) {
+    std::fs::write(folder.path().join("records"), input).unwrap();
+    let measure = project().join("tests/bench/measure.py");
+    let script = format!(
+        "/usr/bin/python3 {} bash -c '(head -n 1 records; sleep 1; tail -n +2 records) | nix-push --plan --no-eval-cache {flags} c.nix > out 2> err'; cat err >&2",
+        measure.display()
+    );
+    let ran = folder.sh(&script, "").ok();
+    let peak = ran.stdout.split_whitespace().last().unwrap().parse().unwrap();
+    (peak, ran)
+}
+
+#[test]
+fn evaluations_stay_within_their_memory_however_many_there_are() {
+    let folder = fleet("memory", "networking.hostName = machine.name; nixpipe.evaluation.megabytes = 100;");
+    let (one, _) = peak(&folder, "--eval-jobs 1", &records(1, |i| format!("\"x\":{i}")));
+    let budget = one * 5 / 2;
+    let input = records(sample(20, 6), |i| format!("\"x\":{i}"));
+    let (all, ran) = peak(&folder, &format!("--eval-memory {budget}M --eval-jobs 8 -j 20"), &input);
+    assert!(all <= budget * 11 / 10, "{all} MiB of {budget}, one takes {one}");
+    // More than one at a time did fit.
+    assert!(all > one * 5 / 4, "{all} MiB, one takes {one}");
+    assert!(evaluations(&ran) >= 6);
+}
+
+#[test]
+fn an_evaluation_that_takes_too_much_is_done_again_alone() {
+    let module = "networking.hostName = machine.name; nixpipe.evaluation.megabytes = machine.megabytes;";
+    let folder = fleet("alone", module);
+    // The first shows what one takes; the others take far more, and two at a time too much.
+    let input = records(3, |i| format!("\"megabytes\":{}", if i == 0 { 60 } else { 200 }));
+    let (all, ran) = peak(&folder, "--eval-memory 300M --eval-jobs 4", &input);
+    assert!(all <= 330, "{all} MiB of 300");
+    let records = std::fs::read_to_string(folder.path().join("out")).unwrap();
+    assert_eq!(records.lines().filter(|line| line.contains("\"plan\"")).count(), 3, "{records}");
+    assert!(
+        ran.stderr.contains("the evaluators took more than --eval-memory: evaluating this machine again, alone"),
+        "{}",
+        ran.stderr
+    );
+}
