@@ -19,8 +19,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Compressed bytes that travel together.
 const PART: usize = 256 * 1024;
-/// Compressed bytes that may wait in memory for one machine.
-const WAITING: usize = 24 << 20;
+/// Compressed bytes that may wait in memory, for all machines together.
+const WAITING: usize = 32 << 20;
 /// How many groups are made ahead of the one that is being sent.
 const AHEAD: usize = 6;
 /// Most groups that are made at a time: a compressor holds up to 40 MB, and two keep up with a gigabit.
@@ -128,6 +128,11 @@ impl Spool {
         self.makers
     }
 
+    /// Compressed bytes that may wait in memory for one machine.
+    fn share(&self) -> usize {
+        (WAITING / self.machines.load(Ordering::SeqCst).max(1)).max(2 * PART)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -195,7 +200,7 @@ impl Order<'_> {
                 self.next.store(next + 1, Ordering::SeqCst);
                 continue;
             }
-            let full = next > sending && self.waiting.load(Ordering::SeqCst) >= WAITING;
+            let full = next > sending && self.waiting.load(Ordering::SeqCst) >= spool.share();
             let need = self.threads(group);
             if next > sending + AHEAD || full || state.making + need > spool.makers {
                 state = spool.wait(state);
@@ -217,7 +222,12 @@ impl Order<'_> {
     }
 
     fn compress(&self, group: &Group, reader: &mut Reader, made: &Made) -> Result<()> {
-        let mut packer = Packer::new(self.packing, self.level.load(Ordering::Relaxed), made.threads)?;
+        let mut level = self.level.load(Ordering::Relaxed);
+        if made.name.2.is_some() && self.spool.machines.load(Ordering::SeqCst) > 1 {
+            // One that pauses holds its memory, and each machine may have one.
+            level = level.min(3);
+        }
+        let mut packer = Packer::new(self.packing, level, made.threads)?;
         let mut raw = 0;
         for info in group.infos {
             packer.pack(&Request::add_to_store_nar(info).0)?;
@@ -333,7 +343,7 @@ impl Made<'_> {
                 state.making += if paused { self.threads } else { 0 };
                 bail!("it is no longer wanted");
             }
-            let full = state.frames.get(&self.name).is_some_and(|frame| frame.waiting >= WAITING);
+            let full = state.frames.get(&self.name).is_some_and(|frame| frame.waiting >= spool.share());
             if full && !paused {
                 state.making -= self.threads;
                 paused = true;

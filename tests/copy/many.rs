@@ -97,5 +97,32 @@ fn machines_that_lack_different_paths_get_what_they_lack() {
     assert_eq!(sent, [79, 39, 120]);
     for at in 0..3 {
         machines.assert_has(at, &top);
+        machines.forget(at, &top);
+    }
+    // Where there is no room for what they share, each is sent its own.
+    let input: Vec<String> = machines.records.iter().map(Value::to_string).collect();
+    let script = format!("TMPDIR=/no/such/folder nix-push --toplevel {top}");
+    let records = machines.folder.sh(&script, input.join("\n")).ok().records();
+    assert!(records.iter().all(|record| record["closure"]["sentPaths"] == 120));
+    for at in 0..3 {
+        machines.assert_has(at, &top);
+    }
+}
+
+#[test]
+fn derivations_for_many_machines_are_read_once_and_built_there() {
+    let machines = Machines::new("build-there", 2);
+    let configuration = "{ imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ]; environment.etc.built.text = \"there\"; }";
+    std::fs::write(machines.path().join("there.nix"), configuration).unwrap();
+    let input: Vec<String> = machines.records.iter().map(Value::to_string).collect();
+    let ran = machines.folder.sh("nix-push -v --build-on machine there.nix", input.join("\n")).ok();
+    let records = ran.records();
+    let sent: Vec<u64> = records.iter().map(|record| record["closure"]["sentPaths"].as_u64().unwrap()).collect();
+    assert!(sent[0] > 20 && sent[0] == sent[1], "{sent:?}");
+    let read = ran.stderr.lines().filter(|line| line.contains("reading /nix/store")).count() as u64;
+    assert_eq!(read, sent[0], "each derivation is read once");
+    let top = records[0]["closure"]["toplevel"].as_str().unwrap();
+    for at in 0..2 {
+        assert_eq!(machines.ssh(at, &format!("cat {top}/etc/built")).ok().stdout, "there");
     }
 }
