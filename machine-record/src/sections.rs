@@ -214,7 +214,8 @@ pub struct Closure {
     /// Bytes on the wire that were spared by sending differences to older versions
     #[serde(default)]
     pub saved_bytes: Option<u64>,
-    /// How often this run waited for an answer of the machine, connecting and logging in included
+    /// How often this run waited for an answer of the machine, connecting and logging in included; not
+    /// counted are answers that came while it still sent
     #[serde(default)]
     pub round_trips: Option<u64>,
     /// Bytes of NAR a second while sending
