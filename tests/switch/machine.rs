@@ -73,12 +73,12 @@ impl Machine {
 
     /// Runs nixos-switch to its end.
     pub fn switch(&self, record: &Value, flags: &str) -> Ran {
-        self.folder.sh(&format!("nixos-switch {flags}"), format!("{record}\n"))
+        self.folder.sh(&format!("nixos-switch {} {flags}", client()), format!("{record}\n"))
     }
 
     /// Starts nixos-switch.
     pub fn begin(&self, record: &Value, flags: &str) -> Child {
-        let mut command = self.folder.command(&format!("exec nixos-switch {flags}"));
+        let mut command = self.folder.command(&format!("exec nixos-switch {} {flags}", client()));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(format!("{record}\n").as_bytes()).unwrap();
         child
@@ -181,4 +181,9 @@ pub fn said(ran: &Ran) -> (String, String) {
     let record = ran.record();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
     (text(&record["activation"]["outcome"]), text(&record["error"]["kind"]))
+}
+
+/// The flag for OpenSSH's client: `NIXPIPE_TEST_SSH=ssh` runs the suite over it.
+fn client() -> String {
+    std::env::var("NIXPIPE_TEST_SSH").map_or(String::new(), |program| format!("--ssh {program}"))
 }
