@@ -76,8 +76,13 @@ echo ready
 exec sleep infinity
 """
 
-# Puts the shell into a cgroup of its own and becomes its last arguments.
+# Puts the shell into a cgroup of its own and becomes its last arguments. A real machine's network
+# forgets at every boot what was done to it; the namespace would not.
 ENTER = """
+nsenter --net="$network" sh -c '
+    ip link set lo up
+    ip address replace 169.254.169.254/32 dev lo
+    chroot "$debian" nft flush ruleset' || :
 for group in $groups; do
     mkdir -p "$group"
     echo $$ > "$group/cgroup.procs"
@@ -237,6 +242,8 @@ class Machine:
                     env={
                         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
                         "groups": " ".join(map(str, groups(self.id))),
+                        "network": f"/proc/{self._holder.pid}/ns/net",
+                        "debian": str((self.cloud / "image").resolve().parent / "debian"),
                         "SYSTEMD_NSPAWN_TMPFS_TMP": "0",  # /tmp is on the disk, as on NixOS
                     },
                     stdin=subprocess.DEVNULL,
@@ -259,7 +266,7 @@ class Machine:
             f"--network-namespace-path={holder}/net",
             f"--machine={self.id}", f"--uuid={uuid.uuid5(uuid.NAMESPACE_DNS, self.id)}", "--hostname=localhost",
             "--register=no", "--keep-unit", "--console=read-only", f"--kill-signal={SIGNAL_POWEROFF}",
-            "--link-journal=no", "--resolv-conf=off", "--timezone=off",
+            "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--capability=CAP_NET_ADMIN",
             f"--bind={self.folder}/boot:/boot",
             f"--setenv=BOARD_ASSET_TAG={self.id}", f"--setenv=KERNEL_COMMAND_LINE={entry.command_line}",
             "--", bootloader.STAGE_1, init,
