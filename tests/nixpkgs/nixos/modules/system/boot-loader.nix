@@ -18,8 +18,14 @@ let
     inherit (cfg.grub) configurationLimit;
     default = toString cfg.grub.default;
     timeout = toString (if cfg.timeout == null then -1 else cfg.timeout);
+    # What NixOS's install-grub.sh names in the same way.
+    config = pkgs.writeText "grub-config.xml" (builtins.toXML {
+      grubTarget = "i386-pc";
+      grubTargetEfi = lib.optionalString cfg.grub.efiSupport "x86_64-efi";
+      devices = lib.optional (cfg.grub.device != "") cfg.grub.device ++ cfg.grub.devices;
+    });
   } ''
-    substitute() { sed ${lib.concatMapStringsSep " " (n: ''-e "s|@${n}@|''$${n}|"'') [ "path" "bash" "distroName" "configurationLimit" "default" "timeout" ]} "$1"; }
+    substitute() { sed ${lib.concatMapStringsSep " " (n: ''-e "s|@${n}@|''$${n}|"'') [ "path" "bash" "distroName" "configurationLimit" "default" "timeout" "config" ]} "$1"; }
     substitute ${./install-grub.sh} > $out
     chmod +x $out
   '';

@@ -2,7 +2,7 @@
 # install-grub.sh TOPLEVEL: writes GRUB's menu with TOPLEVEL as its default and an
 # entry for each generation, and copies their kernels to /boot, as NixOS's
 # install-grub.pl does (nixpkgs: nixos/modules/system/boot/loader/grub/).
-# The menu is replaced whole or not at all.
+# The menu is replaced whole or not at all. Settings: @config@
 set -eu
 PATH=@path@
 default=$1
@@ -91,8 +91,17 @@ fi
 
 END
     generation "@distroName@ - Default" "" "$default" current
-    echo "submenu \"@distroName@ - All configurations\" --class submenu {"
-    generations /nix/var/nix/profiles/system | while read -r number link; do
+    profile "@distroName@ - All configurations" /nix/var/nix/profiles/system
+    for one in /nix/var/nix/profiles/system-profiles/*; do
+        case ${one##*/} in *[!A-Za-z0-9_]*) ;; *) if [ -e "$one" ]; then profile "@distroName@ - Profile '${one##*/}'" "$one"; fi ;; esac
+    done
+    # On a full disk the last write fails, too, and with it all of this.
+    echo "# The end."
+}
+
+profile() { # TITLE PROFILE: a submenu of its generations
+    echo "submenu \"$1\" --class submenu {"
+    generations "$2" | while read -r number link; do
         generation "@distroName@ - Configuration $number" \
             " ($(date -d "@$(stat -c %Y "$link")" +%F) - $(cat "$link/nixos-version"))" "$link" ""
     done || fail "cannot write the entries of the generations"
