@@ -270,6 +270,9 @@ pub struct Activation {
     pub generation: Option<u64>,
     /// The kernel's boot id, to see a reboot by
     pub boot_id: Option<String>,
+    /// What is in the machine's /etc/machine-id, to know it again where it has no instance id
+    #[serde(default)]
+    pub machine_id: Option<String>,
     /// True if this run rebooted the machine
     pub rebooted: bool,
     /// Units that failed

@@ -37,6 +37,7 @@ impl Answers {
             "copy" => Kind::Copy,
             "wrong-machine" => Kind::WrongMachine,
             "locked" => Kind::Locked,
+            "activation" => Kind::Activation,
             _ => Kind::Internal,
         };
         Some(Failure { kind, message: message.into(), hint: self.one("hint").map(str::to_string) })
@@ -103,6 +104,7 @@ impl<'a> Reader<'a> {
             "unhealthy" => log::event(self.machine, &format!("not healthy yet: {value}")),
             "deleted" => log::event(self.machine, &format!("deleted old generations:{value}; collecting garbage")),
             "freed" => log::event(self.machine, value),
+            "rebooting" => log::event(self.machine, &format!("it takes a reboot: {value}")),
             "joined" => log::event(self.machine, &format!("joining the deployment that is under way: {value}")),
             _ => {}
         }

@@ -17,17 +17,25 @@
 #     restored    the old system runs again; by exactly one rename expired-T becomes
 #                 returned-T (somebody could log in) or rebooting-T (nobody could)
 #   last/       the deployment before, with its `outcome`
-# /var/lib/nixpipe/commit-pending exists while profile and boot entry may disagree.
+# /var/lib/nixpipe holds
+#   commit-pending  exists while profile and boot entry may disagree
+#   deploy/         in place of /run/nixpipe/deploy for a deployment that reboots, see reboot.sh
 
 run=/run/nixpipe
-dir=$run/deploy
+lasting=/var/lib/nixpipe/deploy
 pending=/var/lib/nixpipe/commit-pending
 profile=/nix/var/nix/profiles/system
 roots=/nix/var/nix/gcroots/nixpipe
 stc_lock=/run/nixos/switch-to-configuration.lock
 
+# Where the deployment in hand is.
+find_deployment() { dir=$run/deploy; [ ! -e "$lasting" ] || dir=$lasting; }
+find_deployment
+
 # Where a link ends, or nothing.
 target() { readlink -e "$1" || :; }
+
+boot_id() { cat /proc/sys/kernel/random/boot_id; }
 
 # A file of one line that is whole or absent.
 put() { printf '%s\n' "$2" >"$1.new" && mv -T "$1.new" "$1"; }
@@ -70,6 +78,16 @@ first_init() { sed -n 's|.*init=\(/nix/store/[^/ ]*\)/.*|\1|p' "$1" | sed -n 1p;
 # What a killed switch-to-configuration leaves behind: units it had yet to start.
 leftover() { [ -e /run/nixos/start-list ] || [ -e /run/nixos/restart-list ] || [ -e /run/nixos/reload-list ]; }
 
+failed_units() { systemctl list-units --failed --plain --no-legend --no-pager | cut -d' ' -f1 | sort; }
+# The ends of the logs of the units in `failed`: their own words, or else what systemd says of them.
+last_words() {
+  while read -r unit; do
+    words=$(journalctl -q _SYSTEMD_UNIT="$unit" -n 3 -o cat --no-pager </dev/null)
+    [ -n "$words" ] || words=$(journalctl -q -u "$unit" -n 1 -o cat --no-pager </dev/null)
+    printf '%s\n' "$words" | while read -r line; do printf '%s: %s\n' "$unit" "$line"; done
+  done <"$dir/failed" >"$dir/failed-log"
+}
+
 # How far the deployment is.
 stage() {
   if [ ! -e "$dir/token-$token" ]; then
@@ -80,6 +98,7 @@ stage() {
   elif decided expired; then if [ -e "$dir/restored" ]; then echo restored; else echo restoring; fi
   elif ! decided armed; then echo setup
   elif [ -e "$dir/result" ]; then echo window
+  elif [ -e "$dir/boot" ]; then echo booting
   else echo activating; fi
 }
 
@@ -105,16 +124,24 @@ rescue_now() { systemctl start --no-block nixpipe-rescue.service 2>/dev/null || 
 finish() {
   if [ -n "$secrets_dir" ]; then
     keys_in "$secrets_dir"
-    case $1 in switched* | booted-next* | units-failed* | left*) keep_secrets ;; *) put_secrets_back ;; esac
+    case $1 in switched* | rebooted* | booted-next* | units-failed* | left*) keep_secrets ;; *) put_secrets_back ;; esac
     rm -f "$dir/secrets" "$dir/restart" "$dir/restart-from"
   fi
   put "$dir/outcome" "$1"
   systemd-cat -t nixpipe cat <"$dir/log" 9>&- || :
   rm -rf "$run/last"
-  mv -T "$dir" "$run/last"
+  if [ "$dir" = "$lasting" ]; then
+    # Another file system: a rename is what frees the machine all the same.
+    cp -a "$dir" "$run/last.new" && mv -T "$run/last.new" "$run/last"
+    mv -T "$dir" "$dir.old"
+    rm -rf "$dir.old"
+  else
+    mv -T "$dir" "$run/last"
+  fi
   unroot
   disarm
 }
 disarm() {
+  disarm_boot
   systemctl stop nixpipe-rescue.timer nixpipe-window.timer nixpipe-return.timer nixpipe-reboot.timer 2>/dev/null 9>&-
 }

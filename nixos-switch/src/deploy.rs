@@ -8,12 +8,6 @@ use machine_record::{Activation, Closure, Failure, Instance, Kind, Record, Store
 use machine_ssh::{Address, Session};
 use std::time::{Duration, Instant};
 
-/// How long a restored system waits for a login before it reboots.
-const RETURN: Duration = Duration::from_secs(120);
-
-/// How long a machine may take to reboot and answer again.
-const BOOT: Duration = Duration::from_secs(240);
-
 /// How often a session is begun anew that was lost before it had done anything.
 const STARTS: usize = 3;
 
@@ -29,6 +23,7 @@ pub struct Wish<'a> {
     /// None where nothing is said about secrets: they are left alone
     pub secrets: Option<Secrets>,
     expect: Option<StorePath>,
+    machine_id: Option<String>,
     address: Address,
     proof: Address,
 }
@@ -57,6 +52,7 @@ impl<'a> Wish<'a> {
             toplevel,
             region: record.string("region")?,
             instance: record.section::<Instance>()?.map(|instance| instance.id),
+            machine_id: last.as_ref().and_then(|last| last.machine_id.clone()),
             // The flag wins here: it is how one says that another system may be replaced.
             secrets: Secrets::of(args, record)?,
             expect: args.expect_current.clone().or(last.and_then(|last| last.current)),
@@ -80,8 +76,11 @@ impl<'a> Wish<'a> {
             ("offset", offset.to_string()),
             ("seen", "0".into()),
             ("instance", self.instance.clone().unwrap_or_default()),
+            ("machine_id", self.machine_id.clone().unwrap_or_default()),
             ("action", self.action.word().into()),
             ("toplevel", text(&self.toplevel)),
+            ("reboot", args.reboot.word().into()),
+            ("reboot_unprotected", u8::from(args.reboot_unprotected).to_string()),
             ("back_to", back_to),
             ("generation", String::new()),
             ("specialisation", args.specialisation.clone().unwrap_or_default()),
@@ -90,14 +89,14 @@ impl<'a> Wish<'a> {
             ("lock_timeout", seconds(args.lock_timeout)),
             ("activation_timeout", seconds(args.activation_timeout)),
             ("confirm_timeout", seconds(args.confirm_timeout)),
-            ("return_timeout", seconds(RETURN)),
+            ("return_timeout", seconds(args.return_timeout)),
             ("health_timeout", seconds(args.health_timeout)),
             ("allow_failed_units", u8::from(args.allow_failed_units).to_string()),
             ("keep_generations", args.keep_generations.map_or(String::new(), |count| count.to_string())),
             ("keep_failed", u8::from(args.no_auto_rollback).to_string()),
         ];
         values.extend(Secrets::values(self.secrets.as_ref()));
-        if mode == "confirm" {
+        if mode == "confirm" || mode == "health" {
             let quoted: Vec<String> = args.health.iter().map(|check| machine_ssh::quote(check)).collect();
             values.push(("health", quoted.join(" ")));
         }
@@ -191,7 +190,9 @@ impl Run<'_> {
             stage = match stage.as_str() {
                 "window" => self.confirm()?,
                 "restored" => self.ask_again("give-back")?,
-                "returned" | "rebooting" | "setup" => self.ask_again("attach")?,
+                "returned" | "booting" | "rebooting" | "setup" => self.ask_again("attach")?,
+                // An unprotected reboot: nothing of the deployment has outlived it.
+                "gone" if self.has_booted() && self.wish.args.reboot_unprotected => self.ask_again("health")?,
                 _ => return Ok(()),
             };
         }
@@ -220,7 +221,8 @@ impl Run<'_> {
     /// Asks until the machine answers, for as long as it may need to come back by itself.
     fn ask_again(&mut self, mode: &str) -> Result<String> {
         let args = self.wish.args;
-        let end = Instant::now() + args.activation_timeout + args.confirm_timeout + RETURN + BOOT;
+        let end =
+            Instant::now() + args.activation_timeout + args.confirm_timeout + args.return_timeout + args.reboot_timeout;
         let mut told = String::new();
         loop {
             let error = match self.ask(mode, &self.wish.address) {
@@ -286,8 +288,9 @@ impl Run<'_> {
 /// Runs the script on the machine and gives what it wrote on stderr.
 fn hear(reader: &mut Reader, address: &Address, wish: &Wish, script: &str) -> Result<String> {
     let session = Session::connect(address, wish.args.connect_timeout)?;
-    let mut channel = session.open(&format!("exec {}", script::command(script)))?;
-    channel.write_all(script.as_bytes())?;
+    let packed = script::pack(script)?;
+    let mut channel = session.open(&format!("exec {}", script::command(&packed)))?;
+    channel.write_all(&packed)?;
     let mut secrets = wish.secrets.as_ref();
     if secrets.is_none() {
         channel.finish_input()?;

@@ -14,6 +14,8 @@ main() {
     commit) commit ;;
     rescue | window) rescue ;;
     reboot | return) reboot ;;
+    once) boot_once ;;
+    boot) booted ;;
   esac
 }
 
@@ -31,11 +33,19 @@ stc() {
 }
 uptime_seconds() { read -r up _ </proc/uptime && echo "${up%.*}"; }
 
+# Writes the boot entry of system $1, and looks: an installer may say nothing of a full /boot.
+write_entry() {
+  known=$(boot_entry)
+  stc "$1" boot 100 || return
+  [ -z "$known" ] || [ "$(boot_entry)" = "$1" ] || { echo "the boot entry is not that of $1"; return 1; }
+}
+
 # Runs the new system as `test`: profile and boot entry stay the old one's.
 activate() {
   decided armed || exit 0
   settle_pending
   failed_units >"$dir/failed-before"
+  uptime_seconds >"$dir/begun"
   if [ -n "$secrets_dir" ]; then begin_secrets; fi
   stc "$system" test "$lock_timeout"
   status=$?
@@ -84,23 +94,18 @@ judge() {
     4:?) echo units-failed ;;
     100:1) echo reboot-needed ;;
     # switch-inhibitors lists what only a reboot may change; then the pre-switch check says no.
-    1:1) if cmp -s "$system/switch-inhibitors" "$previous/switch-inhibitors" || [ ! -e "$system/switch-inhibitors" ]; then
-      echo refused
-    else
-      echo reboot-needed
-    fi ;;
+    1:1) if inhibited "$system"; then echo reboot-needed; else echo refused; fi ;;
     11:1) echo locked ;;
     *) echo failed ;;
   esac
 }
-
-failed_units() { systemctl list-units --failed --plain --no-legend --no-pager | cut -d' ' -f1 | sort; }
 
 # The units that failed; switch-to-configuration names them and shows the end of their logs.
 name_units() {
   sed -n 's/^warning: the following units failed: //p' "$dir/log" | tr -d ' ' | tr ',' '\n' | sort -u >"$dir/failed.new"
   [ -s "$dir/failed.new" ] || failed_units | comm -13 "$dir/failed-before" - >"$dir/failed.new"
   mv -T "$dir/failed.new" "$dir/failed"
+  last_words
 }
 
 # New secrets are there before the new system starts. What belongs to a user that only it has
@@ -151,6 +156,7 @@ rescue() {
   decide armed expired
   if decided confirmed; then commit; return; fi
   decided expired || return
+  if [ -e "$dir/boot" ]; then decide expired rebooting && restart_machine; return; fi
   [ -e "$dir/reason" ] || put "$dir/reason" "$(reason)"
   systemctl -q is-active nixpipe-return.timer || job return "$return_timeout"
   systemctl stop nixpipe-activate.service 2>/dev/null
@@ -160,7 +166,13 @@ rescue() {
 reason() {
   result=$(cat "$dir/result" 2>/dev/null)
   case $result in
-    '') echo "the activation did not end within $activation_timeout s" ;;
+    '')
+      begun=$(cat "$dir/begun" 2>/dev/null || uptime_seconds)
+      if [ $(($(uptime_seconds) - begun + 2)) -ge "$activation_timeout" ]; then
+        echo "the activation did not end within $activation_timeout s"
+      else
+        echo 'the activation was cut short'
+      fi ;;
     ok*) echo "nobody confirmed the new system within $confirm_timeout s" ;;
     units-failed*) echo "units failed: $(paste -sd' ' "$dir/failed")" ;;
     incomplete*) echo "the activation ended half-way" ;;
@@ -207,6 +219,9 @@ reboot() {
   decide expired rebooting || return
   echo 'nobody could log in to the restored system: rebooting'
   systemd-cat -t nixpipe cat <"$dir/log"
+  restart_machine
+}
+restart_machine() {
   timeout 20 sync
   systemctl reboot
   sleep 40
@@ -220,17 +235,24 @@ reboot() {
 commit() {
   lock
   decided confirmed || return
-  case $action in
-    test) finish 'switched 0'; return ;;
-    switch)
-      case $(cat "$dir/result") in
-        ok*) outcome=switched ;;
-        units-failed*) outcome=units-failed ;;
-        *) finish 'left 0'; return ;;
-      esac
-      if [ "$(target /run/current-system)" != "$system" ]; then finish 'superseded 0'; return; fi ;;
-    boot) outcome=booted-next ;;
+  case $(cat "$dir/result" 2>/dev/null) in
+    # `--action boot` has none.
+    ok* | '') outcome=switched ;;
+    units-failed*) outcome=units-failed ;;
+    *) finish 'left 0'; return ;;
   esac
+  if [ "$outcome" = switched ] && [ -e "$dir/boot" ]; then outcome=rebooted; fi
+  case $action in
+    boot) [ -e "$dir/boot" ] || outcome=booted-next ;;
+    test)
+      [ ! -e "$dir/boot" ] || clear_menu
+      finish "$outcome 0"
+      return ;;
+  esac
+  if [ "$outcome" != booted-next ] && [ "$(target /run/current-system)" != "$system" ]; then
+    finish 'superseded 0'
+    return
+  fi
   link=$(readlink "$profile" || :)
   old=$(target "$profile")
   if [ -n "$secrets_dir" ]; then
@@ -238,22 +260,26 @@ commit() {
     if [ "$action" = boot ]; then place_secrets; own_secrets || :; fi
     [ ! -L "$ours/before" ] || mv -T "$ours/before" "$ours/committing"
   fi
-  mkdir -p "${pending%/*}" && chmod 700 "${pending%/*}" && note_pending &&
-    set_profile && stc "$toplevel" boot 100
+  drop_trial
+  keep_folder && note_pending && set_profile && write_entry "$toplevel"
   status=$?
   if [ $status = 0 ]; then
     settled
     if [ "$(target "$roots/pushed")" = "$toplevel" ]; then rm -f "$roots/pushed"; fi
+    if [ "$outcome:$unprotected" = booted-next:1 ]; then decide confirmed rebooting && restart_machine; return; fi
     finish "$outcome 0"
     return
   fi
   undo_commit
   put "$dir/reason" "the boot entry could not be written (status $status)"
-  if [ "$action" = boot ]; then finish "boot-failed $status"; return; fi
+  if [ "$outcome" = booted-next ]; then finish "boot-failed $status"; return; fi
   decide confirmed expired
+  if [ -e "$dir/boot" ]; then decide expired rebooting && restart_machine; return; fi
   systemctl -q is-active nixpipe-return.timer || job return "$return_timeout"
   restore
 }
+
+keep_folder() { mkdir -p "${pending%/*}" && chmod 700 "${pending%/*}"; }
 
 # On disk before anything is changed: what is committed, and what was there.
 note_pending() {
@@ -282,7 +308,7 @@ undo_commit() {
     number=${new#system-}
     [ -n "$generation" ] || nix-env -p "$profile" --delete-generations "${number%-link}" 9>&-
   fi
-  if [ -z "$old" ] || [ "$(boot_entry)" = "$old" ] || stc "$old" boot 100; then
+  if [ -z "$old" ] || [ "$(boot_entry)" = "$old" ] || write_entry "$old"; then
     settled
   else
     echo "cannot write the boot entry of $old again; the next run tries it"
@@ -296,7 +322,7 @@ settle_pending() {
     { read -r toplevel; read -r link; read -r old; read -r generation; } <"$pending"
     echo "the commit of $toplevel was cut short"
     if [ "$(target /run/current-system)" = "$toplevel" ]; then
-      set_profile && stc "$toplevel" boot 100 && settled
+      set_profile && write_entry "$toplevel" && settled
     elif [ "$(target "$profile")" = "$toplevel" ]; then
       undo_commit
     else

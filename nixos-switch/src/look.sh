@@ -7,14 +7,14 @@ dry() {
   tell
   compare_secrets
   if is_done; then
-    if [ -z "$differs" ]; then fact stage unchanged; return; fi
+    if [ -z "$differs" ] && ! still_to_boot; then fact stage unchanged; return; fi
     system=$running
     fact matches yes
   fi
   tell_secrets
   if ! nix-store --check-validity "$toplevel" 2>/dev/null; then fact stage absent; return; fi
   check
-  needs_reboot "$system" "$running"
+  tell_reasons "$system"
   difference "$running" "$system"
   if [ "$action" != boot ]; then
     "$system/bin/switch-to-configuration" dry-activate 2>&1 </dev/null | sed 's/^/says=/'
@@ -34,15 +34,7 @@ new_units() {
   done
 }
 
-# Parts that only a boot changes: kernel and modules are compared with what was booted, the init
-# with what runs.
-needs_reboot() {
-  for part in kernel initrd kernel-modules; do
-    [ "$(target "$1/$part")" = "$(target "/run/booted-system/$part")" ] || fact reboot-for $part
-  done
-  [ "$(cat "$1/init-interface-version" 2>/dev/null)" = "$(cat "$2/init-interface-version" 2>/dev/null)" ] ||
-    fact reboot-for init
-}
+tell_reasons() { for part in $(reboot_reasons "$1"); do fact reboot-for "$part"; done; }
 
 # Store paths that one of two systems needs and the other does not: `path=- PATH`, `path=+ PATH`,
 # and then a line of `size` for each, in bytes of NAR.
@@ -71,7 +63,7 @@ tell_secrets() {
 status() {
   tell
   fact booted "$(target /run/booted-system)"
-  needs_reboot "$running" "$running"
+  tell_reasons "$running"
   compare_secrets
   tell_secrets
   if [ -n "$toplevel" ]; then

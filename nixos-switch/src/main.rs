@@ -43,6 +43,14 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Action::Switch)]
     action: Action,
 
+    /// Reboot into the new system: where it brings another kernel, initrd or PID 1, or always
+    #[arg(long, value_enum, default_value_t = Reboot::Never)]
+    reboot: Reboot,
+
+    /// Reboot even where the machine could not undo it by itself
+    #[arg(long)]
+    reboot_unprotected: bool,
+
     /// Start this specialisation of the system; its parent is the one that boots
     #[arg(long, value_name = "NAME", value_parser = file_name)]
     specialisation: Option<String>,
@@ -66,6 +74,14 @@ pub struct Args {
     /// How long the activation may take
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = machine_record::duration)]
     activation_timeout: Duration,
+
+    /// How long a system that was gone back to waits for a login, before the machine reboots
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = machine_record::duration)]
+    return_timeout: Duration,
+
+    /// How long a reboot may take until the machine answers again
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = machine_record::duration)]
+    reboot_timeout: Duration,
 
     /// How long to wait for another deployment of the machine
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = machine_record::duration)]
@@ -146,6 +162,27 @@ impl Action {
             Action::Boot => "boot",
             Action::Test => "test",
             Action::DryActivate => "dry-activate",
+        }
+    }
+}
+
+/// When to reboot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Reboot {
+    /// Refuse a system that cannot be started without it
+    Never,
+    /// If kernel, initrd, kernel modules, PID 1 or what nixpkgs calls inhibitors differ
+    IfNeeded,
+    /// Unless the system is the one that was booted
+    Always,
+}
+
+impl Reboot {
+    fn word(self) -> &'static str {
+        match self {
+            Reboot::Never => "never",
+            Reboot::IfNeeded => "if-needed",
+            Reboot::Always => "always",
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::answers::Answers;
 use crate::deploy::{self, Wish};
 use crate::difference::{self, Package, signed};
-use crate::{Action, TOOL};
+use crate::{Action, Reboot, TOOL};
 use anyhow::Result;
 use machine_record::{Activation, Closure, PlanEntry, Record, Ssh, StorePath, log};
 use serde_json::json;
@@ -55,6 +55,7 @@ pub fn dry_activate(wish: &Wish, record: &mut Record) -> Result<()> {
         current: path("running"),
         generation: answers.one("generation").and_then(|number| number.parse().ok()),
         boot_id: answers.one("boot-id").map(str::to_string),
+        machine_id: answers.one("machine-id").map(str::to_string),
         rebooted: false,
         failed_units: Vec::new(),
         seconds: start.elapsed().as_secs_f64(),
@@ -111,9 +112,13 @@ fn system(wish: &Wish, answers: &Answers) -> Vec<PlanEntry> {
         let details = json!({ "from": answers.one("running"), "to": wished });
         entries.push(entry("update", format!("system/{}", wish.machine), reason).details(details));
     }
-    let parts = answers.all("reboot-for");
+    let mut parts = answers.all("reboot-for");
+    if parts.is_empty() && wish.args.reboot == Reboot::Always {
+        parts.push("system, as --reboot always says".into());
+    }
     if !parts.is_empty() {
-        let reason = format!("needed for a new {}; never done unasked", parts.join(", "));
+        let asked = if wish.args.reboot == Reboot::Never { "; not done without --reboot" } else { "" };
+        let reason = format!("needed for a new {}{asked}", parts.join(", "));
         entries.push(entry("reboot", format!("machine/{}", wish.machine), &reason).details(json!({ "for": parts })));
     }
     entries

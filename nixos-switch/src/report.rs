@@ -1,5 +1,6 @@
 //! What is said of a switch: the section `activation`, and the failure if it is one.
 
+use crate::Reboot;
 use crate::answers::Answers;
 use crate::deploy::{End, Wish};
 use anyhow::Result;
@@ -24,6 +25,7 @@ pub fn report(wish: &Wish, end: End) -> (Option<Activation>, Result<()>) {
         current: path("running"),
         generation: answers.one("generation").and_then(|number| number.parse().ok()),
         boot_id: answers.one("boot-id").map(str::to_string),
+        machine_id: answers.one("machine-id").map(str::to_string),
         rebooted: booted,
         failed_units: answers.all("failed"),
         seconds: (seconds * 1000.0).round() / 1000.0,
@@ -51,10 +53,12 @@ fn verdict(wish: &Wish, answers: &Answers, booted: bool) -> (Option<&'static str
     let refused = |kind, text: String, hint: &str| (Some("refused"), Err(Failure::new(kind, text).hint(hint).into()));
     match word {
         "switched" => (Some("switched"), Ok(())),
+        "rebooted" => (Some("rebooted"), Ok(())),
         "booted-next" => (Some("booted-next"), Ok(())),
         "units-failed" if wish.args.allow_failed_units => (Some("units-failed"), Ok(())),
         "units-failed" => {
-            let failure = Failure::new(Kind::Activation, format!("units failed: {units}; the new system stays"));
+            let text = format!("units failed: {units}; the new system stays{}", last_words(answers));
+            let failure = Failure::new(Kind::Activation, text);
             (Some("units-failed"), Err(failure.hint("nixos-switch --rollback goes back to the previous one").into()))
         }
         "left" => {
@@ -77,7 +81,7 @@ fn verdict(wish: &Wish, answers: &Answers, booted: bool) -> (Option<&'static str
         "reboot-needed" => refused(
             Kind::Activation,
             "the new system cannot be started without a reboot: see the log above".into(),
-            "nixos-switch --action boot makes it the one that boots next",
+            "nixos-switch --reboot if-needed does it; --action boot leaves the reboot to you",
         ),
         "boot-failed" => refused(
             Kind::Activation,
@@ -99,7 +103,13 @@ fn rolled_back(answers: &Answers, status: &str) -> anyhow::Error {
     if status != "0" {
         text += &format!(" (its own switch-to-configuration ended with status {status})");
     }
-    Failure::new(Kind::RolledBack, text).into()
+    Failure::new(Kind::RolledBack, text + &last_words(answers)).into()
+}
+
+/// The ends of the logs of the units that failed.
+fn last_words(answers: &Answers) -> String {
+    let lines = answers.all("failed-log");
+    if lines.is_empty() { String::new() } else { format!("; their logs end: {}", lines.join(" / ")) }
 }
 
 /// The machine booted on the way, so its boot entry decided.
@@ -107,7 +117,13 @@ fn after_a_boot(wish: &Wish, answers: &Answers) -> (Option<&'static str>, Result
     let running = answers.one("running");
     let wished = wish.toplevel.as_ref().map(|path| path.as_str()).or(answers.one("toplevel"));
     if running == wished && answers.one("profile") == wished && answers.one("pending").is_none() {
-        return (Some("switched"), Ok(()));
+        let outcome = Some(if wish.args.reboot == Reboot::Never { "switched" } else { "rebooted" });
+        if answers.stage() == Some("unhealthy") {
+            let text = "a health check fails after an unprotected reboot; the new system stays";
+            let hint = "nixos-switch --rollback goes back to the previous one";
+            return (outcome, Err(Failure::new(Kind::Activation, text).hint(hint).into()));
+        }
+        return (outcome, Ok(()));
     }
     if running == answers.one("previous") {
         let text = "the machine rebooted before the new system was committed: the previous one runs again";

@@ -1,12 +1,16 @@
 //! The shell scripts for the machine, with what they are to do in front.
 
+use anyhow::Result;
 use machine_ssh::quote;
 use sha2::{Digest, Sha256};
+use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
 const COMMON: &str = include_str!("common.sh");
 const SECRETS: &str = include_str!("secrets.sh");
+const GUARD: &str = include_str!("guard.sh");
+const REBOOT: &str = include_str!("reboot.sh");
 const SESSION: &str = include_str!("session.sh");
 const RECEIVE: &str = include_str!("receive.sh");
 const LOOK: &str = include_str!("look.sh");
@@ -23,21 +27,29 @@ pub fn session(values: &[(&str, String)]) -> String {
     // Twice needed, once sent: by this session, and in the file of the detached jobs.
     script += &format!("common_text={}\neval \"$common_text\"\n", quote(&shared()));
     script += &format!("job_text={}\n", quote(&lean(JOB)));
-    for part in [SESSION, RECEIVE, LOOK, GENERATIONS] {
+    for part in [GUARD, SESSION, RECEIVE, LOOK, GENERATIONS] {
         script += &lean(part);
     }
     script + "main\n"
 }
 
 fn shared() -> String {
-    lean(COMMON) + &lean(SECRETS)
+    lean(COMMON) + &lean(SECRETS) + &lean(REBOOT)
 }
 
-/// The command that takes a script of so many bytes from its stdin and runs it, with what comes
-/// after the script as stdin. Any login shell understands these words; `sh -s` would do if every
-/// shell read its script byte by byte.
-pub fn command(script: &str) -> String {
-    format!("/bin/sh -c 'PATH=/run/current-system/sw/bin:$PATH; eval \"$(head -c {})\"'", script.len())
+/// A script as it is sent: a third of its length. All of it is to fit into what TCP sends before it
+/// waits for the first answer.
+pub fn pack(script: &str) -> Result<Vec<u8>> {
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packer.write_all(script.as_bytes())?;
+    Ok(packer.finish()?)
+}
+
+/// The command that takes a packed script of so many bytes from its stdin and runs it, with what
+/// comes after the script as stdin. Any login shell understands these words; `sh -s` would do if
+/// every shell read its script byte by byte.
+pub fn command(packed: &[u8]) -> String {
+    format!("/bin/sh -c 'PATH=/run/current-system/sw/bin:$PATH; eval \"$(head -c {} | gzip -dc)\"'", packed.len())
 }
 
 /// A script without comments and indentation: it goes over the network for every machine.
@@ -62,7 +74,6 @@ pub fn token(machine: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
     use std::process::{Command, Stdio};
 
     fn run(script: &str) -> String {
@@ -103,6 +114,21 @@ mod tests {
         assert!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stderr));
         let job = format!("{}{}main \"$@\"\n", shared(), lean(JOB));
         assert!(Command::new("/bin/sh").args(["-n", "-c", &job]).status().unwrap().success());
+    }
+
+    #[test]
+    fn a_packed_script_runs_and_fits_into_ten_segments() {
+        let packed = pack("printf %s \"$0\"; cat\n").unwrap();
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &command(&packed)]);
+        let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(&packed).unwrap();
+        stdin.write_all(b" and its stdin").unwrap();
+        drop(stdin);
+        assert_eq!(child.wait_with_output().unwrap().stdout, b"/bin/sh and its stdin");
+        // The initial window of TCP, RFC 6928.
+        assert!(pack(&session(&[])).unwrap().len() < 10 * 1460, "{}", pack(&session(&[])).unwrap().len());
     }
 
     #[test]

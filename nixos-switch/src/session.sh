@@ -27,29 +27,11 @@ main() {
     attach) follow ;;
     confirm) confirm ;;
     give-back) give_back ;;
+    health) if check_health; then fact stage healthy; else fact stage unhealthy; fi ;;
     dry) dry ;;
     status) status ;;
     generations) generations ;;
   esac
-}
-
-# Is it the machine that the record means? Nitro shows the instance id as the board's asset tag;
-# a Xen instance is asked through IMDSv2 (EC2 User Guide, "Detect whether a host is an EC2
-# instance"). The pinned host key has been checked before in any case.
-guard() {
-  [ -n "$instance" ] || return
-  here=
-  read -r here 2>/dev/null </sys/class/dmi/id/board_asset_tag
-  case $here in
-    i-*) ;;
-    *)
-      imds=http://169.254.169.254/latest
-      key=$(curl -sf -m 2 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "$imds/api/token" 2>/dev/null) &&
-        here=$(curl -sf -m 2 -H "X-aws-ec2-metadata-token: $key" "$imds/meta-data/instance-id" 2>/dev/null) || here= ;;
-  esac
-  [ -n "$here" ] || { fact warning 'the machine does not tell its instance id'; return; }
-  [ "$here" = "$instance" ] ||
-    fail wrong-machine "another machine answers: the record means $instance, this is $here" 'run ec2-up again: the address may have changed'
 }
 
 # What is on the machine now.
@@ -66,8 +48,8 @@ tell() {
   fact profile "$in_profile"
   fact entry "$entry"
   fact generation "${number%-link}"
-  read -r boot_id </proc/sys/kernel/random/boot_id
-  fact boot-id "$boot_id"
+  fact boot-id "$(boot_id)"
+  fact machine-id "$(cat /etc/machine-id)"
   [ ! -e "$pending" ] || fact pending "$(sed -n 1p "$pending")"
 }
 
@@ -121,22 +103,34 @@ is_specialisation() {
   return 1
 }
 
+# True if the system runs and a reboot is asked for all the same.
+still_to_boot() {
+  case $reboot in
+    always) [ "$(target /run/booted-system)" != "$running" ] || { [ "$action" = boot ] && [ "$running" != "$system" ]; } ;;
+    if-needed) [ -n "$(reboot_reasons "$system")" ] ;;
+    *) return 1 ;;
+  esac
+}
+
 start() {
   tell
   wished
-  if [ ! -e "$dir" ] && is_done && same_secrets; then fact stage unchanged; tidy; return; fi
+  if [ ! -e "$dir" ] && is_done && ! still_to_boot && same_secrets; then fact stage unchanged; tidy; return; fi
   take
   settle_keys
   tell
   wished
-  if is_done; then
+  way=$action unprotected=0
+  if is_done && ! still_to_boot; then
     if same_secrets; then fact stage unchanged; unlock; tidy; return; fi
     # Only the secrets are new; a specialisation that runs stays.
     [ "$action" = boot ] || system=$running
+    check
   else
     same_secrets || :
+    check
+    choose_way
   fi
-  check
   [ -z "$differs" ] || receive_secrets
   set_up
   unlock
@@ -165,6 +159,7 @@ take() {
   while :; do
     lock "$((lock_timeout + 1))" || fail locked 'another deployment is being set up on the machine'
     token=$mine
+    find_deployment
     [ -e "$dir" ] || return 0
     theirs=$(. "$dir/vars" && echo "$token $action $system $toplevel $secrets_id")
     token=${theirs%% *}
@@ -174,7 +169,7 @@ take() {
         rm -rf "$dir"
         disarm
         continue ;;
-      activating | window | committing)
+      activating | booting | window | committing)
         if [ "${theirs#* }" = "$action $system $toplevel $secrets_id" ]; then
           fact joined "$(cat "$dir/owner")"
           fact token "$token"
@@ -190,42 +185,44 @@ take() {
       'wait for it (--lock-timeout), or see --status'
     unlock
     left=$((left - 1))
+    [ $((left % 20)) != 0 ] || { now=$(stage) && revive; }
     sleep 0.5
   done
 }
 
-# What must be so before anything is touched.
-check() {
-  if [ -n "$expect" ] && [ "$running" != "$expect" ]; then
-    fail conflict "another system runs than expected: $running, not $expect" \
-      "look at what was deployed there; to replace it all the same: --expect-current $running"
+# Whether it takes a reboot, and what that needs.
+choose_way() {
+  reasons=$(reboot_reasons "$system" | paste -sd' ')
+  case $reboot:$reasons in
+    always:* | if-needed:?*) ;;
+    *) return ;;
+  esac
+  why=$(not_protected)
+  if [ -z "$why" ]; then
+    way=reboot
+    # It runs already and was not booted: the way back is what was.
+    [ "$running" != "$system" ] || running=$(target /run/booted-system)
+    fact previous "$running"
+    fact rebooting "${reasons:-it was asked for}"
+    return
   fi
-  nix-store --check-validity "$toplevel" 2>/dev/null || fail not-found "the machine does not have $toplevel" 'run nix-push first'
-  [ -n "$system" ] || fail not-found "$toplevel has no specialisation $specialisation" \
-    "it has: $(ls "$toplevel/specialisation" 2>/dev/null | tr '\n' ' ')"
-  for need in "$system" "$running"; do
-    [ -x "$need/bin/switch-to-configuration" ] ||
-      fail input "$need cannot be switched to: it has no bin/switch-to-configuration" 'is it a NixOS system with system.switch.enable?'
-  done
-  [ "$(cat "$system/system")" = "$(cat "$running/system")" ] ||
-    fail input "$toplevel is for $(cat "$system/system"), the machine is $(cat "$running/system")" 'build it for the system of the machine'
-  # The log, the commit's note and a generation's link need little, but they need it.
-  for place in /run /var/lib /nix/var/nix /boot; do
-    [ -d $place ] || continue
-    # shellcheck disable=SC2046
-    set -- $(df -Pk $place | sed -n '$p')
-    [ "$4" -ge 256 ] || fail limit "less than 256 KiB are free in $place" 'free some space there, for instance with nix-collect-garbage'
-  done
+  [ "$reboot_unprotected" = 1 ] && [ "$action" != test ] ||
+    fail activation "the machine could not undo a reboot by itself: $why" \
+      'if you can reach its console: --reboot-unprotected; or --reboot never'
+  fact warning "this reboot is unprotected: $why"
+  unprotected=1 action=boot way=boot
 }
 
 # Arms the rescuers, then starts the activation. Until `armed` exists nothing has changed, and
 # whoever comes next may clear what a death in here left.
 set_up() {
+  if [ "$way" = reboot ]; then mkdir -p "${lasting%/*}" && chmod 700 "${lasting%/*}" && dir=$lasting; fi
   rm -rf "$dir.new"
   disarm
   mkdir "$dir.new"
+  [ "$way" != reboot ] || boot_id >"$dir.new/boot"
   for name in token toplevel system action generation tools shell lock_timeout activation_timeout confirm_timeout \
-    return_timeout allow_failed_units keep_failed secrets_dir secrets_id; do
+    return_timeout allow_failed_units keep_failed unprotected secrets_dir secrets_id; do
     eval "printf '%s=%s\n' $name \"'\$$name'\""
   done >"$dir.new/vars"
   printf "previous='%s'\nstatic='%s'\n" "$running" "$(target /etc/static)" >>"$dir.new/vars"
@@ -246,7 +243,9 @@ set_up() {
   ln -s "${shell%/bin/*}" "$dir.new/shell"
   root previous "$dir/previous" && root next "$dir/next" && root tools "$dir/tools" && root shell "$dir/shell" &&
     mv -T "$dir.new" "$dir" || give_up 'cannot prepare the switch'
-  if [ "$action" = boot ]; then
+  if [ "$way" = reboot ]; then
+    : >"$dir/armed-$token" && job once || give_up 'cannot start the job'
+  elif [ "$way" = boot ]; then
     : >"$dir/confirmed-$token" && job commit || give_up 'cannot start the job'
   else
     job rescue "$activation_timeout" && job reboot "$((activation_timeout + confirm_timeout + return_timeout + 120))" &&
@@ -270,7 +269,7 @@ follow() {
     show
     case $now in
       window | restored | 'done' | gone) break ;;
-      rebooting | returned) [ $turn -lt 200 ] || break ;;
+      booting | rebooting | returned) [ $turn -lt 200 ] || break ;;
       setup) [ $turn -lt 200 ] || break ;;
     esac
     turn=$((turn + 1))
@@ -286,9 +285,11 @@ follow() {
   for name in result reason outcome restored; do
     [ ! -e "$place/$name" ] || fact $name "$(cat "$place/$name")"
   done
-  [ ! -e "$place/failed" ] || while read -r unit; do fact failed "$unit"; done <"$place/failed"
+  for name in failed failed-log; do
+    [ ! -e "$place/$name" ] || while read -r line; do fact $name "$line"; done <"$place/$name"
+  done
   if [ "$now" = 'done' ]; then
-    case $(cat "$place/outcome") in switched* | booted-next* | units-failed*) tidy ;; esac
+    case $(cat "$place/outcome") in switched* | rebooted* | booted-next* | units-failed*) tidy ;; esac
   fi
 }
 
@@ -307,6 +308,12 @@ show() {
 # A job that was killed is started again, or given up for the rescuers.
 revive() {
   case $now in
+    booting)
+      if [ "$(boot_id)" = "$(cat "$dir/boot")" ]; then systemctl -q is-active nixpipe-once.service || job once
+      elif ! systemctl -q is-active nixpipe-boot.service; then
+        # A crash before the reboot was prepared has left no unit for it.
+        if [ -e "$control/nixpipe-boot.service" ]; then systemctl start --no-block nixpipe-boot.service; else job boot; fi
+      fi ;;
     activating)
       systemctl -q is-active nixpipe-activate.service || [ -e "$dir/result" ] || [ "$(stage)" != activating ] ||
         rescue_now ;;
@@ -319,9 +326,29 @@ revive() {
 # Over a new connection: the health checks, then the rename that decides.
 confirm() {
   if [ "$(stage)" = window ]; then
-    check_health && decide armed confirmed && job commit
+    after_boot && check_health && decide armed confirmed && job commit
   fi
   follow
+}
+
+# After a reboot: what is only in /run has to be put back here, before anybody judges; then the
+# units have had their chance to fail.
+after_boot() {
+  [ -e "$dir/boot" ] || return 0
+  # shellcheck source=common.sh
+  . "$dir/vars"
+  await_boot "$((activation_timeout + confirm_timeout))" || return 1
+  failed_units | comm -13 "$dir/failed-before" - >"$dir/failed"
+  [ -s "$dir/failed" ] || return 0
+  last_words
+  # shellcheck disable=SC2046  # names of units
+  systemctl status --no-pager --full --lines=10 -- $(cat "$dir/failed") >>"$dir/log"
+  if [ "$allow_failed_units$keep_failed" = 00 ]; then
+    put "$dir/reason" "units failed: $(paste -sd' ' "$dir/failed")"
+    decide armed expired
+    return 1
+  fi
+  put "$dir/result" 'units-failed 4'
 }
 
 # Each check is tried until it passes; the window ends the attempts. Should the switch have
@@ -336,9 +363,10 @@ check_health() {
       words=$(printf %s "$words" | tail -n 1)
       [ "$told" = "$command: $words" ] || fact unhealthy "$command: $words"
       told="$command: $words"
-      [ "$(stage)" = window ] || return 1
+      [ $mode = health ] || [ "$(stage)" = window ] || return 1
       read -r now _ </proc/uptime
-      [ "${now%.*}" -lt $end ] || { rescue_now; return 1; }
+      [ $mode != health ] || [ "${now%.*}" -lt $end ] || return 1
+      [ "${now%.*}" -lt $end ] || [ -e "$dir/boot" ] || { rescue_now; return 1; }
       sleep 0.5
     done
     fact healthy "$command"

@@ -17,10 +17,10 @@ fn a_system_that_does_not_work_is_rolled_back() {
     let old = machine.push_greeter("old", "");
     machine.switch(&old, "").ok();
 
-    let fails = "systemd.services.failing = { wantedBy = [ \"multi-user.target\" ]; serviceConfig.Type = \"oneshot\"; script = \"exit 7\"; };";
+    let fails = "systemd.services.failing = { wantedBy = [ \"multi-user.target\" ]; serviceConfig.Type = \"oneshot\"; script = \"echo the end of it; exit 7\"; };";
     let new = machine.push_greeter("new", fails);
     let message = rolled_back(&machine, &old, &new, "", "a unit fails");
-    assert!(message.contains("failing.service"), "{message}");
+    assert!(message.contains("failing.service") && message.contains("the end of it"), "{message}");
 
     let ran = machine.switch(&new, "--allow-failed-units").ok();
     assert_eq!(said(&ran), ("units-failed".into(), String::new()));
@@ -36,6 +36,10 @@ fn a_system_that_does_not_work_is_rolled_back() {
     let new = machine.push_greeter("new", hangs);
     let message = rolled_back(&machine, &old, &new, "--activation-timeout 4s", "a unit hangs");
     assert!(message.contains("did not end within 4 s"), "{message}");
+
+    let new = machine.push_greeter("new", &once("systemctl kill --signal=KILL nixpipe-activate.service; sleep 5"));
+    let message = rolled_back(&machine, &old, &new, "", "the activation is killed");
+    assert!(message.contains("was cut short"), "{message}");
 
     let new = machine.push_greeter("new", "system.activationScripts.broken = \"false\";");
     rolled_back(&machine, &old, &new, "", "the activation script fails");
@@ -56,10 +60,29 @@ fn a_system_that_does_not_work_is_rolled_back() {
     machine.ssh("rm /boot/filler").ok();
     machine.assert_keeps(&old, "old", "/boot is full");
 
+    // A disk without room for the profile's next generation, seen only when it is needed.
+    let fills = once(
+        "cd /nix/var/nix/profiles; mkdir -p /run/full; mount -t tmpfs -o nr_inodes=$(($(find . | wc -l))) none /run/full; \
+         cp -a . /run/full; mount --bind /run/full /nix/var/nix/profiles",
+    );
+    let new = machine.push_greeter("new", &fills);
+    let message = rolled_back(&machine, &old, &new, "", "the store gets full");
+    assert!(message.contains("boot entry"), "{message}");
+    machine.ssh("umount /nix/var/nix/profiles /run/full").ok();
+    machine.assert_keeps(&old, "old", "the store is no longer full");
+
     let mount = "fileSystems.\"/bad\" = { device = \"/dev/nothing\"; fsType = \"ext4\"; options = [ \"x-systemd.device-timeout=1s\" ]; };
         systemd.services.panicking = { wantedBy = [ \"multi-user.target\" ]; unitConfig = { OnFailure = \"emergency.target\"; OnFailureJobMode = \"replace-irreversibly\"; }; serviceConfig.Type = \"oneshot\"; script = \"exit 1\"; };";
     let new = machine.push_greeter("new", mount);
     rolled_back(&machine, &old, &new, "--confirm-timeout 3s", "emergency.target");
+}
+
+/// A service that runs a script once.
+fn once(script: &str) -> String {
+    format!(
+        "systemd.services.once = {{ wantedBy = [ \"multi-user.target\" ]; path = [ pkgs.findutils pkgs.iproute2 pkgs.nftables pkgs.systemd pkgs.util-linux ];
+           serviceConfig = {{ Type = \"oneshot\"; RemainAfterExit = true; }}; script = \"{script}\"; }};"
+    )
 }
 
 #[test]
@@ -67,13 +90,24 @@ fn what_the_old_system_cannot_repair_is_undone_by_a_reboot() {
     let machine = Machine::new("reboot");
     let old = machine.push_greeter("old", "");
     machine.switch(&old, "").ok();
-    // Hides root's keys. Activating the old system does not bring them back, so nobody can log in.
-    let hides = "systemd.services.hides = { wantedBy = [ \"multi-user.target\" ]; path = [ pkgs.util-linux ]; serviceConfig = { Type = \"oneshot\"; RemainAfterExit = true; }; script = \"mount -t tmpfs none /root\"; };";
-    let new = machine.push_greeter("new", hides);
-    let ran = machine.switch(&new, "--confirm-timeout 3s --connect-timeout 5s");
-    assert_eq!(said(&ran), ("rolled-back".into(), "rolled-back".into()), "{}", ran.stderr);
-    assert_eq!(ran.record()["activation"]["rebooted"], true, "{}", ran.stderr);
-    machine.assert_keeps(&old, "old", "nobody can log in to the restored system");
+    // Activating the old system undoes none of these.
+    for (script, case) in [
+        ("ip link set lo down", "the network is down"),
+        ("mount -t tmpfs none /root", "root's keys are gone"),
+        (
+            "nft 'add table inet shut; add chain inet shut in { type filter hook input priority 0; }; add rule inet shut in tcp dport 22 tcp flags & (syn | ack) == syn drop'",
+            "the firewall lets no new login in",
+        ),
+    ]
+    .into_iter()
+    .take(sample(3, 1))
+    {
+        let new = machine.push_greeter("new", &once(script));
+        let ran = machine.switch(&new, "--confirm-timeout 3s --return-timeout 4s --connect-timeout 2s");
+        assert_eq!(said(&ran), ("rolled-back".into(), "rolled-back".into()), "{case}: {}", ran.stderr);
+        assert_eq!(ran.record()["activation"]["rebooted"], true, "{case}: {}", ran.stderr);
+        machine.assert_keeps(&old, "old", case);
+    }
 }
 
 #[test]

@@ -3,6 +3,14 @@
 use crate::machine::{Machine, said, toplevel};
 use serde_json::{Value, json};
 
+/// What a deployment before left in the record.
+fn activation(current: &str, machine_id: &str) -> Value {
+    json!({
+        "action": "switch", "outcome": "switched", "previous": null, "current": current, "generation": 1,
+        "bootId": null, "machineId": machine_id, "rebooted": false, "failedUnits": [], "seconds": 1.0
+    })
+}
+
 #[test]
 fn what_is_refused_changes_nothing() {
     let machine = Machine::new("guards");
@@ -35,18 +43,37 @@ fn what_is_refused_changes_nothing() {
     refused(&absent, "", "not-found");
 
     let mut no_system = new.clone();
-    let bash = machine.ssh("readlink -f $(readlink -f /bin/sh | sed 's|/bin/.*||')").ok().stdout;
-    if bash.starts_with("/nix/store/") {
-        no_system["closure"]["toplevel"] = json!(bash.trim());
-        refused(&no_system, "", "input");
+    no_system["closure"]["toplevel"] = json!(machine.ssh("readlink -f /run/current-system/sw").ok().stdout.trim());
+    refused(&no_system, "", "input");
+
+    for (body, words) in [
+        ("system.extraSystemBuilderCmds = \"printf aarch64-linux > $out/system\";", "is for aarch64-linux"),
+        (
+            "boot.loader.grub = { device = lib.mkForce \"nodev\"; efiSupport = lib.mkForce true; };",
+            "boots by UEFI only, the machine by BIOS",
+        ),
+        (
+            "environment.etc.fstab.text = lib.mkForce \"/dev/disk/by-label/nowhere / ext4 defaults 0 1\\n\";",
+            "has no /dev/disk/by-label/nowhere",
+        ),
+    ] {
+        let ran = refused(&machine.push_greeter("new", body), "", "input");
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
     }
+
+    // A machine that is no instance is known by its machine-id.
+    let id = machine.ssh("cat /etc/machine-id").ok().stdout.trim().to_string();
+    let mut elsewhere = new.clone();
+    elsewhere.as_object_mut().unwrap().remove("instance");
+    elsewhere["activation"] = activation(&toplevel(&old), "0123456789abcdef0123456789abcdef");
+    refused(&elsewhere, "", "wrong-machine");
+    elsewhere["closure"] = old["closure"].clone();
+    elsewhere["activation"] = activation(&toplevel(&old), &id);
+    assert_eq!(said(&machine.switch(&elsewhere, "").ok()).0, "unchanged");
 
     refused(&new, &format!("--expect-current {}", toplevel(&new)), "conflict");
     let mut expects = new.clone();
-    expects["activation"] = json!({
-        "action": "switch", "outcome": "switched", "previous": null, "current": toplevel(&new), "generation": 1,
-        "bootId": null, "rebooted": false, "failedUnits": [], "seconds": 1.0
-    });
+    expects["activation"] = activation(&toplevel(&new), &id);
     refused(&expects, "", "conflict");
     refused(&new, "--specialisation nowhere", "not-found");
 

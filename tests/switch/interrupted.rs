@@ -48,7 +48,7 @@ impl Pair {
 
 #[test]
 fn a_killed_client_can_be_run_again() {
-    Pair::new("client").disturb(20, 5, "client killed", |_, mut child| {
+    Pair::new("client").disturb(20, 3, "client killed", |_, mut child| {
         child.kill().unwrap();
         child.wait().unwrap();
     });
@@ -56,7 +56,7 @@ fn a_killed_client_can_be_run_again() {
 
 #[test]
 fn a_cut_connection_is_made_again() {
-    Pair::new("cut").disturb(20, 5, "connection cut", |machine, child| {
+    Pair::new("cut").disturb(20, 3, "connection cut", |machine, child| {
         machine.cloud.run(&["cut", &machine.id()]);
         std::thread::sleep(Duration::from_millis(700));
         machine.cloud.run(&["heal", &machine.id()]);
@@ -66,7 +66,7 @@ fn a_cut_connection_is_made_again() {
 
 #[test]
 fn a_power_cut_boots_one_of_the_two() {
-    Pair::new("power").disturb(20, 5, "power cut", |machine, mut child| {
+    Pair::new("power").disturb(20, 3, "power cut", |machine, mut child| {
         machine.power_cycle();
         let state = machine.state();
         assert_eq!(state.running, state.entry);
@@ -97,11 +97,11 @@ fn a_machine_that_nobody_comes_back_to_reboots_into_the_old_system() {
     let pair = Pair::new("alone");
     let machine = &pair.machine;
     let boot = machine.ssh("cat /proc/sys/kernel/random/boot_id").ok().stdout;
-    let mut child = machine.begin(&pair.systems[0].0, "--confirm-timeout 3s");
+    let mut child = machine.begin(&pair.systems[0].0, "--confirm-timeout 3s --return-timeout 10s");
     std::thread::sleep(pair.whole.mul_f64(0.4));
     child.kill().unwrap();
     child.wait().unwrap();
-    // Three seconds of window, two minutes for a login, and a boot.
+    // The window, the time for a login, and a boot.
     let end = Instant::now() + Duration::from_secs(180);
     while Instant::now() < end && machine.ssh("cat /proc/sys/kernel/random/boot_id").stdout == boot {
         std::thread::sleep(Duration::from_secs(2));

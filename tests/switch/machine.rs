@@ -8,6 +8,13 @@ use std::time::{Duration, Instant};
 use tests::{Cloud, Folder, Ran, cloud};
 
 static CASES: AtomicUsize = AtomicUsize::new(0);
+static LOST: AtomicUsize = AtomicUsize::new(0);
+
+/// Says how the suite stands. Not by a macro: what those print is kept back where a test succeeds.
+fn tally(name: &str, case: &str) {
+    let (cases, lost) = (CASES.load(Ordering::Relaxed), LOST.load(Ordering::Relaxed));
+    let _ = writeln!(std::io::stderr(), "switch suite: {cases} cases, {lost} machines lost ({name}: {case})");
+}
 
 /// A machine that is taken down when the test ends, however it ends.
 pub struct Machine {
@@ -112,6 +119,8 @@ impl Machine {
         let end = Instant::now() + Duration::from_secs(300);
         while self.ssh("systemctl is-system-running --wait >/dev/null 2>&1; true").status != 0 {
             if Instant::now() > end {
+                LOST.fetch_add(1, Ordering::Relaxed);
+                tally(self.name, "nobody can log in");
                 panic!("LOST: nobody can log in to {}\n{}", self.name, self.cloud.run(&["console", &self.id()]));
             }
             std::thread::sleep(Duration::from_millis(300));
@@ -128,6 +137,8 @@ impl Machine {
              echo $(systemctl is-active greeter) $(cat /etc/greeting 2>/dev/null)
              echo $(systemctl list-units 'nixpipe*' --all --plain --no-legend | cut -d' ' -f1) \
                $(cd /run/nixos && ls | grep list) $(cd /nix/var/nix/gcroots/nixpipe 2>/dev/null && for root in *; do [ ! -e $root ] || echo $root; done | grep -v pushed) \
+               $(ls /nix/var/nix/profiles/system-profiles 2>/dev/null) $(ls /etc/systemd/system.control 2>/dev/null) \
+               $(grub-editenv /boot/grub/grubenv list 2>/dev/null) $(grep -o \"Profile 'nixpipe'\" /boot/grub/grub.cfg) \
                $(ls /var/lib/nixpipe 2>/dev/null) $(ls /run/nixpipe 2>/dev/null | grep -v -e lock -e last)",
         );
         let mut lines = ran.ok().stdout.lines().map(str::to_string).collect::<Vec<_>>().into_iter();
@@ -156,9 +167,8 @@ impl Machine {
             left: String::new(),
         };
         assert_eq!(state, expected, "{case}\n{}", self.ssh("cat /run/nixpipe/*/log").stdout);
-        let count = CASES.fetch_add(1, Ordering::Relaxed) + 1;
-        // Not by a macro: those are captured where the test succeeds.
-        let _ = writeln!(std::io::stderr(), "switch suite: {count} cases, 0 machines lost ({}: {case})", self.name);
+        CASES.fetch_add(1, Ordering::Relaxed);
+        tally(self.name, case);
     }
 }
 

@@ -10,5 +10,7 @@ mod guards;
 mod interrupted;
 mod machine;
 mod plan;
+mod reboot;
 mod secrets;
+mod trips;
 mod window;

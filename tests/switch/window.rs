@@ -58,6 +58,30 @@ fn what_happens_inside_the_window_loses_nothing() {
 }
 
 #[test]
+fn a_kept_connection_of_the_users_proves_nothing() {
+    let machine = Machine::new("master");
+    let old = machine.push_greeter("old", "");
+    machine.switch(&old, "").ok();
+    let new = machine.push_greeter("new", "services.openssh.enable = lib.mkForce false;");
+    let ssh = machine.folder.path().join(".ssh");
+    std::fs::create_dir_all(&ssh).unwrap();
+    std::fs::write(ssh.join("config"), "Host *\nControlMaster auto\nControlPath ~/.ssh/%C\nControlPersist 300\n")
+        .unwrap();
+    machine.ssh("true").ok();
+    let record = &new["ssh"];
+    let (host, key) = (record["host"].as_str().unwrap(), new["keyPair"]["privateKeyFile"].as_str().unwrap());
+    let ssh = format!(
+        "ssh -F .ssh/config -o ControlPath=$PWD/.ssh/%C -o UserKnownHostsFile=known_hosts -i {key} root@{host}"
+    );
+    machine.folder.sh(&format!("{ssh} true"), "").ok();
+    machine.folder.sh(&format!("{ssh} -O check"), "").ok();
+    let ran = machine.switch(&new, "--confirm-timeout 3s");
+    assert_eq!(said(&ran), ("rolled-back".into(), "rolled-back".into()), "{}", ran.stderr);
+    machine.folder.sh(&format!("{ssh} -O exit"), "");
+    machine.assert_keeps(&old, "old", "a ControlMaster in the user's ssh config");
+}
+
+#[test]
 fn a_commit_that_was_cut_short_is_settled() {
     let machine = Machine::new("pending");
     let old = machine.push_greeter("old", "");

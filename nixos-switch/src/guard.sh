@@ -1,0 +1,109 @@
+# What is refused before anything is touched.
+
+# Is it the machine that the record means? Nitro shows the instance id as the board's asset tag;
+# a Xen instance is asked through IMDSv2 (EC2 User Guide, "Detect whether a host is an EC2
+# instance"). Where neither tells, the machine-id of the deployment before must be this one's. The
+# pinned host key has been checked before in any case.
+guard() {
+  here=
+  [ -z "$instance" ] || here=$(instance_id)
+  if [ -n "$here" ]; then
+    [ "$here" = "$instance" ] ||
+      fail wrong-machine "another machine answers: the record means $instance, this is $here" 'run ec2-up again: the address may have changed'
+  elif [ -n "$machine_id" ]; then
+    here=$(cat /etc/machine-id)
+    [ "$here" = "$machine_id" ] ||
+      fail wrong-machine "another machine answers: the record means the machine-id $machine_id, this is $here" \
+        'is the address right? If the machine was made anew, remove activation.machineId from the record'
+  elif [ -n "$instance" ]; then
+    fact warning 'the machine does not tell its instance id'
+  fi
+}
+instance_id() {
+  tag=
+  read -r tag 2>/dev/null </sys/class/dmi/id/board_asset_tag
+  case $tag in
+    i-*) echo "$tag" ;;
+    *)
+      imds=http://169.254.169.254/latest
+      key=$(curl -sf -m 2 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "$imds/api/token" 2>/dev/null) &&
+        curl -sf -m 2 -H "X-aws-ec2-metadata-token: $key" "$imds/meta-data/instance-id" 2>/dev/null ;;
+  esac
+}
+
+check() {
+  if [ -n "$expect" ] && [ "$running" != "$expect" ]; then
+    fail conflict "another system runs than expected: $running, not $expect" \
+      "look at what was deployed there; to replace it all the same: --expect-current $running"
+  fi
+  nix-store --check-validity "$toplevel" 2>/dev/null || fail not-found "the machine does not have $toplevel" 'run nix-push first'
+  [ -n "$system" ] || fail not-found "$toplevel has no specialisation $specialisation" \
+    "it has: $(ls "$toplevel/specialisation" 2>/dev/null | tr '\n' ' ')"
+  for need in "$system" "$running"; do
+    [ -x "$need/bin/switch-to-configuration" ] ||
+      fail input "$need cannot be switched to: it has no bin/switch-to-configuration" 'is it a NixOS system with system.switch.enable?'
+  done
+  [ "$(cat "$system/system")" = "$(cat "$running/system")" ] ||
+    fail input "$toplevel is for $(cat "$system/system"), the machine is $(cat "$running/system")" 'build it for the system of the machine'
+  [ "$action" = test ] || check_boot
+  check_space
+}
+
+# Would it boot here? What the running system does the same way is not asked.
+check_boot() {
+  mode=$(boot_mode "$system")
+  if [ "$mode" != "$(boot_mode "$running")" ]; then
+    if [ -d /sys/firmware/efi ]; then firmware=UEFI; else firmware=BIOS; fi
+    case $mode:$firmware in
+      UEFI:BIOS | BIOS:UEFI)
+        fail input "$toplevel boots by $mode only, the machine by $firmware" 'see boot.loader in its configuration' ;;
+    esac
+  fi
+  while read -r device place _; do
+    case $place in / | /boot | /boot/* | /efi) ;; *) continue ;; esac
+    case $device in
+      UUID=*) device=/dev/disk/by-uuid/${device#*=} ;;
+      LABEL=*) device=/dev/disk/by-label/${device#*=} ;;
+    esac
+    case $device in /dev/*) ;; *) continue ;; esac
+    [ -e "$device" ] || grep -q "^[^#]*${device##*/}[ 	]*$place[ 	]" "$running/etc/fstab" 2>/dev/null ||
+      fail input "the machine has no $device, which $toplevel mounts at $place" 'see fileSystems in its configuration'
+  done 2>/dev/null <"$system/etc/fstab"
+}
+# How the loader of system $1 boots: UEFI, BIOS, both, or nothing if it is not known. It is named in
+# switch-to-configuration; GRUB's installer names its settings, an expression in XML (nixpkgs
+# nixos/modules/system/boot/loader/grub/grub.nix).
+boot_mode() {
+  name='/nix/store/[0-9a-z]\{32\}-[A-Za-z0-9+._?=-]*'
+  loader=$(grep -ao "$name\(install-grub\|systemd-boot\)[A-Za-z0-9+._?=/-]*" "$1/bin/switch-to-configuration" | sed -n 1p)
+  case $loader in
+    *systemd-boot*) echo UEFI ;;
+    *install-grub*)
+      settings=$(grep -o "${name}grub-config.xml" "$loader" 2>/dev/null | sed -n 1p)
+      [ -n "$settings" ] || return 0
+      if [ -z "$(setting grubTargetEfi)" ]; then echo BIOS
+      elif grep -q '"nodev"' "$settings"; then echo UEFI
+      else echo both; fi ;;
+  esac
+}
+setting() { sed -n "/name=\"$1\"/{n;s/.*value=\"\([^\"]*\)\".*/\1/p;}" "$settings"; }
+
+# The log, the commit's note and a generation's link need little, but they need it; a /boot of its
+# own takes a copy of a new kernel and initrd, and the old menu beside the new one.
+check_space() {
+  for place in /run /var/lib /nix/var/nix /boot; do
+    [ -d $place ] || continue
+    need=256
+    if [ $place = /boot ] && [ "$(stat -c %d /boot)" != "$(stat -c %d /nix/store)" ]; then
+      for part in kernel initrd; do
+        file=$(target "$system/$part")
+        name=$(printf %s "${file#/nix/store/}" | tr / -)
+        [ -z "$file" ] || [ -e "/boot/kernels/$name" ] || [ -e "/boot/EFI/nixos/$name.efi" ] || [ "$action" = test ] || need=$((need + $(stat -c %s "$file") / 1024))
+      done
+    fi
+    # shellcheck disable=SC2046
+    set -- $(df -Pk $place | sed -n '$p')
+    [ "$4" -ge $need ] ||
+      fail limit "less than $need KiB are free in $place" 'free some space there, for instance with nix-collect-garbage'
+  done
+}

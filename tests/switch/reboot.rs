@@ -1,0 +1,155 @@
+//! Systems that only a reboot brings: confirmed like any other, or the old one boots again.
+
+use crate::machine::{Machine, said, toplevel};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use tests::sample;
+
+const KERNEL: &str = "boot.kernelPackages = pkgs.linuxPackages_6_18;";
+
+fn booted(machine: &Machine) -> String {
+    machine.ssh("readlink -f /run/booted-system").ok().stdout.trim().into()
+}
+
+#[test]
+fn a_new_kernel_is_booted_and_then_made_the_one_that_boots() {
+    let machine = Machine::new("kernel");
+    let old = machine.push_greeter("old", "");
+    machine.switch(&old, "").ok();
+    assert_eq!(said(&machine.switch(&old, "--reboot if-needed").ok()).0, "unchanged");
+    let same = machine.push_greeter("same", "");
+    let ran = machine.switch(&same, "--reboot if-needed").ok();
+    assert_eq!((said(&ran).0.as_str(), &ran.record()["activation"]["rebooted"]), ("switched", &Value::Bool(false)));
+
+    let kept = |record: &Value, text: &str, flags: &str, case: &str| {
+        let ran = machine.switch(record, flags).ok();
+        assert_eq!(said(&ran).0, "rebooted", "{case}: {}", ran.stderr);
+        assert_eq!(ran.record()["activation"]["rebooted"], true);
+        machine.assert_keeps(record, text, case);
+        assert_eq!(booted(&machine), toplevel(record), "{case}");
+        assert_eq!(said(&machine.switch(record, flags).ok()).0, "unchanged", "{case}, again");
+        ran
+    };
+    let new = machine.push_greeter("new", KERNEL);
+    let ran = machine.switch(&new, "--plan --reboot if-needed").ok();
+    let plan = ran.record()["plan"].clone();
+    assert!(plan.as_array().unwrap().iter().any(|entry| entry["action"] == "reboot"), "{plan}");
+    let ran = kept(&new, "new", "--reboot if-needed --health 'systemctl is-active greeter'", "a new kernel");
+    assert!(ran.stderr.contains("kernel"), "{}", ran.stderr);
+    kept(&same, "same", "--reboot if-needed", "the old kernel");
+    kept(&old, "old", "--reboot always", "a reboot that nothing needs");
+
+    for (text, body) in [
+        ("inhibited", "system.switch.inhibitors.dbus-implementation = \"broker\";"),
+        ("interface", "system.extraSystemBuilderCmds = \"rm -f $out/init-interface-version; printf 'systemd 3' > $out/init-interface-version\";"),
+    ]
+    .into_iter()
+    .take(sample(2, 1))
+    {
+        kept(&machine.push_greeter(text, body), text, "--reboot if-needed", text);
+        machine.switch(&old, "--reboot if-needed").ok();
+    }
+
+    // Switched to without its reboot: the way back is the system that was booted.
+    machine.switch(&new, "").ok();
+    kept(&new, "new", "--reboot if-needed", "a reboot that was pending");
+
+    let fails = "systemd.services.failing = { wantedBy = [ \"multi-user.target\" ]; serviceConfig.Type = \"oneshot\"; script = \"exit 7\"; };";
+    let failing = machine.push_greeter("failing", fails);
+    let ran = machine.switch(&failing, "--reboot always --allow-failed-units").ok();
+    assert_eq!((said(&ran).0.as_str(), &ran.record()["activation"]["rebooted"]), ("units-failed", &Value::Bool(true)));
+    machine.assert_keeps(&failing, "failing", "a unit fails at the boot and may");
+}
+
+#[test]
+fn a_reboot_that_nobody_confirms_is_undone_by_another() {
+    let machine = Machine::new("undone");
+    let old = machine.push_greeter("old", "");
+    machine.switch(&old, "").ok();
+    let fails = "systemd.services.failing = { wantedBy = [ \"multi-user.target\" ]; serviceConfig.Type = \"oneshot\"; script = \"exit 7\"; };";
+    let mount = "systemd.enableEmergencyMode = lib.mkForce true; fileSystems.\"/data\" = { device = \"/var/missing.img\"; fsType = \"ext4\"; options = [ \"loop\" ]; };";
+    for (more, flags, case) in [
+        ("services.openssh.enable = lib.mkForce false;", "", "no sshd after the reboot"),
+        ("", "--health false", "a health check fails after the reboot"),
+        (fails, "", "a unit fails at the boot"),
+        (mount, "", "emergency.target at the boot"),
+    ]
+    .into_iter()
+    .take(sample(4, 2))
+    {
+        let new = machine.push_greeter("new", &format!("{KERNEL} {more}"));
+        let flags = format!("--reboot if-needed --confirm-timeout 4s --connect-timeout 5s {flags}");
+        let ran = machine.switch(&new, &flags);
+        assert_eq!(said(&ran), ("rolled-back".into(), "rolled-back".into()), "{case}: {}", ran.stderr);
+        assert_eq!(ran.record()["activation"]["rebooted"], true, "{case}");
+        machine.assert_keeps(&old, "old", case);
+        assert_eq!(booted(&machine), toplevel(&old), "{case}");
+    }
+
+    // A kernel that does not get far: the power is turned off and on, and the old one boots.
+    let dead = machine.push_greeter(
+        "dead",
+        &format!("{KERNEL} system.extraSystemBuilderCmds = \"printf '#!/bin/sh\\\\nexit 1\\\\n' > $out/init\";"),
+    );
+    let child = machine.begin(&dead, "--reboot if-needed --connect-timeout 2s");
+    let end = Instant::now() + Duration::from_secs(120);
+    while !machine.cloud.run(&["console", &machine.id()]).contains("Kernel panic") && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    machine.power_cycle();
+    let output = child.wait_with_output().unwrap();
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["activation"]["outcome"], "rolled-back", "{record}");
+    machine.assert_keeps(&old, "old", "the new system panics");
+}
+
+#[test]
+fn a_reboot_that_is_disturbed_ends_in_one_of_two_systems() {
+    let machine = Machine::new("disturbed");
+    let systems = [(machine.push_greeter("one", ""), "one"), (machine.push_greeter("two", KERNEL), "two")];
+    machine.switch(&systems[0].0, "").ok();
+    let flags = "--reboot if-needed --confirm-timeout 20s";
+    let start = Instant::now();
+    machine.switch(&systems[1].0, flags).ok();
+    let whole = start.elapsed();
+    let points = sample(20, 1);
+    for what in ["client killed", "power cut"] {
+        for point in 0..points {
+            let running = machine.state().running;
+            let (record, text) = systems.iter().find(|(record, _)| toplevel(record) != running).unwrap();
+            let after = whole.mul_f64(1.1 * (point as f64 + 0.5) / points as f64);
+            let case = format!("{what} after {:.2} s of {:.2} s of a reboot", after.as_secs_f64(), whole.as_secs_f64());
+            let mut child = machine.begin(record, flags);
+            std::thread::sleep(after);
+            if what == "power cut" {
+                machine.power_cycle();
+            } else {
+                child.kill().unwrap();
+            }
+            child.wait().unwrap();
+            let ran = machine.switch(record, &format!("{flags} --lock-timeout 120s"));
+            // It may have been about to go back when it was asked again.
+            let ran = if said(&ran).1 == "rolled-back" { machine.switch(record, flags) } else { ran };
+            assert_eq!(ran.status, 0, "{case}: {}", ran.stderr);
+            machine.assert_keeps(record, text, &case);
+        }
+    }
+}
+
+#[test]
+fn a_reboot_without_a_way_back_must_be_asked_for_by_name() {
+    let machine = Machine::new("unprotected");
+    let old = machine.push_greeter("old", "");
+    let new = machine.push_greeter("new", KERNEL);
+    machine.switch(&old, "").ok();
+    // What is there does not outlive the reboot.
+    machine.ssh("mkdir -p /var/lib/nixpipe && mount -t tmpfs none /var/lib").ok();
+    let ran = machine.switch(&new, "--reboot if-needed");
+    assert_eq!(said(&ran), ("refused".into(), "activation".into()), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--reboot-unprotected"), "{}", ran.stderr);
+    machine.assert_keeps(&old, "old", "a reboot without a way back");
+    let ran =
+        machine.switch(&new, "--reboot if-needed --reboot-unprotected --health 'systemctl is-active greeter'").ok();
+    assert_eq!(said(&ran).0, "rebooted", "{}", ran.stderr);
+    machine.assert_keeps(&new, "new", "a reboot without a way back that was asked for");
+}
