@@ -1,13 +1,14 @@
 //! ec2-down: removes exactly what ec2-up made, in reverse order.
 
 use crate::args::AccountArgs;
+use crate::doing::Doing;
 use crate::plan::Plan;
 use crate::region::{Region, Regions};
 use crate::{address, group, instance, key_pair, list, stream, tags};
 use anyhow::Result;
 use aws_sdk_ec2::types::SecurityGroup;
 use machine_record::{Failure, Job, KeyPair, Kind, PlanEntry, Record, StreamArgs, Tool, log};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -96,7 +97,7 @@ async fn all(context: Rc<Context>, seed: Job) {
 }
 
 async fn one(context: Rc<Context>, mut job: Job) {
-    let step = Cell::new("finding it");
+    let step = Doing::new(&job.record.name(), "being found");
     let limit = context.args.account.timeout;
     let result = match tokio::time::timeout(limit, context.machine(&mut job.record, &step)).await {
         Ok(result) => result,
@@ -108,7 +109,7 @@ async fn one(context: Rc<Context>, mut job: Job) {
 }
 
 impl Context {
-    async fn machine(&self, record: &mut Record, step: &Cell<&'static str>) -> Result<()> {
+    async fn machine(&self, record: &mut Record, step: &Doing) -> Result<()> {
         let name = record.string("name")?.ok_or_else(|| Failure::new(Kind::Input, "the record has no `name`"))?;
         let region = self.regions.of(&self.args.account.region_of(record).await?).await?;
         let pair: Option<KeyPair> = record.section()?;

@@ -1,13 +1,13 @@
 //! The machine's host key, known before the first login.
 
 use crate::console;
+use crate::doing::Doing;
 use crate::region::Region;
 use crate::tags;
 use aws_sdk_ec2::types::{Instance, Tag};
 use clap::ValueEnum;
 use machine_record::{Failure, Kind, log};
 use machine_ssh::Jump;
-use std::cell::Cell;
 use std::time::Duration;
 
 /// Where trust in the host key comes from.
@@ -39,7 +39,7 @@ pub struct Trust<'a> {
     /// The hosts on the way
     pub jump: Option<&'a Jump>,
     /// What is waited for, to be told if the time is up
-    pub step: &'a Cell<&'static str>,
+    pub step: &'a Doing,
 }
 
 /// Keys known from an earlier run: the instance's tag.

@@ -14,6 +14,7 @@ mod call_error;
 mod compare;
 mod console;
 mod credits;
+mod doing;
 pub mod down;
 mod group;
 mod host_key;

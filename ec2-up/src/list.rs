@@ -82,6 +82,7 @@ async fn everywhere(args: &ListArgs) -> Result<Vec<Record>, Failure> {
     for name in names {
         let (region, args) = (regions.of(&name).await?, args.clone());
         tasks.push(tokio::task::spawn_local(async move {
+            let _step = log::step(&region.name, "listing");
             if args.orphans { orphans(&region).await } else { known(&region).await }
         }));
     }

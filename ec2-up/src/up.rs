@@ -2,6 +2,7 @@
 
 use crate::args::AccountArgs;
 use crate::compare::{self, Mend, Wanted};
+use crate::doing::Doing;
 use crate::host_key::{self, HostKeySource, Trust};
 use crate::instance_type::{self, Needs};
 use crate::launch::Plan as Launch;
@@ -15,7 +16,6 @@ use aws_sdk_ec2::types::Instance;
 use clap::ValueEnum;
 use machine_record::{Failure, Job, KeyPair, Kind, Record, Ssh, StreamArgs, Tool, log};
 use machine_ssh::Jump;
-use std::cell::Cell;
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -76,7 +76,7 @@ pub fn run(args: UpArgs) -> ExitCode {
 
 async fn one(context: Rc<Context>, mut job: Job) {
     // What the machine is at when its time is up.
-    let step = Cell::new("finding it");
+    let step = Doing::new(&job.record.name(), "being found");
     let limit = context.args.account.timeout;
     let result = match tokio::time::timeout(limit, context.machine(&mut job.record, &step)).await {
         Ok(result) => result,
@@ -88,7 +88,7 @@ async fn one(context: Rc<Context>, mut job: Job) {
 }
 
 impl Context {
-    async fn machine(&self, record: &mut Record, step: &Cell<&'static str>) -> Result<()> {
+    async fn machine(&self, record: &mut Record, step: &Doing) -> Result<()> {
         let name = record.name();
         let way = way(record)?;
         let wish = Wish::of(record, &self.args.wish)?;

@@ -16,15 +16,21 @@ mod key_file;
 const TOOL: Tool = Tool { name: "keygen", starts: true, names: false, jobs: 4 };
 
 const EXAMPLES: &str = "\
+Input: records of machines; or -n, and one is made from the flags.
+Output: each with `keyPair` added; the private key stays in its file.
+
 Examples:
-  nixos-ami -n --release 25.11 --name web-1 | keygen | ec2-up
-      one key for the stream, in id_ed25519
-  keygen --type rsa < machines.json
-      the tutorial's: an RSA key in id_rsa.pem
-  keygen --file 'keys/{name}' < machines.json
-      a key for each machine
-  keygen --from-agent < machines.json
-      the first key of the ssh-agent; no file is written";
+  One key for the stream, in id_ed25519:
+    nixos-ami -n --release 25.11 --name web-1 | keygen | ec2-up
+
+  The tutorial's: an RSA key in id_rsa.pem:
+    nixos-ami -n --release 20.09 --region eu-central-1 | keygen --type rsa
+
+  A key for each machine, in the folder keys:
+    keygen --file 'keys/{name}' < machines.json
+
+  The first key of the ssh-agent; no file is written:
+    keygen --from-agent < machines.json";
 
 /// Make an SSH key pair for a machine
 ///
@@ -124,6 +130,7 @@ fn add_key_pair(args: &Args, record: &mut Record) -> Result<()> {
             if args.algorithm == Some(Type::Rsa) && !IMPORTED.contains(&bits) {
                 log::warning(&record.name(), &format!("EC2 imports RSA keys of 2048 and 4096 bits, not of {bits}"));
             }
+            let _step = log::step(&record.name(), "making the key");
             let (key, made) = key_file::create(&path, || match args.algorithm {
                 Some(Type::Rsa) => key::make_rsa(bits.into()),
                 _ => key::make_ed25519(),

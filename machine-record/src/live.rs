@@ -1,7 +1,9 @@
 //! The live last line: what the tool is doing now, redrawn on a terminal.
 //!
-//! Several tools of one pipe share a terminal. Who draws holds a lock on it, for two seconds at a
+//! Several tools of one pipe share a terminal. Who draws holds a lock on it, for a second at a
 //! time; whoever prints a line erases the live one first, and it is drawn again below.
+
+use crate::log;
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -14,11 +16,12 @@ const ERASE: &str = "\r\x1b[K";
 const REDRAW: Duration = Duration::from_millis(100);
 /// A step that is over sooner than this is not shown.
 const QUICK: Duration = Duration::from_millis(300);
-const TURN: Duration = Duration::from_secs(2);
-const REST: Duration = Duration::from_millis(350);
+const TURN: Duration = Duration::from_secs(1);
+/// Long enough for the others to see that the lock is free.
+const REST: Duration = Duration::from_millis(250);
 
 /// A step in progress; it is over when this is dropped.
-pub struct Step(Option<Arc<Item>>);
+pub struct Step(Arc<Item>);
 
 struct Item {
     machine: String,
@@ -40,6 +43,8 @@ struct State {
     steps: Vec<Arc<Item>>,
     begun: usize,
     ended: usize,
+    /// Whether the line on the screen may be ours
+    drawn: bool,
     /// Since when the terminal is ours
     turn: Option<Instant>,
     /// Until when it is the others'
@@ -69,55 +74,53 @@ fn live() -> Option<&'static Live> {
 
 /// Shows what is being done for a machine until the result is dropped.
 pub fn step(machine: &str, what: &str) -> Step {
-    Step(live().map(|live| {
-        let item = Arc::new(Item {
-            machine: machine.into(),
-            what: what.into(),
-            began: Instant::now(),
-            total: AtomicU64::new(0),
-            done: AtomicU64::new(0),
-        });
+    let item = Arc::new(Item {
+        machine: machine.into(),
+        what: what.into(),
+        began: Instant::now(),
+        total: AtomicU64::new(0),
+        done: AtomicU64::new(0),
+    });
+    if let Some(live) = live() {
         live.lock().steps.push(item.clone());
         live.changed.notify_all();
-        item
-    }))
+    }
+    Step(item)
 }
 
 impl Step {
     /// Says how many bytes there are to do.
     pub fn of_bytes(self, total: u64) -> Self {
-        if let Some(item) = &self.0 {
-            item.total.store(total, Ordering::Relaxed);
-        }
+        self.0.total.store(total, Ordering::Relaxed);
         self
     }
 
     /// Says that more bytes are done.
     pub fn add_bytes(&self, count: u64) {
-        if let Some(item) = &self.0 {
-            item.done.fetch_add(count, Ordering::Relaxed);
-        }
+        self.0.done.fetch_add(count, Ordering::Relaxed);
     }
 }
 
 impl Drop for Step {
     fn drop(&mut self) {
-        if let (Some(item), Some(live)) = (&self.0, live()) {
+        let item = &self.0;
+        log::took(&item.machine, &item.what, item.began.elapsed(), item.done.load(Ordering::Relaxed));
+        if let Some(live) = live() {
             let mut state = live.lock();
             state.steps.retain(|other| !Arc::ptr_eq(other, item));
             if state.steps.is_empty() {
-                live.give_up(&mut state);
+                live.clear(&mut state);
             }
         }
     }
 }
 
-/// A machine was begun, or ended: the line tells how many of how many.
-pub(crate) fn count(begun: usize, ended: usize) {
+/// Machines were begun, or ended: the line tells how many of how many.
+pub(crate) fn count(begun: isize, ended: isize) {
     if let Some(live) = live() {
         let mut state = live.lock();
-        state.begun += begun;
-        state.ended += ended;
+        state.begun = state.begun.saturating_add_signed(begun);
+        state.ended = state.ended.saturating_add_signed(ended);
     }
 }
 
@@ -130,6 +133,17 @@ pub(crate) fn print(lines: &str) {
     let _ = std::io::stderr().lock().write_all(format!("{erase}{lines}").as_bytes());
 }
 
+/// Lets something else be written, to stdout, with the last line of the terminal empty.
+pub(crate) fn aside<R>(write: impl FnOnce() -> R) -> R {
+    let live = live().filter(|_| std::io::stdout().is_terminal());
+    let _turn = live.map(|live| {
+        let state = live.lock();
+        live.write(ERASE);
+        state
+    });
+    write()
+}
+
 impl Live {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -139,12 +153,14 @@ impl Live {
         let _ = (&self.terminal).write_all(text.as_bytes());
     }
 
-    /// Leaves the terminal to others, with the last line empty.
-    fn give_up(&self, state: &mut State) {
-        if state.turn.take().is_some() {
+    /// Takes our line off the screen, and leaves the terminal to others.
+    fn clear(&self, state: &mut State) {
+        // Without the lock, somebody else's line is there by now, or none.
+        if std::mem::take(&mut state.drawn) && (state.turn.is_some() || self.terminal.try_lock().is_ok()) {
             self.write(ERASE);
             let _ = self.terminal.unlock();
         }
+        state.turn = None;
     }
 
     /// True if the terminal is ours for now.
@@ -152,17 +168,24 @@ impl Live {
         match (state.turn, state.rest) {
             (Some(since), _) if since.elapsed() < TURN => true,
             (Some(_), _) => {
-                self.give_up(state);
+                // The line stays: whoever is next draws over it.
+                let _ = self.terminal.unlock();
+                state.turn = None;
                 state.rest = Some(Instant::now() + REST);
                 false
             }
             (None, Some(end)) if Instant::now() < end => false,
             (None, _) => {
-                let got = self.terminal.try_lock().is_ok();
+                let got = self.is_in_front() && self.terminal.try_lock().is_ok();
                 state.turn = got.then(Instant::now);
                 got
             }
         }
+    }
+
+    /// False for a job in the background, whose line would run into what the user types.
+    fn is_in_front(&self) -> bool {
+        rustix::termios::tcgetpgrp(&self.terminal).map_or(true, |group| group == rustix::process::getpgrp())
     }
 }
 
@@ -178,6 +201,7 @@ fn draw_for_ever() {
                     let width = rustix::termios::tcgetwinsize(&live.terminal).map_or(80, |size| size.ws_col.into());
                     let line = format!("{}: {}", live.tool, describe(&item, &state));
                     live.write(&format!("{ERASE}{}", cut(&line, width)));
+                    state.drawn = true;
                 }
                 state = live.changed.wait_timeout(state, REDRAW).unwrap_or_else(PoisonError::into_inner).0;
             }
@@ -234,7 +258,7 @@ fn erase_on_signals() {
             && let Some(live) = live()
         {
             let mut state = live.lock();
-            live.give_up(&mut state);
+            live.clear(&mut state);
             let _ = signal_hook::low_level::emulate_default_handler(signal);
         }
     });

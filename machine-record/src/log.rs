@@ -3,9 +3,9 @@
 //! Several tools of one pipe share a terminal, so a line is written whole, in one call.
 
 use crate::{Failure, LogFormat, StreamArgs, live};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 struct Settings {
     tool: String,
@@ -31,35 +31,60 @@ pub fn is_verbose() -> bool {
     SETTINGS.get().is_some_and(|settings| settings.verbose)
 }
 
+fn is_quiet() -> bool {
+    SETTINGS.get().is_some_and(|settings| settings.quiet)
+}
+
+fn format() -> LogFormat {
+    SETTINGS.get().map_or(LogFormat::Text, |settings| settings.format)
+}
+
 /// Says what happens to a machine; hidden by `-q`.
 pub fn event(machine: &str, text: &str) {
-    if !SETTINGS.get().is_some_and(|settings| settings.quiet) {
-        write(machine, "info", text, None);
+    figures(machine, text, Value::Null);
+}
+
+/// The same with the numbers of the text as an object, for those who read JSON.
+pub fn figures(machine: &str, text: &str, numbers: Value) {
+    if !is_quiet() {
+        write(machine, "info", text, None, numbers);
+    }
+}
+
+/// How long a step took, for those who read JSON; people have seen it on the live line.
+pub(crate) fn took(machine: &str, what: &str, time: Duration, bytes: u64) {
+    if format() == LogFormat::Json {
+        let seconds = time.as_millis() as f64 / 1000.0;
+        let mut numbers = json!({ "seconds": seconds });
+        if bytes > 0 {
+            numbers["bytes"] = bytes.into();
+        }
+        figures(machine, &format!("{what} took {seconds} s"), numbers);
     }
 }
 
 /// Shows a command or an API call; only with `-v`.
 pub fn detail(machine: &str, text: &str) {
     if is_verbose() {
-        write(machine, "debug", text, None);
+        write(machine, "debug", text, None, Value::Null);
     }
 }
 
 /// Says what the reader should look at, though the work goes on; hidden by `-q`.
 pub fn warning(machine: &str, text: &str) {
-    if !SETTINGS.get().is_some_and(|settings| settings.quiet) {
-        write(machine, "warning", text, None);
+    if !is_quiet() {
+        write(machine, "warning", text, None, Value::Null);
     }
 }
 
 /// Says that a machine failed, and what to do. Never hidden.
 pub fn failure(machine: &str, failure: &Failure) {
-    write(machine, "error", &failure.message, failure.hint.as_deref());
+    write(machine, "error", &failure.message, failure.hint.as_deref(), json!({ "kind": failure.kind }));
 }
 
 /// Says what is wrong with the whole run, not with one machine. Never hidden.
 pub fn error(text: &str) {
-    write("", "error", text, None);
+    write("", "error", text, None, Value::Null);
 }
 
 /// Says what concerns the whole run; hidden by `-q`.
@@ -67,27 +92,46 @@ pub fn note(text: &str) {
     event("", text);
 }
 
-fn write(machine: &str, level: &str, text: &str, hint: Option<&str>) {
+fn write(machine: &str, level: &str, text: &str, hint: Option<&str>, more: Value) {
     let tool = SETTINGS.get().map_or("nixpipe", |settings| &settings.tool);
-    let format = SETTINGS.get().map_or(LogFormat::Text, |settings| settings.format);
-    let mut out = String::new();
-    if format == LogFormat::Json {
-        let machine = (!machine.is_empty()).then_some(machine);
-        let line =
-            json!({ "time": now(), "tool": tool, "machine": machine, "level": level, "event": text, "hint": hint });
-        out = format!("{line}\n");
-    } else {
-        let subject = if machine.is_empty() { String::new() } else { format!("{machine}: ") };
-        let word = if level == "warning" { "warning: " } else { "" };
-        for (index, line) in text.lines().enumerate() {
-            let word = if index == 0 { word } else { "" };
-            out += &format!("{tool}: {subject}{word}{}\n", printable(line));
-        }
-        for line in hint.unwrap_or_default().lines() {
-            out += &format!("{tool}: {subject}hint: {}\n", printable(line));
-        }
+    live::print(&match format() {
+        LogFormat::Json => object(tool, machine, level, text, hint, more),
+        LogFormat::Text => lines(tool, machine, level, text, hint),
+    });
+}
+
+fn object(tool: &str, machine: &str, level: &str, text: &str, hint: Option<&str>, more: Value) -> String {
+    let machine = (!machine.is_empty()).then_some(machine);
+    let mut object = Map::from_iter(
+        [
+            ("time", json!(now())),
+            ("tool", json!(tool)),
+            ("machine", json!(machine)),
+            ("level", json!(level)),
+            ("event", json!(text)),
+        ]
+        .map(|(name, value)| (name.to_string(), value)),
+    );
+    if let Some(hint) = hint {
+        object.insert("hint".into(), hint.into());
     }
-    live::print(&out);
+    if let Value::Object(more) = more {
+        object.extend(more);
+    }
+    format!("{}\n", Value::Object(object))
+}
+
+fn lines(tool: &str, machine: &str, level: &str, text: &str, hint: Option<&str>) -> String {
+    let subject = if machine.is_empty() { String::new() } else { format!("{machine}: ") };
+    let mut word = if level == "warning" { "warning: " } else { "" };
+    let mut out = String::new();
+    for line in text.lines() {
+        out += &format!("{tool}: {subject}{}{}\n", std::mem::take(&mut word), printable(line));
+    }
+    for line in hint.unwrap_or_default().lines() {
+        out += &format!("{tool}: {subject}hint: {}\n", printable(line));
+    }
+    out
 }
 
 /// Control characters of somebody else's output would move the cursor; tabs may stay.

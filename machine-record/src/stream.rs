@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 /// What the stream must know of a tool.
 #[derive(Clone, Copy, Debug)]
@@ -55,11 +55,13 @@ impl Job {
 
     /// A further machine of the stream, for a tool that finds several where it was asked once.
     pub fn another(&self, record: Record) -> Job {
+        live::count(1, 0);
         Job { record, output: self.output.clone(), done: false }
     }
 
     /// Takes the machine out of the stream without a record, for one that was no wish of the user.
     pub fn discard(mut self) {
+        live::count(-1, 0);
         self.done = true;
     }
 }
@@ -126,7 +128,7 @@ pub fn for_each(tool: Tool, args: &StreamArgs, step: impl Fn(&mut Record) -> Res
 /// of the whole run: it is printed, and the status is 1.
 pub fn run(tool: Tool, args: &StreamArgs, body: impl FnOnce(Jobs) -> Result<()>) -> ExitCode {
     let output =
-        Arc::new(Output { tool: tool.name, failed: false.into(), closed: false.into(), stdout: Mutex::new(()) });
+        Arc::new(Output { tool: tool.name, failed: false.into(), closed: false.into(), stdout: Mutex::default() });
     let input = match Input::of(tool, args) {
         Ok(input) => input,
         Err(what) => {
@@ -153,7 +155,9 @@ pub fn run(tool: Tool, args: &StreamArgs, body: impl FnOnce(Jobs) -> Result<()>)
         // The reader may wait for input that nobody will send.
         return ExitCode::from(1);
     }
-    if let Some(what) = usage.lock().ok().and_then(|mut what| what.take()) {
+    let verdict = usage.lock().ok().and_then(|mut what| what.take());
+    output.sum_up();
+    if let Some(what) = verdict {
         log::error(&what);
         return ExitCode::from(2);
     }
@@ -262,14 +266,17 @@ impl Reader {
 
     /// An error of this tool, or one of a tool whose section is there by now.
     fn may_retry(&self, record: &Record) -> bool {
-        #[derive(serde::Deserialize)]
-        struct Error {
-            tool: String,
-        }
         let Ok(Some(error)) = record.read::<Error>("error") else { return false };
         error.tool == self.tool.name
             || OWNERS.iter().any(|(tool, section)| *tool == error.tool && record.text(section).is_some())
     }
+}
+
+/// Who made a record's error, and of what kind.
+#[derive(serde::Deserialize)]
+struct Error {
+    tool: String,
+    kind: Option<String>,
 }
 
 /// Stdout, and what the exit status will be.
@@ -277,8 +284,19 @@ struct Output {
     tool: &'static str,
     failed: AtomicBool,
     closed: AtomicBool,
-    stdout: Mutex<()>,
+    stdout: Mutex<Left>,
 }
+
+/// The machines that have left.
+#[derive(Default)]
+struct Left {
+    count: usize,
+    /// Name, tool and kind of those that left with an error
+    failed: Vec<String>,
+}
+
+/// How many machines that failed are named at the end.
+const NAMED: usize = 20;
 
 impl Output {
     fn fail(&self, record: &mut Record, failure: &Failure) {
@@ -287,11 +305,30 @@ impl Output {
         self.failed.store(true, Ordering::SeqCst);
     }
 
+    /// At the end of a pipe, and of many lines: which machines failed.
+    fn sum_up(&self) {
+        let stdout = rustix::fs::fstat(rustix::stdio::stdout()).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        let left = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
+        if left.count < 2 || left.failed.is_empty() || stdout == Ok(FileType::Fifo) {
+            return;
+        }
+        let named = left.failed.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+        let more = match left.failed.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        log::error(&format!("{} of {} machines failed: {named}{more}", left.failed.len(), left.count));
+    }
+
     fn write(&self, record: &Record) {
         let line = record.to_line() + "\n";
-        let _turn = self.stdout.lock();
+        let mut left = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
+        left.count += 1;
+        if let Ok(Some(error)) = record.read::<Error>("error") {
+            left.failed.push(format!("{} ({}: {})", record.name(), error.tool, error.kind.unwrap_or_default()));
+        }
         let mut stdout = io::stdout().lock();
-        let written = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
+        let written = live::aside(|| stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()));
         if let Err(error) = written
             && !self.closed.swap(true, Ordering::SeqCst)
         {

@@ -12,6 +12,7 @@ use crate::{Args, BuildOn, Compress, about, build};
 use anyhow::{Context, Result, anyhow};
 use machine_record::{Closure as Section, Failure, Kind, Phases, Record, StorePath, log};
 use machine_ssh::{Address, Session};
+use serde_json::json;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -257,10 +258,10 @@ fn deliver(
     let rate = (bytes as f64 / took.max(0.001)) as u64;
     (section.sent_paths, section.sent_bytes) = (Some(missing.len() as u64), Some(bytes));
     (section.compressed_bytes, section.rate) = (Some(packed), Some(rate));
-    log::event(
-        machine,
-        &format!("sent {} paths, {} as {} in {took:.1} s ({}/s)", missing.len(), size(bytes), size(packed), size(rate)),
-    );
+    let text =
+        format!("sent {} paths, {} as {} in {took:.1} s ({}/s)", missing.len(), size(bytes), size(packed), size(rate));
+    let numbers = json!({ "paths": missing.len(), "bytes": bytes, "packedBytes": packed, "seconds": took });
+    log::figures(machine, &text, numbers);
     let builds = build.is_some() && !there;
     if builds {
         log::event(machine, &format!("building {toplevel} on the machine"));

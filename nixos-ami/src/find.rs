@@ -191,6 +191,7 @@ impl Finder {
                     .hint("releases are called as in 25.11; those after 23.11 are asked for from EC2"));
             }
             log::event(machine, &format!("asking EC2 for NixOS {} in {}", question.release, question.region));
+            let _step = log::step(machine, "asking EC2");
             let images = self.ec2.images(&question.region, &question.release).await;
             let images = images.map_err(|failure| self.or_from_table(failure, question))?;
             if candidates(&images, question, &self.now).is_empty() {

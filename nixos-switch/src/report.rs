@@ -5,6 +5,7 @@ use crate::answers::Answers;
 use crate::deploy::{End, Wish};
 use anyhow::Result;
 use machine_record::{Activation, Failure, Kind, StorePath, log};
+use serde_json::json;
 
 /// Puts together what is known; no section if nothing was learned of the machine.
 pub fn report(wish: &Wish, end: End) -> (Option<Activation>, Result<()>) {
@@ -32,7 +33,8 @@ pub fn report(wish: &Wish, end: End) -> (Option<Activation>, Result<()>) {
     };
     if let (Some(outcome), Ok(())) = (outcome, &result) {
         let current = activation.current.as_ref().map_or("", |path| path.as_str());
-        log::event(&wish.machine, &format!("{outcome}: {current} ({seconds:.1} s)"));
+        let numbers = json!({ "seconds": activation.seconds });
+        log::figures(&wish.machine, &format!("{outcome}: {current} ({seconds:.1} s)"), numbers);
     }
     (Some(activation), result)
 }

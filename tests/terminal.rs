@@ -1,0 +1,259 @@
+//! What a person sees: the tools on pseudo-terminals, read as a terminal would draw it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use tests::Folder;
+
+/// Longer than any of these takes; reached only where something hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A terminal of some width, after a command has run in it.
+#[derive(Default)]
+struct Screen {
+    width: usize,
+    rows: Vec<Vec<char>>,
+    column: usize,
+    /// Each state of the last row that somebody could have seen
+    seen: Vec<String>,
+    raw: String,
+    status: i32,
+}
+
+impl Screen {
+    /// Draws what was written: printable characters, carriage return, new line, erase to the end of the line.
+    fn draw(&mut self, output: &str) {
+        self.rows = vec![Vec::new()];
+        let mut characters = output.chars();
+        while let Some(character) = characters.next() {
+            match character {
+                '\r' => {
+                    self.look();
+                    self.column = 0;
+                }
+                '\n' => {
+                    self.look();
+                    self.rows.push(Vec::new());
+                }
+                '\x1b' => {
+                    let sequence: String = characters.by_ref().take(2).collect();
+                    assert_eq!(sequence, "[K", "an escape sequence that nothing of ours uses");
+                    let column = self.column;
+                    self.rows.last_mut().unwrap().truncate(column);
+                }
+                printable => {
+                    assert!(!printable.is_control(), "{printable:?}");
+                    if self.column == self.width {
+                        self.rows.push(Vec::new());
+                        self.column = 0;
+                    }
+                    let (column, row) = (self.column, self.rows.last_mut().unwrap());
+                    row.resize(row.len().max(column + 1), ' ');
+                    row[column] = printable;
+                    self.column += 1;
+                }
+            }
+        }
+        self.look();
+    }
+
+    fn look(&mut self) {
+        let row: String = self.rows.last().unwrap().iter().collect();
+        if self.seen.last() != Some(&row) {
+            self.seen.push(row);
+        }
+    }
+
+    /// The rows as they stand at the end.
+    fn rows(&self) -> Vec<String> {
+        self.rows.iter().map(|row| row.iter().collect()).collect()
+    }
+
+    /// Fails unless every row that was ever seen is of one tool, from its beginning.
+    #[track_caller]
+    fn is_never_scribbled_over(&self) {
+        for row in self.seen.iter().filter(|row| !row.is_empty() && !row.starts_with("^C")) {
+            // A long line of text goes on in the next row; a live one never does.
+            assert!(row.matches("nixos-ami: web-").count() <= 1, "{row:?} in {:#?}", self.seen);
+        }
+    }
+
+    /// Fails unless the cursor stands in an empty row, below whole lines.
+    #[track_caller]
+    fn is_left_whole(&self) {
+        let rows = self.rows();
+        assert_eq!((self.column, rows.last().unwrap().as_str()), (0, ""), "{rows:#?}");
+        assert!(!rows.iter().any(|row| row.contains("asking EC2, ")), "a live line is left: {rows:#?}");
+    }
+}
+
+/// Runs a command in a terminal; Ctrl-C is typed when it has written `interrupt`.
+fn terminal(folder: &Folder, width: usize, environment: &[(&str, &str)], script: &str, interrupt: &str) -> Screen {
+    let inner = format!("stty rows 24 cols {width}; {script}").replace('\'', r"'\''");
+    let mut command = folder.command(&format!("exec script --quiet --return --command '{inner}' /dev/null"));
+    command.env("TERM", "xterm").env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+    command.env("SHELL", "/bin/bash").env_remove("NO_COLOR").envs(environment.iter().copied());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // Kept open: its end would be typed as Ctrl-D.
+    let mut keyboard = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let output = Mutex::new(Vec::new());
+    let status = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = stdout.read(&mut buffer) {
+                output.lock().unwrap().extend_from_slice(&buffer[..count]);
+            }
+        });
+        let began = Instant::now();
+        let mut typed = interrupt.is_empty();
+        loop {
+            if !typed && String::from_utf8_lossy(&output.lock().unwrap()).contains(interrupt) {
+                keyboard.write_all(b"\x03").unwrap();
+                typed = true;
+            }
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(began.elapsed() < LIMIT, "{}", String::from_utf8_lossy(&output.lock().unwrap()));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let raw = String::from_utf8(output.into_inner().unwrap()).unwrap();
+    let mut screen = Screen { width, status: status.code().unwrap_or(-1), ..Screen::default() };
+    screen.draw(&raw);
+    Screen { raw, ..screen }
+}
+
+/// An EC2 that never answers: whoever asks it waits.
+fn mute() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, format!("http://{address}"))
+}
+
+const ASK: &str = "nixos-ami -n --release 25.11 --region eu-central-1 --name web-1 --timeout 3s";
+
+#[test]
+fn the_live_line_fits_terminals_of_40_80_and_200_columns_and_the_error_stays() {
+    let folder = Folder::new("widths");
+    let (_server, address) = mute();
+    std::thread::scope(|scope| {
+        for width in [40, 80, 200] {
+            let (folder, address) = (&folder, &address);
+            scope.spawn(move || {
+                let screen = terminal(folder, width, &[("AWS_ENDPOINT_URL", address)], &format!("{ASK} > out"), "");
+                let live: Vec<_> = screen.seen.iter().filter(|row| row.contains("asking EC2, ")).collect();
+                assert!(live.iter().any(|row| row.starts_with("nixos-ami: web-1: asking EC2, ")), "{:#?}", screen.seen);
+                assert!(live.iter().all(|row| row.chars().count() < width), "{live:#?}");
+                screen.is_never_scribbled_over();
+                screen.is_left_whole();
+                let text = screen.rows().concat();
+                let (_, end) = text.split_once("in eu-central-1").unwrap();
+                assert!(end.starts_with("nixos-ami: web-1: "), "the error stands last: {text}");
+                assert_eq!(screen.status, 1, "{text}");
+            });
+        }
+    });
+}
+
+#[test]
+fn ctrl_c_leaves_the_screen_whole() {
+    let folder = Folder::new("interrupted");
+    let (_server, address) = mute();
+    let script = format!("{} | keygen > out", ASK.replace(" --timeout 3s", ""));
+    let screen = terminal(&folder, 80, &[("AWS_ENDPOINT_URL", &address)], &script, "asking EC2, ");
+    screen.is_never_scribbled_over();
+    screen.is_left_whole();
+    assert_eq!(screen.status, 130, "{}", screen.raw);
+}
+
+#[test]
+fn two_tools_at_once_take_turns_on_the_last_line() {
+    let folder = Folder::new("two");
+    let (_server, address) = mute();
+    let ask = ASK.replace("3s", "6s");
+    let script = format!("{ask} > 1 & {} > 2; wait; wait", ask.replace("web-1", "web-2"));
+    let screen = terminal(&folder, 80, &[("AWS_ENDPOINT_URL", &address)], &script, "");
+    for machine in ["web-1", "web-2"] {
+        let start = format!("nixos-ami: {machine}: asking EC2, ");
+        assert!(screen.seen.iter().any(|row| row.starts_with(&start)), "{machine}: {:#?}", screen.seen);
+    }
+    screen.is_never_scribbled_over();
+    screen.is_left_whole();
+}
+
+#[test]
+fn a_hundred_machines_need_one_live_line() {
+    let folder = Folder::new("hundred");
+    let (_server, address) = mute();
+    let machine = |number| {
+        let release = if number % 2 == 0 { "20.09" } else { "25.11" };
+        format!("{{\"name\":\"web-{number}\",\"release\":\"{release}\"}}\n")
+    };
+    std::fs::write(folder.path().join("in"), (0..100).map(machine).collect::<String>()).unwrap();
+    let script = "nixos-ami --region eu-central-1 --timeout 4s < in > out";
+    let screen = terminal(&folder, 80, &[("AWS_ENDPOINT_URL", &address)], script, "");
+    let live = |row: &&String| row.contains("asking EC2, ") && row.ends_with("(50 of 100 machines done)");
+    assert!(screen.seen.iter().any(|row| live(&row)), "{:#?}", screen.seen);
+    screen.is_never_scribbled_over();
+    screen.is_left_whole();
+    let text = screen.rows().concat();
+    let sum = text.split_once("50 of 100 machines failed: web-").unwrap_or_else(|| panic!("no summary: {text}"));
+    assert!(sum.1.ends_with(" and 30 more"), "the summary stands last: {text}");
+}
+
+#[test]
+fn a_record_on_the_terminal_stands_on_its_own_line() {
+    let folder = Folder::new("records");
+    let (_server, address) = mute();
+    let script =
+        format!("{ASK} > out & sleep 1; nixos-ami -n --release 20.09 --region eu-central-1 --name web-2; wait");
+    let screen = terminal(&folder, 2000, &[("AWS_ENDPOINT_URL", &address)], &script, "");
+    let record = screen.rows().into_iter().find(|row| row.contains("\"ami\"")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap_or_else(|_| panic!("{record}"));
+    assert_eq!(record["name"], "web-2");
+}
+
+#[test]
+fn a_dumb_terminal_gets_plain_lines_and_no_colour_is_ever_used() {
+    let folder = Folder::new("dumb");
+    let (_server, address) = mute();
+    for environment in [[("TERM", "dumb"), ("LANG", "C")], [("TERM", "xterm"), ("NO_COLOR", "1")]] {
+        let mut variables = environment.to_vec();
+        variables.push(("AWS_ENDPOINT_URL", &address));
+        let screen = terminal(&folder, 80, &variables, &format!("{ASK} > out"), "");
+        let dumb = environment[0].1 == "dumb";
+        assert_eq!(screen.raw.contains('\x1b'), !dumb, "{:?}", screen.raw);
+        assert_eq!(screen.raw.replace("\r\n", "").contains('\r'), !dumb, "{:?}", screen.raw);
+        // `draw` has refused any sequence but "erase": no colour either way.
+        screen.is_left_whole();
+    }
+}
+
+#[test]
+fn the_json_log_is_one_object_a_line_with_numbers_as_numbers() {
+    let folder = Folder::new("json-log");
+    let (_server, address) = mute();
+    let script = format!("{ASK} --log-format json > out");
+    let screen = terminal(&folder, 2000, &[("AWS_ENDPOINT_URL", &address)], &script, "");
+    let lines: Vec<serde_json::Value> = screen
+        .rows()
+        .iter()
+        .filter(|row| !row.is_empty())
+        .map(|row| serde_json::from_str(row).unwrap_or_else(|_| panic!("no JSON: {row}")))
+        .collect();
+    for line in &lines {
+        for member in ["time", "tool", "machine", "level", "event"] {
+            assert!(line[member].is_string(), "{member}: {line}");
+        }
+        assert_eq!((&line["tool"], &line["machine"]), (&"nixos-ami".into(), &"web-1".into()));
+    }
+    assert!(lines.iter().any(|line| line["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0)), "{lines:#?}");
+    let error = lines.iter().find(|line| line["level"] == "error").unwrap();
+    assert!(error["kind"].is_string() && error["hint"].is_string(), "{error}");
+}
