@@ -15,11 +15,11 @@ pub struct AccountArgs {
     pub deployment: String,
 
     /// Longest wait for one machine
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration, hide_short_help = true)]
     pub timeout: Duration,
 
     /// Longest wait for one answer of EC2
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, hide_short_help = true)]
     pub call_timeout: Duration,
 }
 

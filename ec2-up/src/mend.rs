@@ -11,16 +11,16 @@ use std::rc::Rc;
 /// What the user allows beside changes in place.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub struct Allowed {
-    /// Terminate a machine that cannot be changed as wished, and make a new one
+    /// Replace a machine that cannot be changed as wished
     #[arg(long)]
     pub replace: bool,
 
     /// Stop and start a machine to change its type
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub stop_to_resize: bool,
 
     /// Take over a machine or group of that name that ec2-up has not made
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub adopt: bool,
 }
 

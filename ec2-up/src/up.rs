@@ -31,11 +31,11 @@ pub struct UpArgs {
     pub allowed: Allowed,
 
     /// Where trust in the machine's ssh host key comes from
-    #[arg(long, value_name = "SOURCE", value_enum, default_value_t = HostKeySource::Console)]
+    #[arg(long, value_name = "SOURCE", value_enum, default_value_t = HostKeySource::Console, hide_short_help = true)]
     pub host_key: HostKeySource,
 
     /// What to wait for
-    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Wait::Ssh)]
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Wait::Ssh, hide_short_help = true)]
     pub wait: Wait,
 
     #[command(flatten)]

@@ -20,55 +20,55 @@ pub struct WishArgs {
     volume_size: Option<u32>,
 
     /// Type of the root volume; default is gp3
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", hide_short_help = true)]
     volume_type: Option<String>,
 
-    /// Who may reach ssh (repeat, or commas); default is everybody
+    /// Who may reach ssh; default is everybody (repeatable)
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     ssh_from: Vec<String>,
 
     /// Open a port, such as 443, 8000-8100, 53/udp or 5432:10.0.0.0/8 (repeat, or commas)
-    #[arg(long, value_name = "PORT[/udp][:CIDR]", value_delimiter = ',')]
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
     open: Vec<String>,
 
     /// Subnet to start in; default is one of the default VPC
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", hide_short_help = true)]
     subnet: Option<String>,
 
     /// Use this security group as it is instead of making one (repeat, or commas)
-    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    #[arg(long, value_name = "ID", value_delimiter = ',', hide_short_help = true)]
     security_group: Vec<String>,
 
     /// Give the machine an IPv6 address, and open ssh to IPv6
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     ipv6: bool,
 
     /// Add a tag to what is made (repeat, or commas)
-    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', hide_short_help = true)]
     tag: Vec<String>,
 
-    /// Start spot instances: cheaper, and EC2 may take them back
+    /// Start spot instances, which EC2 may take back
     #[arg(long)]
     spot: bool,
 
     /// CPU credits of burstable types; unlimited ones can cost more
-    #[arg(long, value_name = "CREDITS", value_enum)]
+    #[arg(long, value_name = "CREDITS", value_enum, hide_short_help = true)]
     credits: Option<Credits>,
 
     /// IAM instance profile that gives the machine permissions of its own
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     instance_profile: Option<String>,
 
     /// Give the machine an address that survives a stop
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     elastic_ip: bool,
 
     /// Shell script (with #!) that the machine runs at every boot; readable by all on it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     user_data: Option<PathBuf>,
 
     /// Whether metadata need a token; default is required, unless the image cannot
-    #[arg(long, value_name = "WHEN", value_enum)]
+    #[arg(long, value_name = "WHEN", value_enum, hide_short_help = true)]
     imds: Option<Imds>,
 }
 

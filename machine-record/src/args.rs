@@ -4,44 +4,49 @@ use clap::{Args, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use std::time::Duration;
 
+/// `-h` fits a screen of 24 lines: it names the flags that all tools share, `--help` explains them.
+const SHARED: &str = "\
+Options of every tool, explained by --help:
+  -n  --name  -j  --retry  --plan  -q  -v  --log-format  --completions";
+
 /// Flags of every tool that reads or writes records.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Options of every tool")]
 pub struct StreamArgs {
     /// Read no records; start from the flags with one
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, hide_short_help = true)]
     pub null_input: bool,
 
     /// Name of the machine, for a record that has none
-    #[arg(long, value_name = "NAME", value_parser = name)]
+    #[arg(long, value_name = "NAME", value_parser = name, hide_short_help = true)]
     pub name: Option<String>,
 
     /// How many machines to work on side by side
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true)]
     pub jobs: Option<u16>,
 
     /// Try machines again that failed here
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub retry: bool,
 
     /// Change nothing; say what would be done
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub plan: bool,
 
     /// Print errors only
-    #[arg(short, long, conflicts_with = "verbose")]
+    #[arg(short, long, conflicts_with = "verbose", hide_short_help = true)]
     pub quiet: bool,
 
     /// Print every command and API call
-    #[arg(short, long)]
+    #[arg(short, long, hide_short_help = true)]
     pub verbose: bool,
 
     /// How to write what happens, on stderr
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text, hide_short_help = true)]
     pub log_format: LogFormat,
 
     /// Print the completions for a shell and exit
-    #[arg(long, value_name = "SHELL", exclusive = true)]
+    #[arg(long, value_name = "SHELL", exclusive = true, hide_short_help = true)]
     pub completions: Option<Shell>,
 }
 
@@ -81,8 +86,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// Ends the program for `--help`, `--version` and `--completions` (status 0) and for wrong
 /// usage (status 2).
 pub fn parse<A: Parser + CommandFactory + AsRef<StreamArgs>>() -> A {
-    let args = A::parse();
-    let mut command = A::command();
+    let mut command = A::command().after_help(SHARED);
+    let args = A::from_arg_matches(&command.get_matches_mut()).unwrap_or_else(|error| error.exit());
     let tool = command.get_name().to_string();
     if let Some(shell) = args.as_ref().completions {
         clap_complete::generate(shell, &mut command, tool, &mut std::io::stdout());

@@ -17,19 +17,19 @@ const LONGEST: usize = 255;
 #[derive(Args, Clone, Debug, Default)]
 pub struct LoginArgs {
     /// Connect with OpenSSH's client, such as ssh, and its configuration [default: libssh2, without]
-    #[arg(long, value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM", hide_short_help = true)]
     ssh: Option<PathBuf>,
 
     /// Become root on the machine, where the login is not root's
-    #[arg(long, value_enum, default_value_t = Elevate::None)]
+    #[arg(long, value_enum, default_value_t = Elevate::None, hide_short_help = true)]
     elevate: Elevate,
 
     /// Ask at the terminal for the password that sudo may want
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     ask_elevate_password: bool,
 
     /// Read that password from a file descriptor, up to the first line's end
-    #[arg(long, value_name = "FD", conflicts_with = "ask_elevate_password", value_parser = clap::value_parser!(u32).range(3..))]
+    #[arg(long, value_name = "FD", conflicts_with = "ask_elevate_password", value_parser = clap::value_parser!(u32).range(3..), hide_short_help = true)]
     elevate_password_fd: Option<u32>,
 
     #[arg(skip)]

@@ -55,14 +55,17 @@ const EXAMPLES: &str = "\
 Input: machine records with `ssh`, as ec2-up writes them. A record's own `configuration` wins over
 the command line. The configuration finds the record as the module argument `machine`:
   { machine, ... }: { networking.hostName = machine.name; }
+Output: each with `closure` added.
 
 Examples:
-  ec2-up < machines.json | nix-push configuration.nix | nixos-switch
-      the usual pipe
-  nix-push --flake .#web < machines.json
-      nixosConfigurations.web of the flake here
-  nix-push --toplevel ./result --plan < machines.json
-      what would be sent of a system that is built already";
+  The usual pipe:
+    ec2-up < machines.json | nix-push configuration.nix | nixos-switch
+
+  nixosConfigurations.web of the flake here:
+    nix-push --flake .#web < machines.json
+
+  What would be sent of a system that is built already:
+    nix-push --toplevel ./result --plan < machines.json";
 
 /// Build a NixOS configuration and put its closure on the machine
 ///
@@ -81,14 +84,14 @@ struct Args {
     flake: Option<String>,
 
     /// NixOS configuration as a Nix expression
-    #[arg(long, value_name = "NIX", group = "source")]
+    #[arg(long, value_name = "NIX", group = "source", hide_short_help = true)]
     expr: Option<String>,
 
     /// File that evaluates to a NixOS system by itself, <nixpkgs> included
-    #[arg(long, value_name = "FILE", group = "source")]
+    #[arg(long, value_name = "FILE", group = "source", hide_short_help = true)]
     hermetic: Option<PathBuf>,
 
-    /// System that is built already: a store path, or a link to one
+    /// System that is built already, or a link to one
     #[arg(long, value_name = "PATH", group = "source")]
     toplevel: Option<PathBuf>,
 
@@ -97,19 +100,19 @@ struct Args {
     nix_path: Vec<String>,
 
     /// Take <nixpkgs> from here
-    #[arg(long, value_name = "PATH", conflicts_with = "flake")]
+    #[arg(long, value_name = "PATH", conflicts_with = "flake", hide_short_help = true)]
     nixpkgs: Option<String>,
 
     /// Give the configuration another module argument, as a Nix expression
-    #[arg(long, num_args = 2, value_names = ["NAME", "NIX"])]
+    #[arg(long, num_args = 2, value_names = ["NAME", "NIX"], hide_short_help = true)]
     arg: Vec<String>,
 
     /// Give the configuration another module argument, as text
-    #[arg(long, num_args = 2, value_names = ["NAME", "TEXT"])]
+    #[arg(long, num_args = 2, value_names = ["NAME", "TEXT"], hide_short_help = true)]
     argstr: Vec<String>,
 
     /// Set an option of nix.conf for evaluating and building
-    #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"])]
+    #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"], hide_short_help = true)]
     option: Vec<String>,
 
     /// Where to build: here, as this Nix is set up, or on the machine
@@ -117,43 +120,43 @@ struct Args {
     build_on: BuildOn,
 
     /// Machines that build for this Nix, as in nix.conf; empty for none
-    #[arg(long, value_name = "MACHINES")]
+    #[arg(long, value_name = "MACHINES", hide_short_help = true)]
     builders: Option<String>,
 
-    /// Keep what is built here: a link in this folder for each machine
+    /// Keep what is built here, by a link in this folder
     #[arg(long, value_name = "FOLDER")]
     keep_result: Option<PathBuf>,
 
     /// Memory for all evaluations together [default: half of what is free]
-    #[arg(long, value_name = "SIZE", value_parser = evaluators::size)]
+    #[arg(long, value_name = "SIZE", value_parser = evaluators::size, hide_short_help = true)]
     eval_memory: Option<u64>,
 
     /// Most evaluations at a time [default: the number of processors]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true)]
     eval_jobs: Option<u16>,
 
     /// Evaluate even if nothing has changed since the last time
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     no_eval_cache: bool,
 
     /// Let the machine fetch what it can from its own caches first
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     substitute_on_destination: bool,
 
     /// Write to this binary cache once, and let the machines fetch from there what they can
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", hide_short_help = true)]
     via: Option<String>,
 
     /// Sign what is sent with this secret key, for users whom the machine does not trust
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     sign_key: Option<PathBuf>,
 
     /// How to compress what is sent
-    #[arg(long, value_enum, default_value_t = Compress::Auto)]
+    #[arg(long, value_enum, default_value_t = Compress::Auto, hide_short_help = true)]
     compress: Compress,
 
     /// Longest wait for the machine: to connect, and for a sign of life later
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = machine_record::duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = machine_record::duration, hide_short_help = true)]
     timeout: Duration,
 
     #[command(flatten)]

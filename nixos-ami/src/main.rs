@@ -31,7 +31,7 @@ Examples:
 
 /// Find the EC2 image of a NixOS release
 #[derive(Parser)]
-#[command(version, about, after_long_help = EXAMPLES)]
+#[command(version, after_long_help = EXAMPLES)]
 struct Args {
     /// NixOS release, such as 25.11, or `latest`
     #[arg(long, value_name = "RELEASE")]
@@ -46,7 +46,7 @@ struct Args {
     system: Option<String>,
 
     /// Virtualisation and root device of the image
-    #[arg(long = "type", value_name = "TYPE", default_value = "hvm-ebs")]
+    #[arg(long = "type", value_name = "TYPE", default_value = "hvm-ebs", hide_short_help = true)]
     kind: String,
 
     /// Where to look: default is the table if it has the release, else EC2
@@ -58,7 +58,7 @@ struct Args {
     catalogue: Option<PathBuf>,
 
     /// Account that publishes the images, not for the table (repeat, or commas); default is NixOS's
-    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    #[arg(long, value_name = "ID", value_delimiter = ',', hide_short_help = true)]
     owner: Vec<String>,
 
     /// Write a record for every image that fits, the one to choose first
@@ -70,7 +70,7 @@ struct Args {
     verify: bool,
 
     /// Longest wait for EC2
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration, hide_short_help = true)]
     timeout: Duration,
 
     #[command(flatten)]

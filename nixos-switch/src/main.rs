@@ -25,15 +25,25 @@ mod secrets;
 const TOOL: Tool = Tool { name: "nixos-switch", starts: false, names: false, jobs: 16 };
 
 const HELP: &str = "\
-Input:   records with `closure` (nix-push) and `ssh` (ec2-up)
-Output:  the same records with `activation` added
+Input: records with `closure` (from nix-push) and `ssh` (from ec2-up).
+Output: each with `activation` added.
 
 The new system is activated without touching the boot entry. Only after a new login has
 succeeded, and the --health commands, does it become the one that boots. Otherwise the machine
 goes back to the previous system by itself, at the latest by a reboot.
 
-Example:
-  ec2-ls | nix-push configuration.nix | nixos-switch --health 'systemctl is-active nginx'";
+Examples:
+  Deploy to all machines, and count on sshd:
+    ec2-ls | nix-push configuration.nix | nixos-switch --health 'systemctl is-active sshd'
+
+  One machine first, and then the rest:
+    head -n 1 pushed.json | nixos-switch && tail -n +2 pushed.json | nixos-switch
+
+  What would happen:
+    nixos-switch --plan < pushed.json | jq .plan
+
+  Back to the generation before:
+    nixos-switch --rollback < deployed.json";
 
 /// Switch machines to the systems that were pushed to them
 #[derive(Parser)]
@@ -52,27 +62,27 @@ pub struct Args {
     reboot_unprotected: bool,
 
     /// Start this specialisation of the system; its parent is the one that boots
-    #[arg(long, value_name = "NAME", value_parser = file_name)]
+    #[arg(long, value_name = "NAME", value_parser = file_name, hide_short_help = true)]
     specialisation: Option<String>,
 
-    /// Run on the machine before the switch counts; again and again until it succeeds (repeatable)
+    /// Command that must succeed on the machine first (repeatable)
     #[arg(long, value_name = "COMMAND")]
     health: Vec<String>,
 
     /// How long one run of a health command may take
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = machine_record::duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = machine_record::duration, hide_short_help = true)]
     health_timeout: Duration,
 
     /// Where to log in for the proof, if address or port change with the switch
-    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port, hide_short_help = true)]
     confirm_via: Option<(String, u16)>,
 
     /// How long the new system may stay unconfirmed
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = machine_record::duration)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = machine_record::duration, hide_short_help = true)]
     confirm_timeout: Duration,
 
     /// How long the activation may take
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = machine_record::duration)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = machine_record::duration, hide_short_help = true)]
     activation_timeout: Duration,
 
     /// How long a system that was gone back to waits for a login, before the machine reboots
@@ -84,31 +94,31 @@ pub struct Args {
     reboot_timeout: Duration,
 
     /// How long to wait for another deployment of the machine
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = machine_record::duration)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = machine_record::duration, hide_short_help = true)]
     lock_timeout: Duration,
 
     /// How long a connection may take, and how long a silence is borne
-    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = machine_record::duration)]
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = machine_record::duration, hide_short_help = true)]
     connect_timeout: Duration,
 
     /// Keep the new system if units of it fail
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     allow_failed_units: bool,
 
     /// Leave a system that fails to activate as it is, for you to look at
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     no_auto_rollback: bool,
 
     /// Refuse if another system runs than this one
-    #[arg(long, value_name = "PATH", value_parser = store_path)]
+    #[arg(long, value_name = "PATH", value_parser = store_path, hide_short_help = true)]
     expect_current: Option<StorePath>,
 
-    /// Go back to the previous generation instead of the record's closure
+    /// Go back to the previous generation
     #[arg(long)]
     rollback: bool,
 
     /// Go back to this generation or store path
-    #[arg(long, value_name = "GENERATION|PATH", requires = "rollback", value_parser = generation)]
+    #[arg(long, value_name = "GENERATION|PATH", requires = "rollback", value_parser = generation, hide_short_help = true)]
     to: Option<String>,
 
     /// Show what runs and what boots, as `status`, too; change nothing
@@ -116,11 +126,11 @@ pub struct Args {
     status: bool,
 
     /// Show the generations of the system, as `generations`, too; change nothing
-    #[arg(long, conflicts_with_all = ["rollback", "plan"])]
+    #[arg(long, conflicts_with_all = ["rollback", "plan"], hide_short_help = true)]
     list_generations: bool,
 
     /// Delete all but the newest generations, and what only they needed, once the system is committed
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), hide_short_help = true)]
     keep_generations: Option<u32>,
 
     /// Begin with no more machines once so many have failed
@@ -132,7 +142,7 @@ pub struct Args {
     secrets: Option<String>,
 
     /// Where the machine keeps its secrets: /run/keys, which is empty after a reboot, or a disk
-    #[arg(long, value_name = "PATH", value_parser = secrets::folder)]
+    #[arg(long, value_name = "PATH", value_parser = secrets::folder, hide_short_help = true)]
     secrets_dir: Option<String>,
 
     #[command(flatten)]

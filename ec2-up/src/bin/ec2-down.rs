@@ -23,7 +23,7 @@ Examples:
 
 /// Remove machines that ec2-up made, with their security groups and key pairs
 #[derive(Parser)]
-#[command(name = "ec2-down", version, about, after_long_help = EXAMPLES)]
+#[command(name = "ec2-down", version, after_long_help = EXAMPLES)]
 struct Args {
     #[command(flatten)]
     down: DownArgs,

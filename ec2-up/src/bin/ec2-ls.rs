@@ -18,7 +18,7 @@ Examples:
 
 /// List the machines that ec2-up made, as records
 #[derive(Parser)]
-#[command(name = "ec2-ls", version, about, after_long_help = EXAMPLES)]
+#[command(name = "ec2-ls", version, after_long_help = EXAMPLES)]
 struct Args {
     #[command(flatten)]
     list: ListArgs,

@@ -19,7 +19,7 @@ Examples:
 
 /// Make NixOS machines on EC2, or find them
 #[derive(Parser)]
-#[command(name = "ec2-up", version, about, after_long_help = EXAMPLES)]
+#[command(name = "ec2-up", version, after_long_help = EXAMPLES)]
 struct Args {
     #[command(flatten)]
     up: UpArgs,
