@@ -8,7 +8,7 @@ use tests::{Folder, project};
 #[test]
 fn pages_are_clean() {
     let folder = Folder::new("lint");
-    for page in TOOLS.iter().map(|(_, page)| *page).chain(["machine-record/machine-record.5"]) {
+    for page in TOOLS.iter().map(|(_, page)| *page).chain(["machine-record/machine-record.5", "docs/nixpipe.7"]) {
         let ran = folder.sh(&format!("mandoc -T lint -W warning {}", project().join(page).display()), "");
         assert_eq!((ran.status, ran.stdout.as_str()), (0, ""), "{page}");
     }

@@ -1,0 +1,52 @@
+# Builds the tools and installs them with their pages and completions:
+#
+#   make && sudo make install                     into /usr/local
+#   make install DESTDIR=/tmp/root PREFIX=/usr    into a tree for a package
+#   make uninstall
+#
+# BIN is where the built tools lie; to install what scripts/build makes: BIN=target/debug.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+BIN ?= target/release
+
+TOOLS = nixos-ami keygen ec2-up ec2-down ec2-ls nix-push nixos-switch
+PAGES = nixos-ami/nixos-ami.1 keygen/keygen.1 ec2-up/ec2-up.1 ec2-up/ec2-down.1 ec2-up/ec2-ls.1 \
+	nix-push/nix-push.1 nixos-switch/nixos-switch.1 machine-record/machine-record.5 docs/nixpipe.7
+
+bin = $(DESTDIR)$(PREFIX)/bin
+share = $(DESTDIR)$(PREFIX)/share
+
+all:
+	cargo build --release --locked --workspace --bins
+
+install: install-tools install-share
+
+install-tools:
+	@for tool in $(TOOLS); do [ -x "$(BIN)/$$tool" ] || { echo "$(BIN)/$$tool is missing: run make first" >&2; exit 1; }; done
+	install -d "$(bin)"
+	install -m 755 $(addprefix $(BIN)/,$(TOOLS)) "$(bin)"
+
+# The completions are printed by the tools themselves, so these must run here.
+install-share:
+	for page in $(PAGES); do install -D -m 644 "$$page" "$(share)/man/man$${page##*.}/$${page##*/}" || exit; done
+	install -d "$(share)/bash-completion/completions" "$(share)/zsh/site-functions" "$(share)/fish/vendor_completions.d"
+	for tool in $(TOOLS); do \
+		"$(BIN)/$$tool" --completions bash >"$(share)/bash-completion/completions/$$tool" && \
+		"$(BIN)/$$tool" --completions zsh >"$(share)/zsh/site-functions/_$$tool" && \
+		"$(BIN)/$$tool" --completions fish >"$(share)/fish/vendor_completions.d/$$tool.fish" || exit; \
+	done
+	install -D -m 644 machine-record/machine-record-v1.schema.json "$(share)/nixpipe/machine-record-v1.schema.json"
+	install -D -m 644 docs/iam-policy.json "$(share)/nixpipe/iam-policy.json"
+	install -D -m 644 README.md "$(share)/doc/nixpipe/README.md"
+	install -D -m 644 LICENSE "$(share)/doc/nixpipe/copyright"
+
+uninstall:
+	for page in $(PAGES); do rm -f "$(share)/man/man$${page##*.}/$${page##*/}"; done
+	for tool in $(TOOLS); do \
+		rm -f "$(bin)/$$tool" "$(share)/bash-completion/completions/$$tool" \
+			"$(share)/zsh/site-functions/_$$tool" "$(share)/fish/vendor_completions.d/$$tool.fish"; \
+	done
+	rm -rf "$(share)/nixpipe" "$(share)/doc/nixpipe"
+
+.PHONY: all install install-tools install-share uninstall
