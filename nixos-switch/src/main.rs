@@ -233,7 +233,7 @@ fn check_failures(most: Option<u32>, failures: u32) -> Result<(), Failure> {
 }
 
 fn step(args: &Args, record: &mut Record) -> Result<()> {
-    if args.stream.plan && plan::is_unknown(record) {
+    if args.stream.plan && plan::is_unknown(args, record) {
         return plan::plan_unknown(record);
     }
     let _step = log::step(&record.name(), if args.stream.plan { "looking" } else { "switching" });

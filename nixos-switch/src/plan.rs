@@ -3,9 +3,9 @@
 use crate::answers::Answers;
 use crate::deploy::{self, Wish};
 use crate::difference::{self, Package, signed};
-use crate::{Action, Reboot, TOOL};
+use crate::{Action, Args, Reboot, TOOL};
 use anyhow::Result;
-use machine_record::{Activation, Closure, PlanEntry, Record, Ssh, StorePath, log};
+use machine_record::{Activation, Closure, PlanEntry, Record, Section, Ssh, StorePath, log};
 use serde_json::json;
 use std::time::Instant;
 
@@ -18,9 +18,9 @@ const WORDS: [(&str, &str); 4] = [
 ];
 
 /// True if an earlier step of the pipe would first have to make what the switch is about.
-pub fn is_unknown(record: &Record) -> bool {
-    record.text(<Ssh as machine_record::Section>::NAME).is_none()
-        || record.text(<Closure as machine_record::Section>::NAME).is_none()
+pub fn is_unknown(args: &Args, record: &Record) -> bool {
+    let lacks = |section| record.text(section).is_none();
+    lacks(Ssh::NAME) || (lacks(Closure::NAME) && !args.rollback)
 }
 
 /// Adds to the plan that the system changes, to one that is not known yet.
