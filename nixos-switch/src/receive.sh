@@ -79,3 +79,25 @@ receive_one() {
   # Its user may be one that only the new system has.
   own "$file" "$3" "$4" "$5" || :
 }
+
+# After a reboot the secrets in memory are gone: they are asked for again, while it still boots.
+refill_secrets() {
+  refilled=
+  [ -n "$secrets_dir" ] || return 0
+  lock 60
+  compare_secrets
+  if [ -n "$send" ]; then
+    receive_secrets
+    place_secrets
+    refilled=1
+  fi
+  unlock
+}
+# What started without them has another chance before anybody judges.
+start_refilled() {
+  [ -n "$refilled" ] || return 0
+  # shellcheck disable=SC2046,SC2086  # names of units
+  for unit in $({ failed_units; printf '%s\n' $restart; } | sort -u); do
+    systemctl restart "$unit" 2>/dev/null || :
+  done
+}

@@ -337,7 +337,9 @@ after_boot() {
   [ -e "$dir/boot" ] || return 0
   # shellcheck source=common.sh
   . "$dir/vars"
+  refill_secrets
   await_boot "$((activation_timeout + confirm_timeout))" || return 1
+  start_refilled
   failed_units | comm -13 "$dir/failed-before" - >"$dir/failed"
   [ -s "$dir/failed" ] || return 0
   last_words

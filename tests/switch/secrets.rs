@@ -323,3 +323,22 @@ fn a_set_of_secrets_is_whole_or_none() {
         has = new;
     }
 }
+
+#[test]
+fn secrets_in_memory_are_back_after_a_reboot_before_anybody_judges() {
+    let machine = Machine::new("refill");
+    let secrets = Secrets::new(&machine.folder, "s");
+    secrets.set("a", "one\n");
+    let system = machine.push_greeter(
+        "old",
+        "systemd.services.needs = { wantedBy = [ \"multi-user.target\" ]; serviceConfig = { Type = \"oneshot\"; RemainAfterExit = true; }; script = \"cat /run/keys/a\"; };",
+    );
+    machine.switch(&system, "--secrets s").ok();
+    let health = "--health 'systemctl is-active needs' --health 'cat /run/keys/a'";
+    let ran = machine.switch(&system, &format!("--secrets s --reboot always {health}")).ok();
+    assert_eq!(said(&ran).0, "rebooted", "{}", ran.stderr);
+    assert_eq!(ran.record()["activation"]["failedUnits"], json!([]));
+    assert_has(&machine, &secrets, "/run/keys");
+    machine.assert_keeps(&system, "old", "secrets after a reboot");
+    assert_eq!(said(&machine.switch(&system, "--secrets s").ok()).0, "unchanged");
+}
