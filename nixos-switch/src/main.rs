@@ -58,7 +58,7 @@ pub struct Args {
     reboot: Reboot,
 
     /// Reboot even where the machine could not undo it by itself
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     reboot_unprotected: bool,
 
     /// Start this specialisation of the system; its parent is the one that boots
@@ -86,11 +86,11 @@ pub struct Args {
     activation_timeout: Duration,
 
     /// How long a system that was gone back to waits for a login, before the machine reboots
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = machine_record::duration)]
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = machine_record::duration, hide_short_help = true)]
     return_timeout: Duration,
 
     /// How long a reboot may take until the machine answers again
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = machine_record::duration)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = machine_record::duration, hide_short_help = true)]
     reboot_timeout: Duration,
 
     /// How long to wait for another deployment of the machine
@@ -121,11 +121,11 @@ pub struct Args {
     #[arg(long, value_name = "GENERATION|PATH", requires = "rollback", value_parser = generation, hide_short_help = true)]
     to: Option<String>,
 
-    /// Show what runs and what boots, as `status`, too; change nothing
+    /// Add `status`: what runs and what boots
     #[arg(long, conflicts_with_all = ["rollback", "plan", "list_generations"])]
     status: bool,
 
-    /// Show the generations of the system, as `generations`, too; change nothing
+    /// Add `generations`: the generations of the system
     #[arg(long, conflicts_with_all = ["rollback", "plan"], hide_short_help = true)]
     list_generations: bool,
 
@@ -133,11 +133,11 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), hide_short_help = true)]
     keep_generations: Option<u32>,
 
-    /// Begin with no more machines once so many have failed
+    /// Begin no more machines once so many failed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_failures: Option<u32>,
 
-    /// Give the machine the files of this folder as secrets; {name} is the machine's name
+    /// Folder of the machine's secrets; {name} is its name
     #[arg(long, value_name = "DIR")]
     secrets: Option<String>,
 
