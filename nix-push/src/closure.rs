@@ -54,7 +54,7 @@ impl Closure {
         let known: Vec<_> = known.iter().filter(|path| valid.contains(*path)).cloned().collect();
         let there: HashSet<_> =
             if known.is_empty() { HashSet::new() } else { store.closure(&known)?.into_iter().collect() };
-        Ok(Beyond { infos: self.infos.iter().filter(|info| !there.contains(&info.path)).collect(), known })
+        Ok(Beyond { infos: self.infos.iter().filter(|info| !there.contains(&info.path)).collect(), known, there })
     }
 }
 
@@ -62,6 +62,8 @@ impl Closure {
 pub struct Beyond<'a> {
     pub infos: Vec<&'a PathInfo>,
     pub known: Vec<StorePath>,
+    /// The closure of `known`
+    pub there: HashSet<StorePath>,
 }
 
 /// Sorts so that every path comes after those that it refers to: Nix takes none before.

@@ -4,6 +4,7 @@
 //! get almost only the same: where a group ends depends on the paths near by, not on the list.
 
 use crate::hash::ALPHABET;
+use crate::pairs::Pairs;
 use crate::serve::PathInfo;
 use sha2::{Digest, Sha256};
 
@@ -21,13 +22,15 @@ pub struct Group<'a> {
     pub infos: &'a [&'a PathInfo],
     /// NAR bytes
     pub bytes: u64,
+    /// Older versions, where they are sent as differences
+    pub old: Vec<&'a PathInfo>,
 }
 
 impl Group<'_> {
-    /// The same for groups of the same paths.
+    /// The same for groups of the same paths and older versions.
     pub fn key(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
-        for info in self.infos {
+        for info in self.infos.iter().chain(&self.old) {
             hash.update(info.path.as_str());
             hash.update("\n");
         }
@@ -48,13 +51,17 @@ fn draw(info: &PathInfo) -> u64 {
 
 const DRAWS: u64 = 32 * 32 * 32;
 
-/// Cuts `infos`.
-pub fn cut<'a>(infos: &'a [&'a PathInfo]) -> Vec<Group<'a>> {
+/// Cuts `infos`, to be sent as differences to those of `pairs`.
+pub fn cut<'a>(infos: &'a [&'a PathInfo], pairs: &'a Pairs) -> Vec<Group<'a>> {
     let mut groups = Vec::new();
+    // The machine has more to do for a group of differences, so there are fewer of them.
+    let factor = if pairs.is_empty() { 1 } else { 4 };
     let (mut start, mut bytes, mut cost) = (0, 0, 0);
     let mut end = |start: &mut usize, bytes: &mut u64, at: usize| {
         if *start < at {
-            groups.push(Group { infos: &infos[*start..at], bytes: std::mem::take(bytes) });
+            let infos = &infos[*start..at];
+            let old = infos.iter().filter_map(|info| pairs.get(&info.path)).collect();
+            groups.push(Group { infos, bytes: std::mem::take(bytes), old });
         }
         *start = at;
     };
@@ -66,8 +73,8 @@ pub fn cut<'a>(infos: &'a [&'a PathInfo]) -> Vec<Group<'a>> {
         bytes += info.nar_size;
         cost += info.nar_size + HEAD;
         // By the path's own hash: an end that two lists have in common comes soon.
-        let ends = draw(info) * AVERAGE < (info.nar_size + HEAD) * DRAWS;
-        if cost >= LARGE || (cost >= LEAST && ends) {
+        let ends = draw(info) * AVERAGE * factor < (info.nar_size + HEAD) * DRAWS;
+        if cost >= LARGE * factor.div_ceil(2) || (cost >= LEAST * factor && ends) {
             end(&mut start, &mut bytes, at + 1);
             cost = 0;
         }
@@ -103,7 +110,8 @@ mod tests {
         let infos: Vec<_> =
             (0..2000).map(|i| info(i, if i % 97 == 0 { 2 * LARGE } else { 1000 * (i % 300) })).collect();
         let infos: Vec<_> = infos.iter().collect();
-        let groups = cut(&infos);
+        let none = Pairs::new();
+        let groups = cut(&infos, &none);
         let all: Vec<_> = groups.iter().flat_map(|group| group.infos).map(|info| &info.path).collect();
         assert_eq!(all, infos.iter().map(|info| &info.path).collect::<Vec<_>>());
         for group in &groups {
@@ -111,7 +119,7 @@ mod tests {
             assert!(group.infos.len() == 1 || group.bytes < 2 * LARGE);
             assert!(group.infos.len() == 1 || group.infos.iter().all(|info| info.nar_size < LARGE));
         }
-        assert!(cut(&[]).is_empty());
+        assert!(cut(&[], &none).is_empty());
     }
 
     #[test]
@@ -119,8 +127,9 @@ mod tests {
         let infos: Vec<_> = (0..3000).map(|i| info(i, 40_000)).collect();
         let all: Vec<_> = infos.iter().collect();
         let some: Vec<_> = infos.iter().enumerate().filter(|(i, _)| i % 1000 != 500).map(|(_, info)| info).collect();
+        let none = Pairs::new();
         let keys = |groups: Vec<Group>| groups.iter().map(Group::key).collect::<HashSet<_>>();
-        let (all, some) = (keys(cut(&all)), keys(cut(&some)));
+        let (all, some) = (keys(cut(&all, &none)), keys(cut(&some, &none)));
         let common = all.intersection(&some).count();
         assert!(common * 10 >= all.len() * 8, "{common} of {}", all.len());
     }

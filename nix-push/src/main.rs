@@ -24,6 +24,7 @@ mod about;
 mod build;
 mod cache;
 mod closure;
+mod delta;
 mod evaluate;
 mod evaluators;
 mod expression;
@@ -35,6 +36,7 @@ mod nar;
 mod nix;
 mod nix_files;
 mod pack;
+mod pairs;
 mod places;
 mod plan;
 mod push;
@@ -155,6 +157,10 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Compress::Auto, hide_short_help = true)]
     compress: Compress,
 
+    /// Send only what changed where the machine has an older version
+    #[arg(long, value_enum, default_value_t = Delta::Auto, hide_short_help = true)]
+    delta: Delta,
+
     /// Longest wait for the machine: to connect, and for a sign of life later
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = machine_record::duration, hide_short_help = true)]
     timeout: Duration,
@@ -181,6 +187,13 @@ enum Compress {
     Zstd,
     Gzip,
     None,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Delta {
+    /// Where the machine can make use of it, and it pays
+    Auto,
+    Off,
 }
 
 impl AsRef<StreamArgs> for Args {

@@ -12,6 +12,8 @@ use zstd::zstd_safe::{CCtx, CParameter, ErrorCode, InBuffer, OutBuffer, ResetDir
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Packing {
     Zstd,
+    /// Zstd with older versions as reference, in blocks of at most so many bytes together
+    Delta(u64),
     Gzip,
     None,
 }
@@ -38,7 +40,7 @@ impl Packer {
     /// `level` is one of [`Pace`]; with more than one thread, zstd works beside its caller.
     pub fn new(packing: Packing, level: i32, threads: usize) -> Result<Self> {
         Ok(match packing {
-            Packing::Zstd => Packer::Zstd(Zstd::new(level, threads)?),
+            Packing::Zstd | Packing::Delta(_) => Packer::Zstd(Zstd::new(level, threads)?),
             Packing::Gzip => Packer::Gzip(Box::new(GzEncoder::new(Vec::new(), flate2::Compression::fast()))),
             Packing::None => Packer::None(Vec::new()),
         })

@@ -52,7 +52,7 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
             serve.ask_valid_paths(false, false, &all)?;
             serve.greeted()?;
             let valid: HashSet<StorePath> = serve.valid_paths()?;
-            let missing = push::missing(&closure.infos.iter().collect::<Vec<_>>(), &valid);
+            let missing = push::lacking(&closure.infos.iter().collect::<Vec<_>>(), &valid);
             (missing.len(), missing.iter().map(|info| info.nar_size).sum())
         }
     };

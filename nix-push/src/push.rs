@@ -1,14 +1,16 @@
 //! One push, from the configuration to the rooted system on the machine.
 
 use crate::closure::Closure;
+use crate::delta;
 use crate::evaluate::{self, Evaluated, Settings, evaluate};
 use crate::nix::{self, LocalStore};
 use crate::pack::Packing;
+use crate::pairs::Pairs;
 use crate::remote::{self, Facts, Remote, Script};
 use crate::send::{self, Sent, size};
 use crate::serve::PathInfo;
 use crate::source::Source;
-use crate::{Args, BuildOn, Compress, about, build};
+use crate::{Args, BuildOn, Compress, Delta, about, build};
 use anyhow::{Context, Result, anyhow};
 use machine_record::{Closure as Section, Failure, Kind, Phases, Record, StorePath, log};
 use machine_ssh::{Address, Session};
@@ -211,11 +213,12 @@ fn deliver(
         && timed(&mut section.phases.root, || script.root(toplevel))?
     {
         (section.sent_paths, section.sent_bytes, section.compressed_bytes) = (Some(0), Some(0), Some(0));
+        section.saved_bytes = Some(0);
         log::event(machine, &format!("nothing to send: the machine has {toplevel} ({whole})"));
         return Ok(());
     }
     let asking = Instant::now();
-    let packing = packing(args.compress, facts)?;
+    let plain = packing(args.compress, facts)?;
     let beyond = closure.beyond(&mut store, &facts.has)?;
     let mut options = Vec::new();
     if let Some(via) = &settings.via {
@@ -224,6 +227,13 @@ fn deliver(
         options = via.options(signer);
     }
     let substitute = args.substitute_on_destination || settings.via.is_some();
+    let wish = args.delta == Delta::Auto && plain == Packing::Zstd && build.is_none() && settings.via.is_none();
+    let (packing, mut pairs) = match delta::limit(facts).filter(|_| wish) {
+        Some(limit) => {
+            delta::worth(&beyond, &mut store)?.map_or((plain, Pairs::new()), |pairs| (Packing::Delta(limit), pairs))
+        }
+        None => (plain, Pairs::new()),
+    };
     let mut serve = script.serve(&options)?;
     let mut asked: Vec<StorePath> = beyond.infos.iter().map(|info| &info.path).chain(&beyond.known).cloned().collect();
     if build.is_some() {
@@ -238,6 +248,7 @@ fn deliver(
     if !beyond.known.iter().all(|path| valid.contains(path)) {
         // Something else than a whole system is at one of its links: nothing is to rest on it.
         wanted = closure.infos.iter().collect();
+        pairs.clear();
         let all: Vec<StorePath> = wanted.iter().map(|info| info.path.clone()).collect();
         serve.ask_valid_paths(true, substitute, &all)?;
         let answer = serve.valid_paths();
@@ -245,22 +256,37 @@ fn deliver(
     }
     section.phases.ask = Some(seconds(asking));
     let there = valid.contains(toplevel);
-    let missing = if there { Vec::new() } else { missing(&wanted, &valid) };
+    let mut missing = if there { Vec::new() } else { lacking(&wanted, &valid) };
+    let paths = missing.len();
     let bytes = missing.iter().map(|info| info.nar_size).sum();
     room(bytes, facts.free)?;
     log::event(machine, &format!("sending {} of {whole}: {}", missing.len(), size(bytes)));
     (section.sent_paths, section.sent_bytes) = (Some(0), Some(0));
-    let Sent { packed, .. } = timed(&mut section.phases.send, || {
-        let sent = send::send(machine, &mut intake, packing, &settings.spool, &missing);
+    let sent = timed(&mut section.phases.send, || {
+        let sent = match send::send(machine, &mut intake, packing, &settings.spool, &missing, &pairs) {
+            Err(error) if packing != plain && undone(&Failure::of(&error)) => {
+                log::event(machine, &format!("differences do not arrive, so the rest goes whole: {error:#}"));
+                intake = remote::open_intake(session, plain, toplevel, build.as_ref(), &settings.options)?;
+                let rest: Vec<StorePath> = missing.iter().map(|info| info.path.clone()).collect();
+                let answer = serve.ask_valid_paths(true, false, &rest).and_then(|()| serve.valid_paths());
+                missing = lacking(&missing, &remote::explain(answer, &mut serve.pipe)?);
+                send::send(machine, &mut intake, plain, &settings.spool, &missing, &Pairs::new())
+            }
+            sent => sent,
+        };
         sent.map_err(|error| filled(error, bytes, facts.free))
-    })?;
+    });
+    let Sent { packed, saved, .. } = sent?;
     let took = section.phases.send.unwrap_or_default();
     let rate = (bytes as f64 / took.max(0.001)) as u64;
-    (section.sent_paths, section.sent_bytes) = (Some(missing.len() as u64), Some(bytes));
-    (section.compressed_bytes, section.rate) = (Some(packed), Some(rate));
+    (section.sent_paths, section.sent_bytes) = (Some(paths as u64), Some(bytes));
+    (section.compressed_bytes, section.saved_bytes, section.rate) = (Some(packed), Some(saved), Some(rate));
+    let spared = if saved > 0 { format!(", {} saved by differences", size(saved)) } else { String::new() };
     let text =
-        format!("sent {} paths, {} as {} in {took:.1} s ({}/s)", missing.len(), size(bytes), size(packed), size(rate));
-    let numbers = json!({ "paths": missing.len(), "bytes": bytes, "packedBytes": packed, "seconds": took });
+        format!("sent {paths} paths, {} as {} in {took:.1} s ({}/s{spared})", size(bytes), size(packed), size(rate));
+    let numbers = json!({
+        "paths": paths, "bytes": bytes, "packedBytes": packed, "savedBytes": saved, "seconds": took
+    });
     log::figures(machine, &text, numbers);
     let builds = build.is_some() && !there;
     if builds {
@@ -272,7 +298,7 @@ fn deliver(
 }
 
 /// What is wanted and not there, references first.
-pub fn missing<'a>(wanted: &[&'a PathInfo], valid: &HashSet<StorePath>) -> Vec<&'a PathInfo> {
+pub fn lacking<'a>(wanted: &[&'a PathInfo], valid: &HashSet<StorePath>) -> Vec<&'a PathInfo> {
     wanted.iter().filter(|info| !valid.contains(&info.path)).copied().collect()
 }
 
@@ -287,6 +313,11 @@ fn room(bytes: u64, free: Option<u64>) -> Result<()> {
         .into()),
         _ => Ok(()),
     }
+}
+
+/// Whether it may be the differences that failed: any other cause of a copy's end has a hint.
+fn undone(failure: &Failure) -> bool {
+    failure.kind == Kind::Copy && failure.hint.is_none()
 }
 
 /// Says how much room was wanted, where the machine's disk filled all the same: a NAR does not tell

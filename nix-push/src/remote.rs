@@ -5,6 +5,7 @@
 //! garbage. The second takes the paths as one compressed stream, and roots the system.
 
 use crate::build;
+use crate::delta;
 use crate::nix;
 use crate::pack::Packing;
 use crate::serve::Serve;
@@ -25,12 +26,13 @@ const END: &str = "\nend\n";
 const FACTS: &str = r#"
 echo "nix-push: facts"
 command -v nix-store >/dev/null && echo "tool=nix-store"
-command -v zstd >/dev/null && echo "tool=zstd"
+command -v zstd >/dev/null && echo "tool=zstd" && echo "zstd=$(zstd -V 2>&1)"
 command -v gzip >/dev/null && echo "tool=gzip"
 for link in /run/current-system /nix/var/nix/profiles/system "$roots/pushed"; do
   [ -e "$link" ] && echo "has=$(readlink -f "$link")"
 done
 df -Pk /nix/store | { read -r _; read -r _ _ _ free _; echo "free=$free"; }
+while read -r name kib _; do [ "$name" = MemAvailable: ] && echo "memory=$kib"; done < /proc/meminfo
 echo "end"
 while read -r what top; do
   case $what in
@@ -76,6 +78,9 @@ pub struct Facts {
     pub has: Vec<StorePath>,
     pub zstd: bool,
     pub gzip: bool,
+    pub zstd_version: Option<[u32; 3]>,
+    /// Bytes of memory that are free for programs
+    pub memory: Option<u64>,
     /// Bytes that its store's file system has left
     pub free: Option<u64>,
 }
@@ -189,6 +194,8 @@ impl Facts {
                 // A system is asked for as valid before anything rests on it.
                 Some(("has", path)) => facts.has.extend(StorePath::new(path)),
                 Some(("free", kib)) => facts.free = kib.parse::<u64>().ok().map(|kib| kib * 1024),
+                Some(("memory", kib)) => facts.memory = kib.parse::<u64>().ok().map(|kib| kib * 1024),
+                Some(("zstd", words)) => facts.zstd_version = version(words),
                 _ => {}
             }
         }
@@ -204,6 +211,15 @@ impl Facts {
     }
 }
 
+/// The version among the words of `zstd -V`, such as `*** Zstandard CLI (64-bit) v1.5.4, by Yann Collet ***`.
+fn version(words: &str) -> Option<[u32; 3]> {
+    let mut numbers = words.split([' ', ',']).filter_map(|word| {
+        let numbers: Vec<u32> = word.strip_prefix('v')?.split('.').map_while(|number| number.parse().ok()).collect();
+        numbers.try_into().ok()
+    });
+    numbers.next()
+}
+
 /// Begins the command that takes paths, builds `drv` if there is one, and then roots `toplevel`.
 pub fn open_intake(
     session: &Session,
@@ -213,9 +229,10 @@ pub fn open_intake(
     options: &[String],
 ) -> Result<Channel> {
     let take = match packing {
-        Packing::Zstd => "zstd -dqc | nix-store --serve --write",
-        Packing::Gzip => "gzip -dc | nix-store --serve --write",
-        Packing::None => "nix-store --serve --write",
+        Packing::Zstd => "zstd -dqc | nix-store --serve --write".into(),
+        Packing::Gzip => "gzip -dc | nix-store --serve --write".into(),
+        Packing::None => "nix-store --serve --write".into(),
+        Packing::Delta(limit) => delta::intake(limit),
     };
     // What is built is kept by the claim, so Nix's advice to make a root is left out.
     let build = r#"
@@ -321,10 +338,19 @@ mod tests {
     #[test]
     fn facts_are_understood() {
         let path = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nixos-system";
-        let facts = Facts::parse(&format!("tool=nix-store\ntool=zstd\nhas={path}\nhas={path}\nhas=/etc/x\nfree=20"));
+        let facts = Facts::parse(&format!(
+            "tool=nix-store\ntool=zstd\nhas={path}\nhas={path}\nhas=/etc/x\nfree=20\nzstd=*** Zstandard CLI (64-bit) v1.5.4, by Yann Collet ***\nmemory=30"
+        ));
         assert_eq!(
             facts.unwrap(),
-            Facts { has: vec![StorePath::new(path).unwrap()], zstd: true, gzip: false, free: Some(20 * 1024) }
+            Facts {
+                has: vec![StorePath::new(path).unwrap()],
+                zstd: true,
+                zstd_version: Some([1, 5, 4]),
+                free: Some(20 * 1024),
+                memory: Some(30 * 1024),
+                ..Facts::default()
+            }
         );
     }
 

@@ -1,7 +1,9 @@
 //! Sends paths: groups that the spool makes are written while the next ones are made.
 
+use crate::delta;
 use crate::groups;
 use crate::pack::{Pace, Packer, Packing};
+use crate::pairs::Pairs;
 use crate::remote;
 use crate::serve::{ADDED_ANSWER, HELLO_ANSWER, PathInfo, Request};
 use crate::spool::{Order, Spool};
@@ -19,6 +21,8 @@ const TELL: Duration = Duration::from_secs(10);
 pub struct Sent {
     pub raw: u64,
     pub packed: u64,
+    /// About how many bytes differences saved
+    pub saved: u64,
 }
 
 /// Sends `infos`, which are in order, into the intake of a machine; all have arrived when this
@@ -29,9 +33,10 @@ pub fn send(
     packing: Packing,
     spool: &Spool,
     infos: &[&PathInfo],
+    pairs: &Pairs,
 ) -> Result<Sent> {
     let mut pace = Pace::new();
-    let order = spool.order(packing, pace.level(), groups::cut(infos));
+    let order = spool.order(packing, pace.level(), groups::cut(infos, pairs));
     let total = infos.iter().map(|info| info.nar_size).sum();
     let step = log::step(machine, "sending").of_bytes(total);
     let mut progress = Progress { machine, total, began: Instant::now(), told: Instant::now(), step };
@@ -67,18 +72,25 @@ fn transfer(
         }
         Ok(bytes.len() as u64)
     };
-    let mut hello = Packer::new(packing, pace.level(), 1)?;
-    hello.pack(&Request::hello().0)?;
-    sent.packed += write(channel, &hello.finish()?)?;
+    let hello = match packing {
+        Packing::Delta(_) => delta::opening(order.groups(), &Request::hello())?,
+        _ => {
+            let mut hello = Packer::new(packing, pace.level(), 1)?;
+            hello.pack(&Request::hello().0)?;
+            hello.finish()?
+        }
+    };
+    sent.packed += write(channel, &hello)?;
     for group in 0..order.len() {
         let mut part = 0;
-        while let Some((bytes, raw)) = order.part(group, part)? {
+        while let Some((bytes, figures)) = order.part(group, part)? {
             let began = Instant::now();
             sent.packed += write(channel, &bytes)?;
-            sent.raw += raw;
+            sent.raw += figures.raw;
+            sent.saved += figures.saved;
             pace.waited(began.elapsed());
             order.level.store(pace.level(), Ordering::Relaxed);
-            progress.step.add_bytes(raw);
+            progress.step.add_bytes(figures.raw);
             progress.tell(&sent);
             part += 1;
         }

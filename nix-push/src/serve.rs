@@ -78,6 +78,11 @@ impl Request {
             .string(&info.content_address)
     }
 
+    /// Asks for the NAR of a valid path, which comes without anything around it.
+    pub fn dump_store_path(path: &StorePath) -> Self {
+        Request::default().number(DUMP_STORE_PATH).string(path.as_str())
+    }
+
     fn number(mut self, number: u64) -> Self {
         self.0.extend_from_slice(&number.to_le_bytes());
         self
@@ -173,7 +178,7 @@ impl<P: Pipe> Serve<P> {
 
     /// Gives out the NAR of a valid path in pieces.
     pub fn dump(&mut self, info: &PathInfo, sink: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.pipe.send(&Request::default().number(DUMP_STORE_PATH).string(info.path.as_str()).0)?;
+        self.pipe.send(&Request::dump_store_path(&info.path).0)?;
         let mut left = info.nar_size;
         while left > 0 {
             let piece = left.min(128 * 1024);

@@ -4,6 +4,7 @@
 //! takes it at its own pace: none is slowed by another, and memory holds but a piece for each.
 //! For a single machine, or where the disk has no room, it stays in memory, a little at a time.
 
+use crate::delta;
 use crate::groups::Group;
 use crate::pack::{Packer, Packing};
 use crate::read::Reader;
@@ -60,9 +61,17 @@ struct Frame {
 }
 
 struct Part {
-    /// Bytes of NAR that went in since the part before
-    raw: u64,
+    figures: Figures,
     place: Place,
+}
+
+/// What a part stands for.
+#[derive(Clone, Copy, Default)]
+pub struct Figures {
+    /// Bytes of NAR that went in since the part before
+    pub raw: u64,
+    /// About how many bytes more it would be if it were no difference
+    pub saved: u64,
 }
 
 enum Place {
@@ -170,6 +179,10 @@ impl Drop for Present<'_> {
 }
 
 impl Order<'_> {
+    pub fn groups(&self) -> impl Iterator<Item = &Group<'_>> {
+        self.groups.iter().map(|(group, _)| group)
+    }
+
     pub fn len(&self) -> usize {
         self.groups.len()
     }
@@ -227,24 +240,34 @@ impl Order<'_> {
             // One that pauses holds its memory, and each machine may have one.
             level = level.min(3);
         }
+        if let Packing::Delta(limit) = self.packing {
+            return delta::compress(group, limit, level, made.threads, reader, &mut |bytes, figures| {
+                let mut figures = figures;
+                for part in bytes.chunks(PART) {
+                    made.give(part.to_vec(), std::mem::take(&mut figures))?;
+                }
+                Ok(())
+            });
+        }
         let mut packer = Packer::new(self.packing, level, made.threads)?;
         let mut raw = 0;
+        let figures = |raw: &mut u64| Figures { raw: std::mem::take(raw), saved: 0 };
         for info in group.infos {
             packer.pack(&Request::add_to_store_nar(info).0)?;
             reader.read(info, &mut |bytes| {
                 packer.pack(bytes)?;
                 raw += bytes.len() as u64;
                 if packer.ready().len() >= PART {
-                    made.give(std::mem::take(packer.ready()), std::mem::take(&mut raw))?;
+                    made.give(std::mem::take(packer.ready()), figures(&mut raw))?;
                 }
                 Ok(())
             })?;
         }
-        made.give(packer.finish()?, raw)
+        made.give(packer.finish()?, figures(&mut raw))
     }
 
-    /// Waits for a part of a group: its bytes, and the bytes of NAR that went into it; `None` after the last.
-    pub fn part(&self, group: usize, part: usize) -> Result<Option<(Vec<u8>, u64)>> {
+    /// Waits for a part of a group: its bytes, and what they stand for; `None` after the last.
+    pub fn part(&self, group: usize, part: usize) -> Result<Option<(Vec<u8>, Figures)>> {
         let spool = self.spool;
         let key = self.groups[group].1;
         let mut state = spool.lock();
@@ -259,19 +282,19 @@ impl Order<'_> {
                 && let Some(frame) = state.frames.get_mut(&name)
             {
                 match (frame.parts.get_mut(part), &frame.end) {
-                    (Some(Part { raw, place: Place::Memory(bytes) }), _) => {
-                        let (bytes, raw) = (std::mem::take(bytes), *raw);
+                    (Some(Part { figures, place: Place::Memory(bytes) }), _) => {
+                        let (bytes, figures) = (std::mem::take(bytes), *figures);
                         frame.waiting -= bytes.len();
                         self.waiting.fetch_sub(bytes.len(), Ordering::SeqCst);
                         spool.changed.notify_all();
-                        return Ok(Some((bytes, raw)));
+                        return Ok(Some((bytes, figures)));
                     }
-                    (Some(Part { raw, place: Place::File { offset, length } }), _) => {
-                        let (raw, offset, mut bytes) = (*raw, *offset, vec![0; *length]);
+                    (Some(Part { figures, place: Place::File { offset, length } }), _) => {
+                        let (figures, offset, mut bytes) = (*figures, *offset, vec![0; *length]);
                         let file = state.file.clone().context("there is no spool")?;
                         drop(state);
                         file.read_exact_at(&mut bytes, offset).context("cannot read the spool")?;
-                        return Ok(Some((bytes, raw)));
+                        return Ok(Some((bytes, figures)));
                     }
                     (None, Some(Ok(()))) => {
                         if name.2.is_some() {
@@ -307,7 +330,7 @@ struct Made<'a> {
 
 impl Made<'_> {
     /// Hands out a part.
-    fn give(&self, bytes: Vec<u8>, raw: u64) -> Result<()> {
+    fn give(&self, bytes: Vec<u8>, figures: Figures) -> Result<()> {
         let spool = self.order.spool;
         let mut state = spool.lock();
         if self.name.2.is_none() {
@@ -319,14 +342,14 @@ impl Made<'_> {
                 .context("cannot keep what is sent to several machines (TMPDIR names another folder)")?;
             state = spool.lock();
             if let Some(frame) = state.frames.get_mut(&self.name) {
-                frame.parts.push(Part { raw, place: Place::File { offset, length } });
+                frame.parts.push(Part { figures, place: Place::File { offset, length } });
             }
         } else {
             state = self.pause(state)?;
             if let Some(frame) = state.frames.get_mut(&self.name) {
                 frame.waiting += bytes.len();
                 self.order.waiting.fetch_add(bytes.len(), Ordering::SeqCst);
-                frame.parts.push(Part { raw, place: Place::Memory(bytes) });
+                frame.parts.push(Part { figures, place: Place::Memory(bytes) });
             }
         }
         drop(state);

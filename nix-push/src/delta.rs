@@ -1,0 +1,317 @@
+//! Differences: groups of paths, compressed with their older versions as reference.
+//!
+//! The machine has the older versions, and so has this computer. Both put the NARs of those that a
+//! group is compared with behind each other; zstd takes them as what came before the group.
+//! `rebuild.sh` undoes it there, and Nix checks the hash of each path as always.
+
+use crate::closure::Beyond;
+use crate::groups::Group;
+use crate::nar;
+use crate::nix::LocalStore;
+use crate::pairs::{self, Pairs};
+use crate::read::Reader;
+use crate::remote::Facts;
+use crate::serve::{PathInfo, Request};
+use crate::spool::Figures;
+use anyhow::{Context, Result, anyhow, ensure};
+use machine_record::{Kind, WithKind};
+use machine_ssh::quote;
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use zstd::zstd_safe::{self, CCtx, CParameter};
+
+/// What the machine's zstd has in memory for a block: the block and its reference. Twice as much
+/// makes nothing smaller, half of it makes large paths larger by a half (measured with git's).
+const MOST: u64 = 32 << 20;
+/// A machine that cannot spare this gets no differences.
+const LEAST: u64 = 16 << 20;
+/// The part of its free memory that a machine spares.
+const SHARE: u64 = 8;
+/// A block without a reference.
+const PLAIN: u64 = 8 << 20;
+/// NAR bytes with an older version from which on differences are worth the machine's trouble.
+const WORTH: u64 = 64 << 10;
+/// The first zstd with `--patch-from`.
+const ZSTD: [u32; 3] = [1, 4, 5];
+
+/// How many bytes a block and its reference may have together; `None` for a machine that can make
+/// nothing of differences.
+pub fn limit(facts: &Facts) -> Option<u64> {
+    let able = facts.zstd_version.is_some_and(|version| version >= ZSTD);
+    // A power of two, so that machines that differ a little get the same blocks.
+    let spare = (facts.memory.unwrap_or(0) / SHARE).min(MOST).checked_ilog2().map(|log| 1 << log)?;
+    (able && spare >= LEAST).then_some(spare)
+}
+
+/// The older versions of what lies beyond the systems that the machine keeps; `None` where there
+/// are too few for differences to pay.
+pub fn worth(beyond: &Beyond, store: &mut LocalStore) -> Result<Option<Pairs>> {
+    let mut old = store.path_infos(&pairs::candidates(&beyond.infos, &beyond.there))?;
+    // Those of a store below another root are not at their place.
+    old.retain(|info| fs::symlink_metadata(info.path.as_ref() as &Path).is_ok());
+    let pairs = pairs::pair(&beyond.infos, &old);
+    let paired = beyond.infos.iter().filter(|info| pairs.contains_key(&info.path));
+    Ok((paired.map(|info| info.nar_size).sum::<u64>() >= WORTH).then_some(pairs))
+}
+
+/// What the machine runs to take differences in: rebuilds the stream, in a scope of bounded memory
+/// where systemd and the user allow it.
+pub fn intake(limit: u64) -> String {
+    // What zstd holds, the same again for its files while they are in the page cache, and programs.
+    let most = 2 * limit + (64 << 20);
+    let rebuild = quote(include_str!("rebuild.sh"));
+    format!(
+        "under=
+if [ -d /run/systemd/system ] && [ \"$(id -u)\" = 0 ] && command -v systemd-run >/dev/null
+then under='systemd-run --quiet --scope --property=MemoryMax={most}'
+fi
+$under /bin/sh -c {rebuild} | nix-store --serve --write"
+    )
+}
+
+/// What comes before the groups: the requests for the older versions of all of them, then `hello`.
+pub fn opening<'a>(groups: impl Iterator<Item = &'a Group<'a>>, hello: &Request) -> Result<Vec<u8>> {
+    let mut requests = Request::hello().0;
+    for old in groups.flat_map(|group| &group.old) {
+        requests.extend_from_slice(&Request::dump_store_path(&old.path).0);
+    }
+    let mut opening = block(&requests, &[], 9, 1)?;
+    opening.append(&mut block(&hello.0, &[], 1, 1)?);
+    Ok(opening)
+}
+
+/// Compresses a group, block by block, in no more memory than `limit` and what zstd takes.
+pub fn compress(
+    group: &Group,
+    limit: u64,
+    level: i32,
+    threads: usize,
+    reader: &mut Reader,
+    give: &mut impl FnMut(Vec<u8>, Figures) -> Result<()>,
+) -> Result<()> {
+    let requests: Vec<Vec<u8>> = group.infos.iter().map(|info| Request::add_to_store_nar(info).0).collect();
+    let new = group.bytes + requests.iter().map(|request| request.len() as u64).sum::<u64>();
+    let old = group.old.iter().map(|info| info.nar_size).sum::<u64>();
+    let count = if old == 0 { new.div_ceil(PLAIN) } else { (new + old).div_ceil(limit) };
+    std::thread::scope(|scope| {
+        let (send, references) = sync_channel(0);
+        if old > 0 {
+            scope.spawn(move || {
+                // Nobody waits for it where the other side has gone.
+                let _ = read_old(&group.old, old, count, &send)
+                    .with_kind(Kind::Copy)
+                    .map_err(|error| send.send(Err(error)));
+            });
+        }
+        let mut blocks = Blocks::new(new, count, |new: Vec<u8>| {
+            let old = if old > 0 { references.recv()?? } else { Vec::new() };
+            let bytes = block(&new, &old, level, threads)?;
+            let plain = if old.is_empty() { 0 } else { plain_size(&new, level)? };
+            let saved = plain.saturating_sub(bytes.len() as u64);
+            give(bytes, Figures { raw: new.len() as u64, saved })
+        });
+        for (info, request) in group.infos.iter().zip(&requests) {
+            blocks.take(request)?;
+            reader.read(info, &mut |bytes| blocks.take(bytes))?;
+        }
+        Ok(())
+    })
+}
+
+/// Reads the NARs of older versions in as many blocks as the new ones have.
+fn read_old(infos: &[&PathInfo], total: u64, count: u64, send: &SyncSender<Result<Vec<u8>>>) -> Result<()> {
+    let mut blocks = Blocks::new(total, count, |block| send.send(Ok(block)).map_err(|_| anyhow!("nobody waits")));
+    for info in infos {
+        let mut size = 0;
+        // Its hash is not checked: what is wrong here is wrong in the reference alone, and the difference
+        // makes up for it.
+        nar::write(info.path.as_ref(), &mut |bytes| {
+            size += bytes.len() as u64;
+            blocks.take(bytes)
+        })?;
+        ensure!(size == info.nar_size, "{} is damaged in the local store", info.path);
+    }
+    Ok(())
+}
+
+/// Cuts a stream of known length into blocks of about the same size.
+struct Blocks<F> {
+    total: u64,
+    count: u64,
+    done: u64,
+    block: Vec<u8>,
+    give: F,
+}
+
+impl<F: FnMut(Vec<u8>) -> Result<()>> Blocks<F> {
+    fn new(total: u64, count: u64, give: F) -> Self {
+        Blocks { total, count, done: 0, block: Vec::new(), give }
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let end = |index: u64| (u128::from(self.total) * u128::from(index) / u128::from(self.count)) as u64;
+            let size = (end(self.done + 1) - end(self.done)) as usize;
+            if self.block.is_empty() {
+                self.block.reserve_exact(size);
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(size - self.block.len()));
+            self.block.extend_from_slice(now);
+            bytes = later;
+            if self.block.len() == size {
+                self.done += 1;
+                (self.give)(std::mem::take(&mut self.block))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A block: its headline, and the frame.
+fn block(new: &[u8], old: &[u8], level: i32, threads: usize) -> Result<Vec<u8>> {
+    let frame = frame(new, old, level, threads)
+        .map_err(|code| anyhow!("cannot compress: {}", zstd_safe::get_error_name(code)))?;
+    let mut block = format!("{} {}\n", old.len(), frame.len()).into_bytes();
+    block.extend_from_slice(&frame);
+    Ok(block)
+}
+
+/// One frame of zstd with `old` as what came before. Its checksum shows the machine a reference
+/// that is not the same there.
+fn frame(new: &[u8], old: &[u8], level: i32, threads: usize) -> Result<Vec<u8>, usize> {
+    let mut frame = Vec::with_capacity(zstd_safe::compress_bound(new.len()));
+    let mut context = CCtx::create();
+    context.set_parameter(CParameter::CompressionLevel(level))?;
+    context.set_parameter(CParameter::ChecksumFlag(true))?;
+    if old.is_empty() {
+        if threads > 1 {
+            context.set_parameter(CParameter::NbWorkers(threads as u32))?;
+        }
+    } else {
+        let log = (old.len() + new.len()).next_power_of_two().ilog2().clamp(16, 27);
+        context.set_parameter(CParameter::WindowLog(log))?;
+        if level <= 3 {
+            // Finds what both have in common at 16 bytes and more, in the whole of the reference:
+            // 5 times as fast as the other way for a tenth of the size more.
+            context.set_parameter(CParameter::EnableLongDistanceMatching(true))?;
+            context.set_parameter(CParameter::LdmHashRateLog(4))?;
+            context.set_parameter(CParameter::LdmMinMatch(16))?;
+            context.set_parameter(CParameter::LdmHashLog(log - 4))?;
+        } else {
+            // Tables that hold the whole of the reference.
+            context.set_parameter(CParameter::HashLog(log.min(24) - 1))?;
+            context.set_parameter(CParameter::ChainLog(log.min(25) - 1))?;
+        }
+        context.ref_prefix(old)?;
+    }
+    context.compress2(&mut frame, new)?;
+    Ok(frame)
+}
+
+/// About how large a block would be by itself, from a sample of it.
+fn plain_size(new: &[u8], level: i32) -> Result<u64> {
+    const EVERY: usize = 1 << 20;
+    const SAMPLE: usize = 128 << 10;
+    let (mut raw, mut packed) = (0, 0);
+    for stretch in new.chunks(EVERY) {
+        let sample = &stretch[..stretch.len().min(SAMPLE)];
+        raw += sample.len() as u64;
+        packed += zstd::bulk::compress(sample, level).context("cannot compress")?.len() as u64;
+    }
+    Ok(new.len() as u64 * packed / raw.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_machine_with_little_memory_or_an_old_zstd_gets_none() {
+        let facts = |zstd_version, mib: u64| Facts { zstd_version, memory: Some(mib << 20), ..Facts::default() };
+        assert_eq!(limit(&facts(Some([1, 5, 4]), 4000)), Some(32 << 20));
+        assert_eq!(limit(&facts(Some([1, 4, 5]), 256)), Some(32 << 20));
+        assert_eq!(limit(&facts(Some([1, 4, 5]), 255)), Some(16 << 20));
+        assert_eq!(limit(&facts(Some([1, 4, 5]), 127)), None);
+        assert_eq!(limit(&facts(Some([1, 4, 4]), 4000)), None);
+        assert_eq!(limit(&facts(None, 4000)), None);
+        assert_eq!(limit(&Facts { zstd_version: Some([1, 5, 4]), ..Facts::default() }), None);
+    }
+
+    #[test]
+    fn blocks_are_of_about_the_same_size_however_the_bytes_come() {
+        let all: Vec<u8> = (0..1000u32).map(|at| at as u8).collect();
+        for (count, piece) in [(1, 1000), (3, 7), (7, 1000), (1000, 13)] {
+            let mut got = Vec::new();
+            let mut blocks = Blocks::new(1000, count, |block| {
+                got.push(block);
+                Ok(())
+            });
+            for piece in all.chunks(piece) {
+                blocks.take(piece).unwrap();
+            }
+            assert_eq!(got.len() as u64, count);
+            assert!(got.iter().all(|block| block.len().abs_diff(1000 / count as usize) <= 1));
+            assert_eq!(got.concat(), all);
+        }
+    }
+
+    /// Bytes that look like a program: some repeat, most do not.
+    fn bytes(seed: u64, length: usize) -> Vec<u8> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        (0..length).map(|at| if at % 5 == 0 { 0 } else { next() }).collect()
+    }
+
+    #[test]
+    fn zstd_itself_undoes_a_difference_and_sees_another_reference() {
+        let folder = std::env::temp_dir().join(format!("delta-test-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let old = bytes(1, 3_000_000);
+        let mut new = old.clone();
+        new.splice(1_000_000..1_000_100, bytes(2, 5_000));
+        for level in [1, 3, 6, 9] {
+            let frame = frame(&new, &old, level, 1).unwrap();
+            assert!(frame.len() < 10_000, "{} at level {level}", frame.len());
+            let undo = |reference: &[u8]| {
+                let file = folder.join("reference");
+                std::fs::write(&file, reference).unwrap();
+                let mut command = Command::new("zstd");
+                command.args(["-dqc", "--long=27", &format!("--patch-from={}", file.display())]);
+                let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+                let mut stdin = child.stdin.take().unwrap();
+                std::thread::scope(|scope| {
+                    scope.spawn(|| drop(stdin.write_all(&frame).map(|()| stdin)));
+                    child.wait_with_output().unwrap()
+                })
+            };
+            let right = undo(&old);
+            assert!(right.status.success() && right.stdout == new);
+            let mut other = old.clone();
+            other[2_000_000] ^= 1;
+            assert!(!undo(&other).status.success());
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_difference_to_something_else_costs_next_to_nothing_more() {
+        let (old, new) = (bytes(1, 4_000_000), bytes(2, 4_000_000));
+        for level in [1, 3, 6, 9] {
+            let (whole, difference) = (frame(&new, &[], level, 1).unwrap(), frame(&new, &old, level, 1).unwrap());
+            assert!(difference.len() * 100 <= whole.len() * 103, "{} for {}", difference.len(), whole.len());
+        }
+    }
+
+    #[test]
+    fn the_size_without_a_reference_is_guessed_well() {
+        let block = bytes(3, 5_000_000);
+        let (guess, size) = (plain_size(&block, 3).unwrap(), frame(&block, &[], 3, 1).unwrap().len() as u64);
+        assert!(guess.abs_diff(size) * 20 < size, "{guess} for {size}");
+    }
+}
