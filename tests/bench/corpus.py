@@ -5,7 +5,8 @@ usage: corpus.py FOLDER [PATHS]
 
 Most paths are a few small files (units, settings), some are packages, a few are large; each refers to
 some made before it. FOLDER/closure.nix takes `rev`: 1 is the base; in 2, fifteen leaves differ (a small
-change); in 3, every path is made anew with the same files (a mass rebuild: only hashes differ).
+change); in 3, every path is made anew with the same files (a mass rebuild: only hashes differ); few is
+the sixth of 1 that was made first.
 """
 
 import os
@@ -56,9 +57,9 @@ def main():
     small, middle, large = pools()
     shutil.rmtree(out, ignore_errors=True)
     lines = [
-        "{ rev ? 1 }:",
+        "{ rev ? \"1\" }:",
         "let",
-        "  all = if rev == 3 then 3 else 1;",
+        "  all = if rev == \"3\" then rev else \"1\";",
         "  make = name: rev: source: needs: derivation {",
         "    inherit name needs rev; system = builtins.currentSystem; builder = \"/bin/sh\"; PATH = \"/usr/bin:/bin\";",
         "    args = [ \"-c\" \"cp -r ${source} $out; chmod -R u+w $out; echo $rev > $out/rev; printf '%s\\n' $needs > $out/needs\" ];",
@@ -87,7 +88,8 @@ def main():
     top = os.path.join(out, "top")
     os.makedirs(top)
     everything = " ".join(f"p{at}" for at in range(paths - 1))
-    lines.append(f"in make \"nixos-system-bench\" rev ./top [ {everything} ]")
+    few = " ".join(f"p{at}" for at in range(paths // 6))
+    lines.append(f"in make \"nixos-system-bench\" rev ./top (if rev == \"few\" then [ {few} ] else [ {everything} ])")
     with open(os.path.join(out, "closure.nix"), "w") as file:
         file.write("\n".join(lines) + "\n")
 
