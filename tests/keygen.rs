@@ -124,6 +124,9 @@ fn a_killed_keygen_leaves_a_whole_key_or_none() {
 #[test]
 fn each_machine_can_have_its_own_key() {
     let folder = Folder::new("each");
+    let missing = folder.sh("keygen -n --name a --file 'keys/{name}'", "").record()["error"].clone();
+    assert_eq!(missing["kind"], "input");
+    assert!(missing["hint"].as_str().unwrap().starts_with("mkdir -p "), "{missing}");
     let ran = folder.sh("mkdir keys; keygen --file 'keys/{name}'", "{\"name\":\"a\"}{\"name\":\"b\"}").ok();
     let records = ran.records();
     assert_ne!(records[0]["keyPair"]["publicKey"], records[1]["keyPair"]["publicKey"]);

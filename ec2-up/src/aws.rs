@@ -8,6 +8,7 @@ use aws_sdk_ec2::Client;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use machine_record::log;
 use std::error::Error;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -26,6 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 /// EC2 in one region.
 pub struct Aws {
     client: Client,
+    region: Rc<str>,
     reads: Semaphore,
     writes: Semaphore,
 }
@@ -47,7 +49,7 @@ impl Aws {
             .load()
             .await;
         let (reads, writes) = (Semaphore::new(IN_FLIGHT), Semaphore::new(IN_FLIGHT));
-        Aws { client: Client::new(&config), reads, writes }
+        Aws { client: Client::new(&config), region: region.into(), reads, writes }
     }
 
     /// Makes a call until EC2 has answered it; see [`Aws::call_once`] for those that must not be repeated.
@@ -103,7 +105,7 @@ impl Aws {
             log::detail(machine, &format!("{action} {what}"));
             let error = match send(&self.client).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => CallError::new(action, &error),
+                Err(error) => CallError::new(action, &self.region, &error),
             };
             let throttled = error.is_throttled();
             attempts += u32::from(!throttled);

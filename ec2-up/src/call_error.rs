@@ -3,11 +3,13 @@
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use machine_record::{Failure, Kind};
 use std::error::Error;
+use std::rc::Rc;
 
 /// A call that failed for good.
 #[derive(Clone, Debug)]
 pub struct CallError {
     action: &'static str,
+    region: Rc<str>,
     code: Option<String>,
     message: String,
     kind: Kind,
@@ -15,20 +17,26 @@ pub struct CallError {
 
 impl CallError {
     /// An answer without what was asked for.
-    pub fn empty(action: &'static str) -> Self {
-        CallError { action, code: None, message: "an empty answer".into(), kind: Kind::Internal }
+    pub fn empty(action: &'static str, region: &str) -> Self {
+        CallError { action, region: region.into(), code: None, message: "an empty answer".into(), kind: Kind::Internal }
     }
 
-    pub fn new<E: ProvideErrorMetadata + Error + 'static>(action: &'static str, error: &SdkError<E>) -> Self {
+    pub fn new<E: ProvideErrorMetadata + Error + 'static>(
+        action: &'static str,
+        region: &Rc<str>,
+        error: &SdkError<E>,
+    ) -> Self {
+        let region = region.clone();
         if let Some(code) = error.code() {
             let message = readable(error.message().unwrap_or("no message"));
-            return CallError { action, code: Some(code.into()), message, kind: kind(code) };
+            return CallError { action, region, code: Some(code.into()), message, kind: kind(code) };
         }
         let mut cause: &dyn Error = error;
         while let Some(next) = cause.source() {
             cause = next;
         }
-        let message = cause.to_string();
+        // What was tried for credentials fills a screen.
+        let message = cause.to_string().lines().next().unwrap_or_default().replace(" in chain. Attempted:", "");
         let (kind, message) = match error {
             SdkError::TimeoutError(_) => (Kind::Timeout, "no answer in time".to_string()),
             SdkError::DispatchFailure(failure) if failure.is_timeout() => (Kind::Timeout, message),
@@ -37,7 +45,7 @@ impl CallError {
             // Cut off, or an answer that is none.
             _ => (Kind::Unreachable, message),
         };
-        CallError { action, code: None, message, kind }
+        CallError { action, region, code: None, message, kind }
     }
 
     /// EC2's code for the error, such as `InvalidGroup.Duplicate`.
@@ -73,11 +81,14 @@ impl CallError {
     }
 
     fn hint(&self) -> Option<String> {
+        let unanswered = || {
+            Some(format!("run it again: nothing is made twice; if it stays so: is {} a region of EC2?", self.region))
+        };
         let Some(code) = self.code.as_deref() else {
             return match self.kind {
                 Kind::Denied => Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile with SSO: aws sso login".into()),
                 Kind::Timeout => Some("run it again: nothing is made twice; or wait longer with --call-timeout".into()),
-                _ => Some("run it again: nothing is made twice".into()),
+                _ => unanswered(),
             };
         };
         Some(match code {
@@ -85,6 +96,7 @@ impl CallError {
             "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" | "ExpiredToken" | "RequestExpired" => {
                 "check the AWS credentials and the clock".into()
             }
+            "InternalError" => return unanswered(),
             "OptInRequired" => "enable the region or the product for the account".into(),
             "VcpuLimitExceeded" | "InstanceLimitExceeded" | "MaxSpotInstanceCountExceeded" => {
                 "ask for a higher quota in the Service Quotas console, or take a smaller --instance-type".into()
@@ -176,7 +188,8 @@ mod tests {
     use super::*;
 
     fn error(code: &str) -> CallError {
-        CallError { action: "RunInstances", code: Some(code.into()), message: "no".into(), kind: kind(code) }
+        let (region, message) = ("eu-central-1".into(), "no".into());
+        CallError { action: "RunInstances", region, code: Some(code.into()), message, kind: kind(code) }
     }
 
     #[test]

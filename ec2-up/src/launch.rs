@@ -12,7 +12,7 @@ use aws_sdk_ec2::types::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use machine_record::{Failure, KeyPair, Kind, log};
+use machine_record::{Failure, KeyPair, Kind, Record, log};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 
@@ -164,8 +164,39 @@ impl Plan<'_> {
             let call = call.set_user_data(self.wish.user_data.as_ref().map(|text| STANDARD.encode(text)));
             call.set_tag_specifications(Some(tags.clone())).send()
         });
-        made.await?.instances.unwrap_or_default().into_iter().next().ok_or_else(|| CallError::empty("RunInstances"))
+        made.await?
+            .instances
+            .unwrap_or_default()
+            .into_iter()
+            .next()
+            .ok_or_else(|| CallError::empty("RunInstances", &region.name))
     }
+}
+
+/// Gives a new machine up for one that another run has made at the same time with another wish, and so
+/// with another client token. Of the two runs one only comes to that.
+///
+/// # Errors
+/// Kind `conflict` where it was given up.
+pub async fn be_the_only_one(record: &mut Record, region: &Region, ours: &Instance) -> Result<(), Failure> {
+    let name = record.name();
+    let mut all = instance::all(region, &name).await?;
+    all.retain(|instance| !instance::is_gone(instance));
+    let age = |instance: &Instance| {
+        (instance.launch_time().map(|time| time.secs()), instance.instance_id().map(String::from))
+    };
+    let Some(first) = all.iter().min_by_key(|instance| age(instance)).filter(|first| age(first) < age(ours)) else {
+        return Ok(());
+    };
+    let id = ours.instance_id().unwrap_or_default();
+    instance::terminate(region, &name, id).await?;
+    record.put(&instance::section(first, false))?;
+    let other = first.instance_id().unwrap_or_default();
+    Err(Failure::new(
+        Kind::Conflict,
+        format!("another run has made {other} at the same time: {id} was terminated again"),
+    )
+    .hint("run it again: what differs from the wish will be shown"))
 }
 
 /// What a caller says when a launch has not become a machine.

@@ -185,24 +185,13 @@ async fn machines(region: &Region) -> Result<Vec<Record>, Failure> {
     found.iter().map(|instance| record(region, instance, &pairs)).collect()
 }
 
-/// What the machines of a deployment are, and those of which only a security group is left.
+/// The machines of a deployment, and what is left of those that are gone.
 pub async fn whole(region: &Region) -> Result<Vec<Record>, Failure> {
     let mut records = machines(region).await?;
-    let mut names: BTreeSet<String> = records.iter().map(Record::name).collect();
-    let ours = filter(&format!("tag:{}", tags::DEPLOYMENT), [region.deployment.clone()]);
     // Two machines of one name go together: their tags are the same.
     let mut seen = BTreeSet::new();
     records.retain(|record| seen.insert(record.name()));
-    for group in security_groups(&region.aws, &[ours]).await? {
-        if let Some(name) = tags::value(group.tags(), tags::NAME)
-            && names.insert(name.to_string())
-        {
-            let mut record = Record::default();
-            record.set("name", &name)?;
-            record.set("region", &region.name)?;
-            records.push(record);
-        }
-    }
+    records.extend(orphans(region).await?);
     Ok(records)
 }
 

@@ -61,10 +61,12 @@ pub async fn look(
     let ami = image::named(record)?;
     let ami = ami.as_ref().map(|ami| ami.id.as_str());
     let wanted = Wanted { machine: &name, wish, ami, key_pair: pair.as_ref() };
-    for difference in compare::differences(region, found, &wanted).await? {
+    let differences = compare::differences(region, found, &wanted).await?;
+    let anew = allowed.replaces(&differences);
+    for difference in &differences {
         let action = match difference.mend {
-            Mend::Replace if !allowed.replace => refused(&name, &difference, "--replace"),
-            Mend::Resize(_) if !allowed.stop_to_resize => refused(&name, &difference, "--stop-to-resize"),
+            Mend::Replace if !allowed.replace => refused(&name, difference, "--replace"),
+            Mend::Resize(_) if !allowed.stop_to_resize && !anew => refused(&name, difference, "--stop-to-resize"),
             Mend::Tolerate => {
                 log::event(&name, &format!("  {} (stays: a push updates it)", difference.words()));
                 continue;

@@ -5,7 +5,7 @@ use crate::compare::{self, Mend, Wanted};
 use crate::doing::Doing;
 use crate::host_key::{self, HostKeySource, Trust};
 use crate::instance_type::{self, Needs};
-use crate::launch::Plan as Launch;
+use crate::launch::{self, Plan as Launch};
 use crate::mend::Allowed;
 use crate::plan::Plan;
 use crate::region::{Region, Regions};
@@ -124,6 +124,7 @@ impl Context {
             step.set("being given an address");
             instance::wait(&region, &id, "running").await?;
             started = address::ensure(&region, &name, &id, &wish.tags).await?;
+            record.put(&instance::section(&started, created))?;
         }
         if self.args.wait == Wait::None {
             return add_ssh(record, &started, None, &way);
@@ -134,6 +135,9 @@ impl Context {
             _ => instance::wait(&region, &id, "running").await?,
         };
         record.put(&instance::section(&running, created))?;
+        if created {
+            launch::be_the_only_one(record, &region, &running).await?;
+        }
         if self.args.wait == Wait::Running {
             return add_ssh(record, &running, None, &way);
         }

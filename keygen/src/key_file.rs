@@ -58,9 +58,13 @@ pub fn read(path: &Path) -> Result<Option<Key>> {
 /// Kind `input` where the file cannot be written.
 pub fn create(path: &Path, make: impl FnOnce() -> Result<NewKey>) -> Result<(Key, bool)> {
     let new = make()?;
-    let made = write_exclusively(path, new.text.as_bytes())
-        .with_context(|| format!("cannot write {}", path.display()))
-        .with_kind(Kind::Input)?;
+    let made = write_exclusively(path, new.text.as_bytes()).map_err(|error| {
+        let failure = Failure::new(Kind::Input, format!("cannot write {}: {error}", path.display()));
+        match path.parent().filter(|_| error.kind() == std::io::ErrorKind::NotFound) {
+            Some(folder) => failure.hint(format!("mkdir -p {}", folder.display())),
+            None => failure,
+        }
+    })?;
     if made {
         return Ok((new.key, true));
     }

@@ -197,6 +197,8 @@ fn failure<E: ProvideErrorMetadata + Error + 'static>(region: &str, error: &SdkE
     while let Some(next) = cause.source() {
         cause = next;
     }
+    // What was tried for credentials fills a screen.
+    let cause = cause.to_string().lines().next().unwrap_or_default().replace(" in chain. Attempted:", "");
     let message = format!("{what}: {cause}");
     match error {
         SdkError::TimeoutError(_) => Failure::new(Kind::Timeout, format!("{what}: no answer from EC2 in time"))

@@ -25,7 +25,8 @@ pub fn all(args: Args, jobs: Jobs) -> Result<()> {
         [] => OWNERS.map(String::from).to_vec(),
         owners => owners.to_vec(),
     };
-    let catalogue = args.catalogue.as_deref().map(|file| catalogue::read(file, &owners)).transpose()?;
+    let read = |file| catalogue::read(file, &owners).map_err(|error| Failure::of(&error));
+    let catalogue = args.catalogue.as_deref().map(read);
     let finder = Arc::new(Finder {
         catalogue,
         ec2: Ec2::new(owners, args.timeout, args.stream.jobs.unwrap_or(TOOL.jobs).into()),
@@ -56,7 +57,8 @@ pub fn all(args: Args, jobs: Jobs) -> Result<()> {
 
 struct Finder {
     args: Args,
-    catalogue: Option<Vec<Image>>,
+    /// What cannot be read fails each machine, so that none is lost
+    catalogue: Option<Result<Vec<Image>, Failure>>,
     ec2: Ec2,
     now: String,
 }
@@ -153,7 +155,7 @@ impl Finder {
     /// Images of the table or the catalogue that may fit.
     fn local(&self, question: &Question) -> Result<Vec<Image>, Failure> {
         match &self.catalogue {
-            Some(images) => Ok(images.clone()),
+            Some(images) => images.clone(),
             None if question.release == LATEST => {
                 Err(Failure::new(Kind::NotFound, "the table ends with 23.11 and cannot tell the latest release")
                     .hint("say --source ec2 or --catalogue FILE"))

@@ -69,6 +69,15 @@ fn an_unknown_release_or_region_is_answered_with_those_that_exist() {
 }
 
 #[test]
+fn a_catalogue_that_cannot_be_read_loses_no_machine() {
+    let region = Region::new("catalogue", 5628);
+    let records = r#"{"name":"a"}{"name":"b"}"#;
+    let ran = region.sh("nixos-ami -q --release 25.11 --catalogue nowhere", records);
+    let kinds: Vec<_> = ran.records().iter().map(|record| record["error"]["kind"].clone()).collect();
+    assert_eq!((ran.status, kinds), (1, vec!["input".into(), "input".into()]));
+}
+
+#[test]
 fn legacy_types_and_superseded_ids_are_in_the_table() {
     let region = Region::new("legacy", 5624);
     region.cloud("raw POST clear-log");

@@ -27,6 +27,24 @@ fn ten_at_once_make_one_machine() {
 }
 
 #[test]
+fn two_at_once_with_different_wishes_end_in_one_machine() {
+    let region = Region::new("wishes-at-once", 5629);
+    for _ in 0..sample(5, 2) {
+        region.reset();
+        let both =
+            "for t in t3.micro t3.small; do ec2-up -q --wait running --instance-type $t < web-1.json & done; wait";
+        let records = region.sh(both, "").records();
+        assert_eq!(records.len(), 2);
+        let living = region.sh("ec2-ls -q", "").ok().record()["instance"]["id"].clone();
+        for record in &records {
+            assert_eq!(record["instance"]["id"], living, "{record}");
+        }
+        let again = region.sh(&format!("{UP} < web-1.json"), "").ok().record();
+        assert_eq!((&again["instance"]["id"], &again["instance"]["created"]), (&living, &Value::from(false)));
+    }
+}
+
+#[test]
 fn up_after_down_makes_a_fresh_machine_and_the_tokens_of_old_ones_do_not_matter() {
     let region = Region::new("again", 5594);
     let mut ids = BTreeSet::new();
@@ -67,6 +85,28 @@ fn what_cannot_change_in_place_needs_a_word_and_a_changed_image_never_does() {
     assert_ne!(replaced["instance"]["id"], first["instance"]["id"]);
     assert_eq!(replaced["instance"]["created"], true);
     assert_eq!(region.sh("ec2-ls -q", "").ok().records().len(), 1);
+}
+
+#[test]
+fn an_elastic_ip_is_shown_at_once_and_goes_though_nothing_else_is_left() {
+    let region = Region::new("address", 5626);
+    let up = region.sh("ec2-up -q --wait none --elastic-ip < web-1.json", "").ok().record();
+    assert_eq!(up["instance"]["publicIp"], up["ssh"]["host"]);
+    let id = up["instance"]["id"].as_str().unwrap();
+    let group = up["instance"]["securityGroupId"].as_str().unwrap();
+    region.boto(&format!(
+        "import time
+ec2.terminate_instances(InstanceIds=['{id}'])
+ec2.get_waiter('instance_terminated').wait(InstanceIds=['{id}'], WaiterConfig={{'Delay': 1}})
+ec2.delete_security_group(GroupId='{group}')"
+    ));
+    let plan = region.sh("ec2-down -n --all --plan", "").ok();
+    assert!(plan.stderr.contains("plan: 0 to add, 0 to change, 2 to destroy"), "{}", plan.stderr);
+    region.sh("ec2-down -q -n --all", "").ok();
+    assert_eq!(
+        region.boto("print(ec2.describe_addresses()['Addresses'], ec2.describe_key_pairs()['KeyPairs'])"),
+        "[] []"
+    );
 }
 
 #[test]

@@ -100,6 +100,27 @@ fn wishes_that_cannot_work_are_refused_before_anything_is_made() {
 }
 
 #[test]
+fn what_stands_in_the_way_of_any_call_is_one_line_and_a_hint() {
+    let region = Region::new("way", 5627);
+    for (command, word, hint) in [
+        ("env -u AWS_ACCESS_KEY_ID ec2-ls", "no credentials found\n", "hint: set AWS_ACCESS_KEY_ID"),
+        (
+            "env -u AWS_ACCESS_KEY_ID nixos-ami -q -n --release latest",
+            "no credentials found\n",
+            "hint: set AWS_ACCESS_KEY_ID",
+        ),
+        ("env -u AWS_REGION ec2-ls", "no region\n", "hint: name one with --region"),
+        ("ec2-ls --region EU", "not the name of a region", "eu-central-1"),
+        ("ec2-ls --region eu-centrall-1", "cannot list machines", "is eu-centrall-1 a region of EC2?"),
+        ("AWS_ENDPOINT_URL=http://127.0.0.1:9 ec2-ls", "cannot list machines", "run it again"),
+    ] {
+        let ran = region.sh(command, "");
+        assert_eq!((ran.status, ran.stderr.lines().count()), (1, 2), "{command}: {}", ran.stderr);
+        assert!(ran.stderr.contains(word) && ran.stderr.contains(hint), "{command}: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn a_machine_is_not_stopped_for_a_type_that_cannot_run_it() {
     let region = Region::new("stop", 5611);
     region.sh(&format!("{UP} < web-1.json"), "").ok();
