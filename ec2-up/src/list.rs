@@ -114,7 +114,10 @@ async fn known(region: &Rc<Region>) -> Result<Vec<Record>, Failure> {
                 records[index].put(&ssh)?;
             }
             // A console is more than a list needs: who may not read it has the machines all the same.
-            Err(failure) => log::warning(&records[index].name(), &failure.message),
+            Err(failure) => {
+                let hint = failure.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+                log::warning(&records[index].name(), &format!("{}{hint}", failure.message));
+            }
         }
     }
     Ok(records)
