@@ -58,7 +58,7 @@ fn explain(drv: &StorePath, toplevel: &StorePath, outcome: &Outcome) -> Failure 
     let failure = Failure::new(Kind::Build, format!("cannot build {toplevel}: {}", outcome.error()));
     if said("No space left on device") {
         failure.hint("make room in this computer's store, for example with nix-collect-garbage")
-    } else if said("is required to build") && said("platform") || said("required system or feature not available") {
+    } else if said("is required to build") || said("required system or feature not available") {
         failure.hint("name a builder for that system with --builders, or build there: --build-on machine")
     } else if said("not a trusted user") || said("ignoring untrusted") || said("restricted setting") {
         failure.hint("the Nix daemon does not take options from this user: add it to trusted-users in nix.conf")

@@ -61,6 +61,32 @@ fn each_place_to_build() {
 }
 
 #[test]
+fn what_cannot_be_built_here_is_built_on_the_machine() {
+    let machines = Machines::new("auto", 1);
+    // The packages of the small nixpkgs are made here alone, so the system has none.
+    let text = format!(
+        "{{ system, ... }}: {{ config.system.build.toplevel = derivation {{ inherit system; name = \"nixos-system-auto\";
+          builder = \"/bin/sh\"; args = [ \"-c\" \"echo {} > $out\" ]; }}; }}",
+        std::process::id()
+    );
+    machines.write("auto.nix", &text);
+    let arm = json!({ "system": "aarch64-linux" });
+    let refused = machines.push("--build-on here --hermetic auto.nix", &arm);
+    assert_eq!(refused.status, 1);
+    assert!(refused.record()["error"]["hint"].as_str().unwrap().contains("--build-on machine"), "{}", refused.stderr);
+    // The machine is none of that kind: it is told that it is.
+    machines.ssh(0, "(cat /etc/nix/nix.conf; echo extra-platforms = aarch64-linux) > /root/nix.conf; mount --bind /root/nix.conf /etc/nix/nix.conf").ok();
+    let ran = machines.push("--hermetic auto.nix", &arm).ok();
+    let valid = format!("nix-store --check-validity {}", toplevel(&ran));
+    assert_eq!(ran.record()["closure"]["built"], true);
+    assert_ne!(machines.folder.sh(&valid, "").status, 0);
+    machines.ssh(0, &valid).ok();
+    // A machine of this kind is built for here.
+    let ran = machines.push("--hermetic auto.nix", &json!({})).ok();
+    machines.folder.sh(&format!("nix-store --check-validity {}", toplevel(&ran)), "").ok();
+}
+
+#[test]
 fn a_build_that_fails_shows_its_last_lines_and_how_to_see_the_rest() {
     let machines = Machines::new("fails", 1);
     machines.write("bad.nix", &module("bad", &built("for i in $(seq 30); do echo line $i; done; exit 3")));
