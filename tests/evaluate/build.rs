@@ -4,17 +4,23 @@ use crate::machine::{Machines, toplevel};
 use serde_json::json;
 use tests::Folder;
 
+/// What no earlier run can have built: the store outlives the tests.
+fn once() -> u128 {
+    static ONCE: std::sync::OnceLock<u128> = std::sync::OnceLock::new();
+    *ONCE.get_or_init(|| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos())
+}
+
 fn module(name: &str, more: &str) -> String {
     format!(
         "{{ pkgs, ... }}: {{ imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];
           system.stateVersion = \"20.09\"; environment.etc.unique.text = \"{name} {}\"; {more} }}",
-        std::process::id()
+        once()
     )
 }
 
 /// A path that takes a word with each line that it says while it is built.
 fn built(script: &str) -> String {
-    format!("environment.etc.made.source = pkgs.runCommand \"made\" {{ }} ''{script}'';")
+    format!("environment.etc.made.source = pkgs.runCommand \"made\" {{ }} ''\n# {}\n{script}'';", once())
 }
 
 #[test]
