@@ -43,7 +43,7 @@ Examples:
     nixos-switch --plan < pushed.json | jq .plan
 
   Back to the generation before:
-    nixos-switch --rollback < deployed.json";
+    ec2-ls --name web-1 | nixos-switch --rollback";
 
 /// Switch machines to the systems that were pushed to them
 #[derive(Parser)]

@@ -4,8 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod completions;
+mod examples;
 mod help;
+mod install;
 mod pages;
+mod transcripts;
 mod words;
 
 /// The tools, and where their pages are.

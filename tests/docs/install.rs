@@ -1,0 +1,119 @@
+//! The ways in: what `make install`, the Debian package, Nix and the release archive hold.
+
+use crate::TOOLS;
+use tests::{Folder, project, tool};
+
+/// `make install` of the binaries that these tests run.
+fn install(folder: &Folder, more: &str) {
+    let (project, bin) = (project(), tool(""));
+    folder.sh(&format!("make --silent -C {} install BIN={} {more}", project.display(), bin.display()), "").ok();
+}
+
+#[test]
+fn make_install_puts_tools_pages_and_completions_in_their_places_and_uninstall_takes_them_away() {
+    let folder = Folder::new("install");
+    let root = folder.path().join("root");
+    let places = format!("DESTDIR={} PREFIX=/usr", root.display());
+    install(&folder, &places);
+    let mut files: Vec<String> =
+        ["man5/machine-record.5", "man7/nixpipe.7"].map(|page| format!("share/man/{page}")).into();
+    for (tool, _) in TOOLS {
+        files.extend([
+            format!("bin/{tool}"),
+            format!("share/man/man1/{tool}.1"),
+            format!("share/bash-completion/completions/{tool}"),
+            format!("share/zsh/site-functions/_{tool}"),
+            format!("share/fish/vendor_completions.d/{tool}.fish"),
+        ]);
+    }
+    for file in &files {
+        let path = root.join("usr").join(file);
+        assert!(path.metadata().is_ok_and(|metadata| metadata.len() > 100), "{file}");
+    }
+    let ran = folder.sh("PATH=root/usr/bin:/usr/bin:/bin; command -v nix-push; nix-push --version", "").ok();
+    assert!(ran.stdout.starts_with("root/usr/bin/nix-push\nnix-push "), "{}", ran.stdout);
+    let page =
+        folder.sh("MANPATH=$PWD/root/usr/share/man man -w 7 nixpipe || ls root/usr/share/man/man7/nixpipe.7", "");
+    assert!(page.ok().stdout.ends_with("nixpipe.7\n"));
+    folder.sh(&format!("make --silent -C {} uninstall {places}", project().display()), "").ok();
+    assert_eq!(folder.sh("find root -type f", "").ok().stdout, "");
+}
+
+#[test]
+fn the_debian_package_installs_and_its_tools_run() {
+    let folder = Folder::new("deb");
+    let package = project().join("scripts/package-deb");
+    folder.sh(&format!("COMPRESSION=none BIN={} {} out", tool("").display(), package.display()), "").ok();
+    // Another root, with a database of its own: what the package needs stands in its control file.
+    let script = "mkdir -p root/var/lib/dpkg/updates root/var/lib/dpkg/info && touch root/var/lib/dpkg/status
+                  dpkg --root=$PWD/root --force-depends --force-script-chrootless --install out/nixpipe_*.deb
+                  dpkg --root=$PWD/root --list nixpipe
+                  root/usr/bin/keygen -n --name a | jq -r .keyPair.algorithm";
+    let ran = folder.sh(&format!("set -e\n{script}"), "").ok();
+    assert!(ran.stdout.ends_with("ed25519\n"), "{}", ran.stdout);
+    let depends = folder.sh("dpkg-deb --field out/nixpipe_*.deb Depends Architecture", "").ok().stdout;
+    for word in ["libc6 (>= ", "libssl3", "Architecture: "] {
+        assert!(depends.contains(word), "{depends}");
+    }
+    folder.sh("dpkg --root=$PWD/root --purge nixpipe", "").ok();
+    assert_eq!(folder.sh("find root/usr -type f", "").stdout, "");
+}
+
+#[test]
+fn the_flake_offers_a_package_and_every_tool() {
+    let folder = Folder::new("flake");
+    // nixpkgs itself is not here: a stand-in that records what its Rust builder is asked for.
+    std::fs::create_dir(folder.path().join("nixpkgs")).unwrap();
+    std::fs::write(
+        folder.path().join("nixpkgs/flake.nix"),
+        r#"{ outputs = { self }: let
+               lib = import NIXPKGS/lib // {
+                 licenses = { mit = "mit"; asl20 = "asl20"; };
+                 platforms.linux = [ "x86_64-linux" ];
+                 cleanSourceWith = { src, filter }: builtins.path { path = src; inherit filter; name = "source"; };
+               };
+               pkgs = system: {
+                 inherit lib; pkg-config = null; openssl = null; zlib = null;
+                 rustPlatform.buildRustPackage = args: args // derivation {
+                   name = "${args.pname}-${args.version}"; inherit system; builder = "/bin/sh"; src = "${args.src}"; };
+                 callPackage = file: args: let f = import file; in
+                   f (builtins.intersectAttrs (builtins.functionArgs f) (pkgs system) // args);
+               };
+             in { legacyPackages = { x86_64-linux = pkgs "x86_64-linux"; aarch64-linux = pkgs "aarch64-linux"; }; }; }"#
+            .replace("NIXPKGS", &project().join("tests/nixpkgs").display().to_string()),
+    )
+    .unwrap();
+    let nix = |command: &str| {
+        let features = "--extra-experimental-features 'nix-command flakes' --impure";
+        let flake = format!("{} --override-input nixpkgs path:./nixpkgs --no-write-lock-file", features);
+        folder.sh(&format!("nix {command} {flake}"), "").ok().stdout
+    };
+    tests::cloud();
+    // Nix copies the whole folder of a flake: here without target/.
+    std::fs::create_dir(folder.path().join("flake")).unwrap();
+    for file in ["flake.nix", "package.nix", "Cargo.toml", "Cargo.lock"] {
+        std::fs::copy(project().join(file), folder.path().join("flake").join(file)).unwrap();
+    }
+    let version = nix("eval --raw path:./flake#packages.x86_64-linux.default.version");
+    assert!(folder.sh("nix-push --version", "").ok().stdout.contains(&version), "{version}");
+    for (tool, _) in TOOLS {
+        let program = nix(&format!("eval --raw path:./flake#apps.aarch64-linux.{tool}.program"));
+        assert!(program.ends_with(&format!("-nixpipe-{version}/bin/{tool}")), "{program}");
+    }
+}
+
+#[test]
+fn the_licences_of_all_that_is_shipped_are_permitted_and_listed() {
+    let folder = Folder::new("licences");
+    let script = project().join("scripts/dependencies");
+    let script = script.display();
+    folder.sh(&format!("{script} check"), "").ok();
+    let bill: serde_json::Value = serde_json::from_str(&folder.sh(&format!("{script} sbom"), "").ok().stdout).unwrap();
+    let names: Vec<_> =
+        bill["components"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    for name in ["nix-push", "aws-sdk-ec2", "libssh2-sys", "zstd-sys"] {
+        assert!(names.contains(&name), "{name}");
+    }
+    // What only tests use is in no binary.
+    assert!(!names.contains(&"jsonschema") && !names.contains(&"schemars"));
+}
