@@ -11,6 +11,9 @@ use std::time::Duration;
 /// How often to look what came of an allocation whose answer was lost.
 const TRIES: u32 = 4;
 
+/// What EC2 says of an address that was given back.
+const GONE: &[&str] = &["InvalidAllocationID.NotFound", "InvalidAddressID.NotFound"];
+
 /// The addresses that carry the machine's tags.
 pub async fn find(region: &Region, machine: &str) -> Result<Vec<Rc<Address>>, Failure> {
     region.addresses.of(machine, Duration::from_millis(20)).await
@@ -23,30 +26,38 @@ pub async fn ensure(
     id: &str,
     own: &BTreeMap<String, String>,
 ) -> Result<Rc<Instance>, Failure> {
-    let mut known = find(region, machine).await?;
-    if known.is_empty() {
-        let made = allocate(region, machine, own).await?;
-        // Another run may have made one at the same time.
-        known = find(region, machine).await?;
-        if !known.iter().any(|known| known.allocation_id() == made.allocation_id()) {
-            known.push(made);
-        }
-    }
-    let address = keep_one(region, machine, id, known).await?;
-    let allocation = address.allocation_id().unwrap_or_default();
-    if address.instance_id() != Some(id) {
-        log::event(machine, &format!("giving it the address {}", address.public_ip().unwrap_or(allocation)));
-        let associated = region.aws.call(machine, "AssociateAddress", allocation, |client| {
-            client.associate_address().allocation_id(allocation).instance_id(id).allow_reassociation(true).send()
-        });
-        associated.await.map_err(|error| error.failure("cannot give it the Elastic IP"))?;
-    }
+    // Runs at the same time may each make one and give the other's back: it ends when the machine has one of them.
     loop {
+        let mut known = find(region, machine).await?;
+        if known.is_empty() {
+            let made = allocate(region, machine, own).await?;
+            known = find(region, machine).await?;
+            if !known.iter().any(|known| known.allocation_id() == made.allocation_id()) {
+                known.push(made);
+            }
+        }
+        let address = keep_one(region, machine, id, known).await?;
+        if address.instance_id() != Some(id) {
+            associate(region, machine, id, &address).await?;
+        }
         // What is shown may be from before; the caller limits the time.
         let instance = instance::wait(region, id, "running").await?;
         if instance.public_ip_address() == address.public_ip() {
             return Ok(instance);
         }
+    }
+}
+
+/// Gives the machine an address; one that another run has given back is none.
+async fn associate(region: &Region, machine: &str, id: &str, address: &Address) -> Result<(), Failure> {
+    let allocation = address.allocation_id().unwrap_or_default();
+    log::event(machine, &format!("giving it the address {}", address.public_ip().unwrap_or(allocation)));
+    let associated = region.aws.call(machine, "AssociateAddress", allocation, |client| {
+        client.associate_address().allocation_id(allocation).instance_id(id).allow_reassociation(true).send()
+    });
+    match associated.await {
+        Err(error) if !error.is(GONE) => Err(error.failure("cannot give it the Elastic IP")),
+        _ => Ok(()),
     }
 }
 
@@ -62,7 +73,11 @@ async fn keep_one(
         has(b).cmp(&has(a)).then(a.allocation_id().cmp(&b.allocation_id()))
     });
     for other in known.iter().skip(1).filter(|other| other.association_id().is_none_or(str::is_empty)) {
-        give_back(region, machine, other).await?;
+        match give_back(region, machine, other).await {
+            // Another run has put it to use since: it is looked at again in the next round or run.
+            Err(failure) if failure.kind == Kind::Conflict => {}
+            done => done?,
+        }
     }
     known.into_iter().next().ok_or_else(|| Failure::new(Kind::Internal, "the Elastic IP is gone"))
 }
@@ -105,9 +120,7 @@ async fn give_back(region: &Region, machine: &str, address: &Address) -> Result<
     let released =
         region.aws.call(machine, "ReleaseAddress", id, |client| client.release_address().allocation_id(id).send());
     match released.await {
-        Err(error) if !error.is(&["InvalidAllocationID.NotFound", "InvalidAddressID.NotFound"]) => {
-            Err(error.failure("cannot give the Elastic IP back"))
-        }
+        Err(error) if !error.is(GONE) => Err(error.failure("cannot give the Elastic IP back")),
         _ => {
             log::event(machine, &format!("gave back the address {}", address.public_ip().unwrap_or(id)));
             Ok(())
