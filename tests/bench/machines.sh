@@ -1,4 +1,5 @@
 #!/bin/bash
+# shellcheck disable=SC2154,SC1007
 # The two ends of scripts/bench-copy, to be sourced: chroots with a Nix and a store each, in network
 # namespaces of their own, joined by link.c.
 #
