@@ -29,7 +29,7 @@ TARGETS = {
 PARTS = {"mass": 50, "update": 5}
 WORDS = {
     "cold": "nothing there", "small": "small change", "none": "nothing to do", "mass": "mass rebuild",
-    "update": "update of packages", "ten": "ten machines",
+    "update": "update of packages", "one": "one machine", "ten": "ten machines",
 }
 TOOLS = ["nix-push", "nix-push-whole", "nix-copy-closure", "ssh", "ssh-ng", "export", "raw", "import"]
 HEADS = {"nix-push-whole": "`--delta off`", "ssh": "ssh://", "ssh-ng": "ssh-ng://"}
@@ -87,6 +87,10 @@ def main():
         if "import" in row:
             times = seconds / row["import"][0]
             line(key, "longer than `nix-store --import` there", "at most 1.5 times", f"{times:.2f} times", verdict(times, 1.5, "<="))
+        one = cells.get(("one", rtt, rate), {}).get("nix-push")
+        if case == "ten" and one and one[3]:
+            share = (cpu - one[3]) / 9 / one[3]
+            line(key, "the source's processor for each further machine", "under 1/4 of the first", f"{share:.2f}", verdict(share, 0.25, "<="))
         if key == ("cold", 0, 100):
             share = (seconds / (compressed * 8 / rate / 1e6) - 1) * 100
             line(key, "over the compressed bytes at the link's rate", "at most 5 %", f"{share:.1f} %", verdict(share, 5, "<="))
