@@ -62,9 +62,16 @@ fn changed(meta: &Metadata) -> i64 {
     nanoseconds(meta.ctime(), meta.ctime_nsec())
 }
 
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    nanoseconds(since.as_secs() as i64, i64::from(since.subsec_nanos()))
+/// The time of day, and the moment at which it was asked for.
+fn now() -> (i64, Instant) {
+    loop {
+        let (before, time) = (Instant::now(), SystemTime::now());
+        // A pause between the two would look like a clock that somebody set.
+        if before.elapsed() < Duration::from_millis(1) {
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            return (nanoseconds(since.as_secs() as i64, i64::from(since.subsec_nanos())), before);
+        }
+    }
 }
 
 /// The beginning of an evaluation: what changes after it may have been seen in two states.
@@ -78,7 +85,7 @@ pub struct Beginning {
 impl Beginning {
     /// `paths`: those that the evaluation is sure to start from.
     pub fn now(paths: impl Iterator<Item = PathBuf>) -> Beginning {
-        let (time, clock) = (now(), Instant::now());
+        let (time, clock) = now();
         let mut places = Places::default();
         // The store itself always changes: derivations are written to it.
         for path in paths.chain([STORE.into()]) {
@@ -98,8 +105,9 @@ impl Beginning {
     /// # Errors
     /// If somebody has set the clock: a file's times say nothing then.
     pub fn check(&self) -> Result<()> {
-        let gone = Duration::from_nanos(now().saturating_sub(self.time).unsigned_abs());
-        let off = gone.abs_diff(self.clock.elapsed());
+        let (time, clock) = now();
+        let gone = Duration::from_nanos(time.saturating_sub(self.time).unsigned_abs());
+        let off = gone.abs_diff(clock.duration_since(self.clock));
         ensure!(off < Duration::from_nanos(LAG as u64 / 2), "the clock was set while Nix evaluated");
         Ok(())
     }
@@ -309,7 +317,7 @@ impl Content {
         if self.1 == stamp {
             return Ok(true);
         }
-        let began = now();
+        let (began, _) = now();
         let same = digest(Path::new(path), meta)? == self.0;
         // A change in the same tick would leave the stamp as it is.
         if same && changed(meta) < began - LAG {
