@@ -137,6 +137,44 @@ fn a_machine_is_reached_by_both_clients_and_by_way_of_a_jump_host() {
     behind["ssh"]["jump"] = json!("-oProxyCommand=touch${IFS}owned");
     assert_eq!(said(&run("nixos-switch", &behind)).1, "input");
 
+    // What the record does not say, the configuration says: the pins hold all the same.
+    let (key, host) = (at.join("id_ed25519"), greeter["ssh"]["host"].as_str().unwrap());
+    let configured = fs::read_to_string(at.join("ssh_config")).unwrap();
+    let configure = |lines: &str| {
+        let text = format!("Host web\nHostName {host}\nIdentityFile {}\n{lines}\n{configured}", key.display());
+        fs::write(at.join("ssh_config"), text).unwrap();
+        fresh();
+    };
+    let by_hand = json!({"name": "web", "ssh": {"host": "web", "hostKeys": greeter["ssh"]["hostKeys"]}});
+    for flags in ["", "--ssh ssh"] {
+        for (lines, logins) in
+            [("Port 22", 0), ("ProxyJump bastion", 1), ("ProxyCommand ssh -o BatchMode=yes -W [%h]:%p bastion", 1)]
+        {
+            configure(lines);
+            run(&format!("nixos-switch --status {flags}"), &by_hand).ok();
+            assert!(bastion.logins() >= logins, "{lines} {flags}");
+        }
+        for (lines, kind) in [("User nobody", "denied"), ("Port 1", "unreachable"), ("Nonsense yes", "input")] {
+            configure(lines);
+            let ran = run(&format!("nixos-switch --status {flags}"), &by_hand);
+            assert_eq!((ran.status, said(&ran).1.as_str()), (1, kind), "{lines} {flags}: {}", ran.stderr);
+        }
+        configure("");
+        let mut strange = by_hand.clone();
+        strange["ssh"]["hostKeys"] = json!([fs::read_to_string(at.join("bastion.pub")).unwrap().trim()]);
+        let ran = run(&format!("nixos-switch --status {flags}"), &strange);
+        assert_eq!(said(&ran).1, "host-key", "{}", ran.stderr);
+        // And what the record says wins.
+        let mut said_all = by_hand.clone();
+        (said_all["ssh"]["user"], said_all["ssh"]["port"]) = (json!("root"), json!(22));
+        configure("User nobody\nPort 1");
+        run(&format!("nixos-switch --status {flags}"), &said_all).ok();
+    }
+    configure("ProxyCommand nc %r");
+    let ran = run("nixos-switch --status", &by_hand);
+    assert!(said(&ran).1 == "input" && ran.stderr.contains("say --ssh ssh"), "{}", ran.stderr);
+    fs::write(at.join("ssh_config"), configured).unwrap();
+
     // Plain ssh, as the examples say: in a mount namespace, ~/.ssh is a folder of our own.
     fs::write(at.join("machines.json"), format!("{pushed}\n")).unwrap();
     fs::create_dir(at.join("dot-ssh")).unwrap();

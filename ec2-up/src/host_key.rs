@@ -58,7 +58,7 @@ pub async fn learn(region: &Region, instance: &Instance, host: &str, trust: Trus
     let id = instance.instance_id().unwrap_or_default();
     log::event(machine, &format!("waiting for ssh at {host}"));
     trust.step.set("waiting for ssh to answer");
-    let shown = answer(host, trust.jump).await;
+    let shown = answer(host, trust.jump).await?;
     if !trust.known.is_empty() {
         let key = prove((host, trust.jump), shown, &trust.known, "that it was known by").await?;
         if tagged(instance).is_empty() {
@@ -119,10 +119,15 @@ fn matches(key: &str, known: &[String]) -> bool {
 }
 
 /// The first key that sshd shows, however long that takes.
-async fn answer(host: &str, jump: Option<&Jump>) -> String {
+///
+/// # Errors
+/// Kind `input`: on this side, so that no waiting helps.
+async fn answer(host: &str, jump: Option<&Jump>) -> Result<String, Failure> {
     loop {
-        if let Ok(key) = ask((host, jump), KINDS[0]).await {
-            return key;
+        match ask((host, jump), KINDS[0]).await.map_err(|error| Failure::of(&error)) {
+            Ok(key) => return Ok(key),
+            Err(failure) if failure.kind == Kind::Input => return Err(failure),
+            Err(_) => {}
         }
         tokio::time::sleep(KNOCK).await;
     }

@@ -240,7 +240,7 @@ fn record(region: &Region, found: &Instance, pairs: &BTreeMap<String, KeyPair>) 
     record.put(&instance::section(found, false))?;
     if let Some(host) = instance::host(found) {
         let host_keys = host_key::tagged(found);
-        record.put(&Ssh { host: host.into(), port: 22, user: "root".into(), host_keys, jump: None })?;
+        record.put(&Ssh { host: host.into(), port: Some(22), user: Some("root".into()), host_keys, jump: None })?;
     }
     Ok(record)
 }

@@ -226,8 +226,8 @@ pub fn add_ssh(record: &mut Record, instance: &Instance, key: Option<String>, wa
     let host_keys = key.map_or_else(|| host_key::tagged(instance), |key| vec![key]);
     Ok(record.put(&Ssh {
         host: host.into(),
-        port: 22,
-        user: "root".into(),
+        port: Some(22),
+        user: Some("root".into()),
         host_keys,
         jump: way.as_ref().map(ToString::to_string),
     })?)

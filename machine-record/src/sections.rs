@@ -106,12 +106,12 @@ section!(Instance, "instance", "ec2-up");
 pub struct Ssh {
     /// Name or address
     pub host: String,
-    /// TCP port
-    #[serde(default = "default_port")]
-    pub port: u16,
-    /// Login name
-    #[serde(default = "default_user")]
-    pub user: String,
+    /// TCP port; unsaid, `ssh_config` may say it, else it is 22
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// Login name; unsaid, `ssh_config` may say it, else it is root
+    #[serde(default)]
+    pub user: Option<String>,
     /// OpenSSH public keys, or `SHA256:` fingerprints, of which the machine must show one
     #[serde(default)]
     pub host_keys: Vec<String>,
@@ -120,14 +120,6 @@ pub struct Ssh {
     pub jump: Option<String>,
 }
 section!(Ssh, "ssh", "ec2-up");
-
-fn default_port() -> u16 {
-    22
-}
-
-fn default_user() -> String {
-    "root".into()
-}
 
 /// What the user wishes for one machine; flags of the same names say it for all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -3,8 +3,9 @@
 use crate::args::LoginArgs;
 use crate::elevate::Elevation;
 use crate::jump::Jump;
+use crate::ssh_config;
 use machine_record::{Failure, KeyPair, Kind, Record, Ssh};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How to reach a machine and what it must show.
 #[derive(Clone, Debug)]
@@ -23,6 +24,10 @@ pub struct Address {
     pub private_key: Option<PathBuf>,
     /// The public key, to find it in the ssh-agent
     pub public_key: Option<String>,
+    /// The private keys that `ssh_config` names, where the record names none
+    pub identities: Vec<PathBuf>,
+    /// Of the ssh-agent's keys, these alone are tried
+    pub identities_only: bool,
     /// The hosts on the way
     pub jump: Option<Jump>,
     /// What makes the connection
@@ -34,7 +39,7 @@ pub struct Address {
 /// The programs that can speak SSH for us.
 #[derive(Clone, Debug)]
 pub enum Client {
-    /// The library: it reads no configuration
+    /// The library, with what `ssh_config` says of host, port, user, keys and the way
     Libssh2,
     /// OpenSSH's own client, 8.5 or newer, with the user's configuration
     OpenSsh(PathBuf),
@@ -44,8 +49,8 @@ impl Address {
     /// Reads a record's `ssh` and, if it is there, `keyPair`, and what the flags say of the login.
     ///
     /// # Errors
-    /// Kind `input` where `ssh` is missing, or names what could be no host, user or jump host;
-    /// kind `host-key` where no host key is known.
+    /// Kind `input` where `ssh` is missing, or names what could be no host, user or jump host, or
+    /// `ssh_config` cannot be used; kind `host-key` where no host key is known.
     pub fn of(record: &Record, args: &LoginArgs) -> Result<Address, Failure> {
         let ssh: Ssh = record.require()?;
         let key_pair: Option<KeyPair> = record.section()?;
@@ -55,7 +60,8 @@ impl Address {
             ));
         }
         // Both end up in argument lists and in what OpenSSH gives to a shell.
-        for (member, word) in [("host", &ssh.host), ("user", &ssh.user)] {
+        for (member, word) in [("host", Some(&ssh.host)), ("user", ssh.user.as_ref())] {
+            let Some(word) = word else { continue };
             if word.is_empty()
                 || word.starts_with('-')
                 || !word.chars().all(|c| c.is_alphanumeric() || "._:%+-".contains(c))
@@ -63,13 +69,18 @@ impl Address {
                 return Err(Failure::new(Kind::Input, format!("cannot use the record's `ssh.{member}`: {word:?}")));
             }
         }
+        // What the record does not say is the user's configuration to say, then ours.
+        let program = args.program().unwrap_or(Path::new("ssh"));
+        let configured = ssh_config::of(program, &ssh.host)?;
         Ok(Address {
             machine: record.name(),
             host: ssh.host,
-            port: ssh.port,
-            user: ssh.user,
+            port: ssh.port.or(configured.port).unwrap_or(22),
+            user: ssh.user.or(configured.user).unwrap_or_else(|| "root".into()),
             host_keys: ssh.host_keys,
             private_key: key_pair.as_ref().and_then(|pair| pair.private_key_file.as_ref()).map(PathBuf::from),
+            identities: if key_pair.is_none() { configured.identities } else { Vec::new() },
+            identities_only: configured.identities_only,
             public_key: key_pair.map(|pair| pair.public_key),
             jump: ssh.jump.as_deref().map(str::parse).transpose()?,
             client: args.program().map_or(Client::Libssh2, |program| Client::OpenSsh(program.into())),

@@ -16,7 +16,7 @@ const LONGEST: usize = 255;
 /// Flags of every tool that logs in to machines.
 #[derive(Args, Clone, Debug, Default)]
 pub struct LoginArgs {
-    /// Connect with OpenSSH's client, such as ssh, and its configuration [default: libssh2, without]
+    /// Connect with OpenSSH's client, such as ssh, and all of its configuration [default: libssh2]
     #[arg(long, value_name = "PROGRAM", hide_short_help = true)]
     ssh: Option<PathBuf>,
 

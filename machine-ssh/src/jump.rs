@@ -1,7 +1,7 @@
 //! Jump hosts: reached by OpenSSH's own client, with the user's configuration and known hosts.
 
 use crate::quote;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use machine_record::{Failure, Kind};
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -66,20 +66,22 @@ impl Jump {
 
     /// Starts the way to a port of the machine.
     pub(crate) fn dial(&self, host: &str, port: u16, timeout: Duration) -> Result<(OwnedFd, Child)> {
-        let (ours, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
         let words = self.words("ssh", &format!("[{host}]:{port}"), timeout);
-        let child = Command::new(&words[0])
-            .args(&words[1..])
-            .stdin(OwnedFd::from(theirs.try_clone()?))
-            .stdout(OwnedFd::from(theirs))
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| {
-                Failure::new(Kind::Input, format!("cannot run ssh for the jump host {self}: {error}"))
-                    .hint("jump hosts are reached by OpenSSH's client: install it")
-            })?;
-        Ok((ours.into(), child))
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        dial_by(command).map_err(|error| {
+            Failure::new(Kind::Input, format!("cannot run ssh for the jump host {self}: {error}"))
+                .hint("jump hosts are reached by OpenSSH's client: install it")
+                .into()
+        })
     }
+}
+
+/// Starts a command whose stdin and stdout become the connection.
+pub(crate) fn dial_by(mut command: Command) -> std::io::Result<(OwnedFd, Child)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    command.stdin(OwnedFd::from(theirs.try_clone()?)).stdout(OwnedFd::from(theirs)).stderr(Stdio::piped());
+    Ok((ours.into(), command.spawn()?))
 }
 
 #[cfg(test)]

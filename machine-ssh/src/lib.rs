@@ -16,6 +16,7 @@ mod jump;
 mod libssh2;
 mod openssh;
 mod session;
+mod ssh_config;
 
 pub use address::{Address, Client};
 pub use args::LoginArgs;

@@ -2,9 +2,9 @@
 
 use crate::channel::Wire;
 use crate::complaint::complaint;
-use crate::jump::Jump;
+use crate::jump::{Jump, dial_by};
 use crate::session::Connection;
-use crate::{Address, host_key};
+use crate::{Address, host_key, ssh_config};
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, WithKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,7 +12,8 @@ use ssh2::{BlockDirections, ErrorCode, MethodType};
 use std::io::{self, Read};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::process::Child;
+use std::path::Path;
+use std::process::{Child, Command};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -118,10 +119,21 @@ pub(crate) struct Socket {
     by: Option<Child>,
 }
 
-/// Opens a connection: by way of `jump`, or to the first address that answers.
+/// Opens a connection: by way of `jump`, or as the user's configuration says, or to the first
+/// address that answers.
 pub(crate) fn dial(host: &str, port: u16, jump: Option<&Jump>, timeout: Duration) -> Result<Socket> {
-    if let Some(jump) = jump {
+    let configured = ssh_config::of(Path::new("ssh"), host)?;
+    let given = host;
+    let host = configured.host.as_deref().unwrap_or(host);
+    let their_jump = configured.jump(given)?;
+    if let Some(jump) = jump.or(their_jump.as_ref()) {
         let (fd, child) = jump.dial(host, port, timeout)?;
+        return Ok(Socket { fd, by: Some(child) });
+    }
+    if let Some(script) = configured.proxy_command(given, host, port)? {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("exec {script}")]);
+        let (fd, child) = dial_by(command).context("cannot run /bin/sh")?;
         return Ok(Socket { fd, by: Some(child) });
     }
     let addresses = (host, port)
@@ -162,7 +174,7 @@ impl Socket {
         let mut stderr = child.stderr.take()?;
         rustix::io::ioctl_fionbio(&stderr, true).ok()?;
         let _ = stderr.read_to_end(&mut said);
-        Some(complaint(&format!("cannot reach {host} by way of its jump host"), &String::from_utf8_lossy(&said)))
+        Some(complaint(&format!("cannot reach {host} by way of others"), &String::from_utf8_lossy(&said)))
     }
 }
 
@@ -210,7 +222,10 @@ fn log_in(ssh: &ssh2::Session, address: &Address) -> Result<()> {
                 .with_kind(Kind::Input)?;
             (ssh.userauth_pubkey_file(user, None, file, None), format!("the key {}", file.display()))
         }
-        None => (ask_agent(ssh, address), "a key of the ssh-agent".into()),
+        None => (
+            ask_agent(ssh, address).or_else(|error| try_identities(ssh, address, error)),
+            "a key of the ssh-agent or of ssh_config".into(),
+        ),
     };
     result.map_err(|error| {
         let kind = match error.code() {
@@ -225,22 +240,47 @@ fn log_in(ssh: &ssh2::Session, address: &Address) -> Result<()> {
     })
 }
 
-/// Logs in with the record's key, or where it names none, with any key of the ssh-agent.
+/// Logs in with the record's key, or where it names none, with any key of the ssh-agent, those
+/// first that the configuration names (an sshd soon tires of others).
 fn ask_agent(ssh: &ssh2::Session, address: &Address) -> Result<(), ssh2::Error> {
     let wished = address.public_key.as_deref().and_then(host_key::blob);
+    let named: Vec<Vec<u8>> = address.identities.iter().filter_map(|file| public_half(file)).collect();
+    let is_named = |key: &ssh2::PublicKey| named.iter().any(|blob| blob == key.blob());
     let mut agent = ssh.agent()?;
     agent.connect()?;
     agent.list_identities()?;
     let mut last = ssh2::Error::new(AUTHENTICATION_FAILED, "the agent does not have it");
-    for key in agent.identities()? {
-        if wished.as_ref().is_none_or(|blob| blob == key.blob()) {
-            match agent.userauth(&address.user, &key) {
-                Ok(()) => return Ok(()),
-                Err(error) => last = error,
-            }
+    let mut keys = agent.identities()?;
+    keys.retain(|key| match &wished {
+        Some(blob) => blob == key.blob(),
+        None => !address.identities_only || is_named(key),
+    });
+    keys.sort_by_key(|key| !is_named(key));
+    for key in keys {
+        match agent.userauth(&address.user, &key) {
+            Ok(()) => return Ok(()),
+            Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+/// Logs in with the files that the configuration names, where the record names no key.
+fn try_identities(ssh: &ssh2::Session, address: &Address, mut last: ssh2::Error) -> Result<(), ssh2::Error> {
+    for file in address.identities.iter().filter(|_| address.public_key.is_none()) {
+        match ssh.userauth_pubkey_file(&address.user, None, file, None) {
+            Ok(()) => return Ok(()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// The public key that lies beside a private one, in the wire format.
+fn public_half(file: &Path) -> Option<Vec<u8>> {
+    let mut path = file.as_os_str().to_owned();
+    path.push(".pub");
+    host_key::blob(&std::fs::read_to_string(path).ok()?)
 }
 
 /// libssh2's own words, without the crate's code in front.

@@ -59,6 +59,8 @@ impl Sshd {
             host_keys: vec![self.public_key("host")],
             private_key: Some(self.folder.join("user")),
             public_key: None,
+            identities: Vec::new(),
+            identities_only: false,
             jump: None,
             client: Client::Libssh2,
             elevation: Elevation::None,
@@ -379,7 +381,7 @@ fn failures_have_their_kinds() {
         drop(silent);
         let refused = failure(Session::connect(&address, SECONDS));
         assert_eq!(refused.kind, Kind::Unreachable, "{}", refused.message);
-        address.host = "no such host".into();
+        address.host = "no-such-host.invalid".into();
         assert_eq!(failure(Session::connect(&address, SECONDS)).kind, Kind::Unreachable);
     }
     let mut address = sshd.address();
