@@ -129,7 +129,7 @@ fn tools_that_need_records_do_not_invent_one() {
 fn a_record_is_out_before_the_next_has_come() {
     let folder = Folder::new("soon");
     let mut child =
-        folder.command("keygen").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        folder.command("keygen").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(tests::unread()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     for name in ["a", "b", "c"] {

@@ -124,6 +124,7 @@ fn terminal(folder: &Folder, width: usize, environment: &[(&str, &str)], script:
         }
     });
     let raw = String::from_utf8(output.into_inner().unwrap()).unwrap();
+    tests::heard(&raw);
     let mut screen = Screen { width, status: status.code().unwrap_or(-1), ..Screen::default() };
     screen.draw(&raw);
     Screen { raw, ..screen }

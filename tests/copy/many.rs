@@ -63,7 +63,7 @@ fn a_slow_machine_slows_nobody_and_one_that_fails_takes_nobody_along() {
         record["ssh"]["port"] = relay.port.into();
     }
     let mut command = machines.folder.command(&format!("exec nix-push --toplevel {top}"));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(tests::unread()).spawn().unwrap();
     let input: Vec<String> = records.iter().map(Value::to_string).collect();
     child.stdin.take().unwrap().write_all(input.join("\n").as_bytes()).unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

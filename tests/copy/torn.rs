@@ -43,7 +43,7 @@ fn killed_at_any_point_and_run_again_only_what_is_missing_goes() {
         let after = whole * (2 * point as u64 + 1) / (2 * points as u64);
         let relay = Relay::new(machines.address(0), Rule::default());
         let mut command = machines.folder.command(&format!("exec nix-push -q --toplevel {top}"));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(tests::unread()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(machines.record_at(relay.port).to_string().as_bytes()).unwrap();
         let end = Instant::now() + Duration::from_secs(120);
         while relay.to_machine() < after && child.try_wait().unwrap().is_none() && Instant::now() < end {
@@ -91,7 +91,7 @@ fn a_machine_that_loses_its_power_in_the_middle_can_be_pushed_to_again() {
     let relay = Relay::new(machines.address(0), Rule::default());
     let id = machines.records[0]["instance"]["id"].as_str().unwrap().to_string();
     let mut command = machines.folder.command(&format!("exec nix-push -q --timeout 5s --toplevel {top}"));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(tests::unread()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(machines.record_at(relay.port).to_string().as_bytes()).unwrap();
     let end = Instant::now() + Duration::from_secs(120);
     while relay.to_machine() < half && Instant::now() < end {

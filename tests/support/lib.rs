@@ -123,9 +123,29 @@ fn run(mut command: Command, input: &[u8]) -> Ran {
         scope.spawn(move || drop(stdin.write_all(input)));
         child.wait_with_output().unwrap()
     });
-    Ran {
+    let ran = Ran {
         status: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    };
+    heard(&ran.stderr);
+    heard(&ran.stdout);
+    ran
+}
+
+/// Notes what tools have said in the file NIXPIPE_SEEN, for `tests/unseen.py`.
+pub fn heard(said: &str) {
+    if let Some(mut file) = seen() {
+        file.write_all(said.as_bytes()).unwrap();
     }
+}
+
+/// The stderr of a tool whose words the test does not read.
+pub fn unread() -> Stdio {
+    seen().map_or(Stdio::null(), Stdio::from)
+}
+
+fn seen() -> Option<std::fs::File> {
+    let path = std::env::var_os("NIXPIPE_SEEN")?;
+    Some(std::fs::File::options().create(true).append(true).open(path).unwrap())
 }

@@ -86,7 +86,7 @@ impl Machine {
     /// Starts nixos-switch.
     pub fn begin(&self, record: &Value, flags: &str) -> Child {
         let mut command = self.folder.command(&format!("exec nixos-switch {} {flags}", client()));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(tests::unread()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(format!("{record}\n").as_bytes()).unwrap();
         child
     }
