@@ -2,34 +2,23 @@
 
 use crate::evaluate::{Evaluated, Settings};
 use crate::nix::{self, Outcome};
+use crate::once::Once;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, StorePath, WithKind, log};
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 /// The builds of this run: equal systems of several machines are built once.
-#[derive(Default)]
-pub struct Builds(Mutex<HashMap<StorePath, Arc<Mutex<Option<Built>>>>>);
+pub type Builds = Once<StorePath, Built>;
 
-type Built = Result<(), Failure>;
+pub type Built = Result<(), Failure>;
 
 /// Builds the system here, or wherever this Nix sends its builds.
 ///
 /// # Errors
 /// Kind `build`; the last lines of the log have been shown.
 pub fn build(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<()> {
-    let one = {
-        let mut builds = settings.builds.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        builds.entry(evaluated.toplevel.clone()).or_default().clone()
-    };
-    // Whoever comes second waits here for the first.
-    let mut done = one.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let result = match &*done {
-        Some(result) => result.clone(),
-        None => done.insert(realise(machine, settings, evaluated)?).clone(),
-    };
-    Ok(result?)
+    let built = settings.builds.get(evaluated.toplevel.clone(), || realise(machine, settings, evaluated))?;
+    Ok(built?)
 }
 
 fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Built> {

@@ -132,7 +132,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Keeps an evaluation, if it is certain what it depended on.
+    /// Keeps an evaluation, if it is certain what it depended on: what it looked at, or nothing
+    /// but `key` if that is none.
     pub fn keep(
         &self,
         machine: &str,
@@ -140,12 +141,11 @@ impl Cache {
         used: &Used,
         facts: &Facts,
         evaluation: (&Evaluated, &[String]),
-        looked_at: (&[String], &Beginning),
+        looked_at: (Option<&[String]>, &Beginning),
     ) {
         let Some(folder) = &self.folder else { return };
         let (reads, beginning) = looked_at;
-        let reads = [reads, &nix_files::reads_at_start()].concat();
-        let kept = Inputs::record(&reads, beginning, &self.digests)
+        let kept = Inputs::record(reads, &nix_files::reads_at_start(), beginning, &self.digests)
             .and_then(|inputs| self.write_evaluation(folder, key, used, facts, evaluation, &inputs));
         match kept {
             Ok(()) => self.prune(folder),

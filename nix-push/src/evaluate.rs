@@ -5,9 +5,10 @@ use crate::build::Builds;
 use crate::cache::{Cache, Key};
 use crate::closure::Closures;
 use crate::evaluators::Evaluators;
-use crate::expression::Template;
 pub use crate::expression::system;
+use crate::expression::{Sight, Template};
 use crate::facts;
+use crate::lock::{self, FEATURES, Locks};
 use crate::nix::{self, Outcome};
 use crate::nix_files;
 use crate::places::Beginning;
@@ -35,6 +36,7 @@ pub struct Settings {
     pub builders: Option<String>,
     pub evaluators: Evaluators,
     pub cache: Cache,
+    pub locks: Locks,
     pub shared: Shared,
     pub builds: Builds,
     pub closures: Closures,
@@ -78,7 +80,7 @@ pub fn evaluate(settings: &Settings, source: &Source, record: &Record) -> Result
         source,
         record,
         machine: &machine,
-        template: Template::new(source, record, &settings.arguments, settings.cache.is_on())?,
+        template: template(settings, source, record, &machine)?,
         json: facts::json(record)?,
     };
     let evaluated = match Facts::new(&job.json) {
@@ -99,6 +101,18 @@ pub fn evaluate(settings: &Settings, source: &Source, record: &Record) -> Result
     };
     evaluated.about.warn(&machine, record);
     Ok(evaluated)
+}
+
+/// The expression for one machine; with it, all that it depends on is known, if that can be.
+fn template(settings: &Settings, source: &Source, record: &Record, machine: &str) -> Result<Template> {
+    let lock = match source {
+        Source::Flake { reference, .. } => {
+            let lock = || lock::lock(machine, source, reference, &settings.options);
+            Some(settings.locks.get(reference.clone(), lock)??)
+        }
+        _ => None,
+    };
+    Template::new(source, record, &settings.arguments, settings.cache.is_on(), lock.as_ref())
 }
 
 /// The evaluation of one machine.
@@ -124,9 +138,10 @@ impl Job<'_> {
     /// Takes an earlier evaluation that still holds, or has Nix evaluate it.
     fn find_or_evaluate(&self, facts: &Facts) -> Result<(Verdict, Option<Used>)> {
         let cache = &self.settings.cache;
-        let key = match self.template.watched {
-            true => Some(Key::new(self.template.text(), &[self.settings.nix_path.as_slice(), &self.settings.options])?),
-            false => None,
+        let key = if self.is_certain() {
+            Some(Key::new(self.template.text(), &[self.settings.nix_path.as_slice(), &self.settings.options])?)
+        } else {
+            None
         };
         if let Some(key) = &key
             && let Some((kept, used)) = cache.find(self.machine, key, facts)
@@ -136,22 +151,39 @@ impl Job<'_> {
             return Ok((Ok(kept.evaluated), Some(used)));
         }
         let mut evaluation = self.evaluate(Some(facts))?;
-        let wrong = || WATCHER.iter().any(|words| evaluation.outcome.said(words));
-        if key.is_some() && evaluation.verdict.is_err() && wrong() {
+        let mut certain = key.is_some();
+        let ours: &[&str] = match self.template.sight {
+            Sight::Watched => &WATCHER,
+            Sight::Pure => &lock::UNUSABLE,
+            Sight::Unknown => &[],
+        };
+        if evaluation.verdict.is_err() && ours.iter().any(|words| evaluation.outcome.said(words)) {
+            certain = false;
             evaluation = self.unwatched()?.evaluate(Some(facts))?;
         } else {
             evaluation.outcome.show_held(self.machine);
         }
         let Evaluation { verdict, used, outcome, beginning } = evaluation;
-        if let (Some(key), Some(used), Ok(evaluated)) = (&key, &used, &verdict) {
-            let looked_at = (outcome.reads.as_slice(), &beginning);
+        if let (Some(key), Some(used), Ok(evaluated), true) = (&key, &used, &verdict, certain) {
+            let watched = self.template.sight == Sight::Watched;
+            let looked_at = (watched.then_some(outcome.reads.as_slice()), &beginning);
             cache.keep(self.machine, key, used, facts, (evaluated, &outcome.stderr), looked_at);
         }
         Ok((verdict, used))
     }
 
+    /// Whether it is known what the evaluation depends on, for the next run to check.
+    fn is_certain(&self) -> bool {
+        match self.template.sight {
+            Sight::Watched => true,
+            // Unless the user takes it back.
+            Sight::Pure => !self.settings.options.iter().any(|option| option.ends_with("pure-eval")),
+            Sight::Unknown => false,
+        }
+    }
+
     fn unwatched(&self) -> Result<Job<'_>> {
-        let template = Template::new(self.source, self.record, &self.settings.arguments, false)?;
+        let template = Template::new(self.source, self.record, &self.settings.arguments, false, None)?;
         Ok(Job { template, json: self.json.clone(), ..*self })
     }
 
@@ -162,12 +194,14 @@ impl Job<'_> {
         if log::is_verbose() {
             arguments.push("--show-trace".into());
         }
-        if self.template.watched {
+        match self.template.sight {
             // Then Nix tells what it copies to the store.
-            arguments.push("-vv".into());
+            Sight::Watched => arguments.push("-vv".into()),
+            Sight::Pure => arguments.extend(["--option", "pure-eval", "true"].map(String::from)),
+            Sight::Unknown => {}
         }
         if matches!(self.source, Source::Flake { .. }) {
-            arguments.extend(["--option", "extra-experimental-features", "nix-command flakes"].map(String::from));
+            arguments.extend(FEATURES.map(String::from));
         }
         arguments.extend(self.settings.nix_path.iter().flat_map(|path| ["-I".to_string(), path.clone()]));
         arguments.extend(self.settings.options.iter().cloned());
@@ -182,7 +216,7 @@ impl Job<'_> {
         let arguments = self.arguments();
         let _step = log::step(machine, "evaluating");
         let beginning = Cell::new(None);
-        let (text, input, hold) = (template.text(), template.with(json), template.watched);
+        let (text, input, hold) = (template.text(), template.with(json), template.sight != Sight::Unknown);
         let outcome = settings.evaluators.run(machine, text, &input, hold, || {
             log::event(machine, &format!("evaluating {}", source.shown()));
             log::detail(machine, &format!("nix-instantiate {}", arguments.join(" ")));
@@ -212,7 +246,7 @@ impl Job<'_> {
     }
 }
 
-fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Failure {
+pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Failure {
     let error = outcome.error();
     let failure = Failure::new(Kind::Evaluation, format!("cannot evaluate {}: {error}", source.shown()));
     let named = facts.and_then(|facts| facts.blamed(&outcome.stderr, &outcome.facts));
@@ -220,6 +254,8 @@ fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Failure
         failure.hint("Nix does not find <nixpkgs>: set NIX_PATH=nixpkgs=PATH, or say --nixpkgs PATH")
     } else if error.contains("requires lock file changes") {
         failure.hint("its inputs are not locked: run nix flake lock there, with --extra-experimental-features 'nix-command flakes'")
+    } else if error.contains("in pure eval") {
+        failure.hint("flakes are evaluated as `nix build` does, without files and variables of this computer; --option pure-eval false lifts that")
     } else if error.contains("'getFlake'") {
         failure.hint("this Nix is too old for flakes: 2.4 was the first with builtins.getFlake")
     } else if error.contains("No space left on device") {

@@ -1,6 +1,7 @@
 //! The Nix expression that yields a machine's system.
 
 use crate::facts::nix_string;
+use crate::lock::Lock;
 use crate::source::Source;
 use anyhow::Result;
 use machine_record::{Ami, Failure, Kind, Record};
@@ -25,17 +26,34 @@ const WATCHED: &str = "builtins import scopedImport fetchGit fetchMercurial fetc
 /// The expression but for the machine's facts: two machines of one template differ in these alone.
 pub struct Template {
     text: String,
-    /// Whether Nix tells all that it looks at
-    pub watched: bool,
+    /// How it is known what an evaluation depends on
+    pub sight: Sight,
+}
+
+/// How it is known what an evaluation depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Nix tells all that it looks at
+    Watched,
+    /// Nix looks at nothing but what the expression names, by its hash
+    Pure,
+    /// It is not
+    Unknown,
 }
 
 impl Template {
     /// `arguments` are names and Nix expressions. With `watch`, Nix tells what it looks at, where
-    /// it can.
+    /// it can. A flake is evaluated as `lock` says, or as it is found without.
     ///
     /// # Errors
     /// Kind `input` where the record's own members are not what they should be.
-    pub fn new(source: &Source, record: &Record, arguments: &[(String, String)], watch: bool) -> Result<Template> {
+    pub fn new(
+        source: &Source,
+        record: &Record,
+        arguments: &[(String, String)],
+        watch: bool,
+        lock: Option<&Lock>,
+    ) -> Result<Template> {
         let system = match system(record)? {
             Some(system) => nix_string(&system),
             None => "builtins.currentSystem".into(),
@@ -48,10 +66,16 @@ impl Template {
         if texts().any(|text| text.contains(HOLE)) {
             return Err(Failure::new(Kind::Input, "the expression holds a NUL").into());
         }
-        // Files of a flake are read by Nix itself; a builtin has one more name with underscores.
-        let watched = watch && !matches!(source, Source::Flake { .. }) && !texts().any(|text| text.contains("__"));
+        let sight = match source {
+            Source::Flake { .. } if lock.is_some() => Sight::Pure,
+            // Nix reads the files of a flake by itself.
+            Source::Flake { .. } => Sight::Unknown,
+            // A builtin has one more name with underscores.
+            _ if watch && !texts().any(|text| text.contains("__")) => Sight::Watched,
+            _ => Sight::Unknown,
+        };
         let mut text = String::new();
-        if watched {
+        if sight == Sight::Watched {
             text += &format!("let nixpipe-watch = ({WATCH}\n) {};\n", roots(source));
             text += &format!("in let inherit (nixpipe-watch) {WATCHED};\n");
         } else {
@@ -63,10 +87,10 @@ impl Template {
             text += &format!("{} = (\n{nix}\n);\n", nix_string(name));
         }
         text += &format!("}};\nnixpipe-inline = (\n{}\n);\n", if inline.is_empty() { "null" } else { inline });
-        let nixos = nixos(source, record)?;
+        let nixos = nixos(source, record, lock)?;
         text += &format!("in let\nmachine = facts [ ] (builtins.fromJSON {HOLE});\nsystem = {system};\n");
         text += &format!("nixos = {nixos};\n{BODY}");
-        Ok(Template { text, watched })
+        Ok(Template { text, sight })
     }
 
     pub fn text(&self) -> &str {
@@ -121,7 +145,7 @@ in { drv = toplevel.drvPath; toplevel = toplevel.outPath; inherit about; }
 "#;
 
 /// The NixOS system as its modules make it.
-fn nixos(source: &Source, record: &Record) -> Result<String> {
+fn nixos(source: &Source, record: &Record, lock: Option<&Lock>) -> Result<String> {
     // A path literal could not hold every file name.
     let path = |path: &Path| format!("(/. + {})", nix_string(&path.to_string_lossy()));
     let plain = |module: String| {
@@ -132,8 +156,8 @@ fn nixos(source: &Source, record: &Record) -> Result<String> {
         Source::Inline(_) => plain("nixpipe-inline".into()),
         Source::Hermetic(file) => format!("extend (call (import {}))", path(file)),
         Source::Flake { reference, name } => format!(
-            "extend (builtins.getFlake {}).nixosConfigurations.{}",
-            nix_string(reference),
+            "extend ({}).nixosConfigurations.{}",
+            lock.map_or_else(|| format!("builtins.getFlake {}", nix_string(reference)), Lock::expression),
             nix_string(name.as_ref().unwrap_or(&record.name())),
         ),
         Source::Toplevel(_) => return Err(Failure::new(Kind::Internal, "a built system needs no evaluation").into()),
@@ -161,7 +185,7 @@ mod tests {
     #[test]
     fn the_record_reaches_nix_as_it_is() {
         let odd = r#"{"name":"a","x":["${builtins.abort \"no\"} \\ \" ''",{"ü":[1,-2.5,null,true]}]}"#;
-        let template = Template::new(&Source::Inline("{ }".into()), &record(odd), &[], false).unwrap();
+        let template = Template::new(&Source::Inline("{ }".into()), &record(odd), &[], false, None).unwrap();
         let question = template
             .with(odd)
             .replace("{ drv = toplevel.drvPath; toplevel = toplevel.outPath; inherit about; }", "machine.x");
@@ -175,7 +199,8 @@ mod tests {
 
     #[test]
     fn the_system_is_the_records_own_then_the_images() {
-        let text = |text: &str| Template::new(&Source::Plain("/c".into()), &record(text), &[], false).unwrap().text;
+        let plain = Source::Plain("/c".into());
+        let text = |text: &str| Template::new(&plain, &record(text), &[], false, None).unwrap().text;
         assert!(text(r#"{"system":"aarch64-linux"}"#).contains(r#"system = "aarch64-linux""#));
         assert!(text("{}").contains("builtins.currentSystem"));
     }

@@ -29,15 +29,20 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Looks up what Nix said.
+    /// Looks up what Nix said while it was watched, and what it reads `at_start`.
     ///
     /// # Errors
     /// Why it is not certain that this is all, or that Nix saw it so.
-    pub fn record(said: &[String], beginning: &Beginning, digests: &Digests) -> Result<Inputs> {
+    pub fn record(
+        said: Option<&[String]>,
+        at_start: &[String],
+        beginning: &Beginning,
+        digests: &Digests,
+    ) -> Result<Inputs> {
         let mut inputs = Inputs::default();
         let mut recorder = Recorder { places: Places::default(), beginning, digests };
-        let (mut canary, mut told) = (false, false);
-        for line in said.iter().collect::<BTreeSet<_>>() {
+        let mut canary = false;
+        for line in said.unwrap_or_default().iter().chain(at_start).collect::<BTreeSet<_>>() {
             match line.strip_prefix(COPIED) {
                 Some(copied) => {
                     let (from, to) = copied.rsplit_once(COPIED_TO).context("Nix copied something without a name")?;
@@ -47,13 +52,11 @@ impl Inputs {
                         recorder.tree(Path::new(from))?;
                     }
                 }
-                None => {
-                    told = true;
-                    inputs.look(&mut recorder, line)?;
-                }
+                None => inputs.look(&mut recorder, line)?,
             }
         }
-        ensure!(canary && told, "this Nix does not tell what it looks at");
+        let told = |said: &[String]| canary && said.iter().any(|line| !line.starts_with(COPIED));
+        ensure!(said.is_none_or(told), "this Nix does not tell what it looks at");
         inputs.places = recorder.finish()?;
         Ok(inputs)
     }

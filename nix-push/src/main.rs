@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use closure::Closures;
 use evaluate::Settings;
 use evaluators::Evaluators;
+use lock::Locks;
 use machine_record::{Failure, Kind, Record, StreamArgs, Tool, log};
 use machine_ssh::LoginArgs;
 use share::Shared;
@@ -32,9 +33,11 @@ mod facts;
 mod groups;
 mod hash;
 mod inputs;
+mod lock;
 mod nar;
 mod nix;
 mod nix_files;
+mod once;
 mod pack;
 mod pairs;
 mod places;
@@ -235,6 +238,7 @@ impl Args {
             builders: self.builders.clone(),
             evaluators: Evaluators::new(self.eval_memory, self.eval_jobs.map(usize::from)),
             cache: Cache::new(!self.no_eval_cache),
+            locks: Locks::default(),
             shared: Shared::default(),
             builds: Builds::default(),
             closures: Closures::default(),

@@ -21,31 +21,41 @@ pub fn reads(name: &OsStr) -> bool {
 pub fn reads_at_start() -> Vec<String> {
     let mut reads = Vec::new();
     let mut say = |what: &str, path: &Path| reads.push(json!([what, path.to_string_lossy()]).to_string());
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let paths = |list: OsString| std::env::split_paths(&list).collect::<Vec<_>>();
     // Those before the one that is found are not there.
     programs().iter().for_each(|program| say("file", program));
-    let home = variable("HOME").map(PathBuf::from).unwrap_or_default();
-    let folder = |name: &str, below: &str| variable(name).map_or_else(|| home.join(below), PathBuf::from);
     // conf-file in the manual of Nix.
     let own = variable("NIX_CONF_DIR").map_or_else(|| "/etc/nix".into(), PathBuf::from).join("nix.conf");
     let users = variable("NIX_USER_CONF_FILES").map(paths).unwrap_or_else(|| {
         let everybodys = variable("XDG_CONFIG_DIRS").map_or_else(|| vec!["/etc/xdg".into()], paths);
-        let folders = [folder("XDG_CONFIG_HOME", ".config")].into_iter().chain(everybodys);
+        let folders = [home("XDG_CONFIG_HOME", ".config")].into_iter().chain(everybodys);
         folders.map(|folder| folder.join("nix/nix.conf")).collect()
     });
     for file in [own].into_iter().chain(users) {
         settings(&file, &mut |file| say("file", file), DEPTH);
     }
-    if variable("NIX_PATH").is_none() {
-        // The default of nix-path has those of them that are there.
-        let channels = Path::new("/nix/var/nix/profiles/per-user/root/channels");
-        let state = folder("XDG_STATE_HOME", ".local/state").join("nix/defexpr/channels");
-        for path in [&home.join(".nix-defexpr/channels"), &state, channels, &channels.join("nixpkgs")] {
-            say("kind", path);
-        }
-    }
+    channels().iter().for_each(|path| say("kind", path));
     reads
+}
+
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The folder that a variable names, else one below the user's own.
+fn home(name: &str, below: &str) -> PathBuf {
+    let home = || variable("HOME").map(PathBuf::from).unwrap_or_default().join(below);
+    variable(name).map_or_else(home, PathBuf::from)
+}
+
+/// The default of nix-path, which has those of them that are there.
+fn channels() -> Vec<PathBuf> {
+    if variable("NIX_PATH").is_some() {
+        return Vec::new();
+    }
+    let everybodys = PathBuf::from("/nix/var/nix/profiles/per-user/root/channels");
+    let state = home("XDG_STATE_HOME", ".local/state").join("nix/defexpr/channels");
+    vec![home("", ".nix-defexpr/channels"), state, everybodys.join("nixpkgs"), everybodys]
 }
 
 /// Where nix-instantiate is looked for, up to where it is found.
@@ -58,7 +68,7 @@ pub fn programs() -> Vec<PathBuf> {
 }
 
 /// The folders that Nix is sure to look into: of PATH, and of its search path, of which `given` are
-/// the entries by -I. What is no path is left out.
+/// the entries by -I. What is no path is left out. (Nix itself touches some on the way to channels.)
 pub fn folders(given: &[String]) -> Vec<PathBuf> {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let (path, own) = (variable("PATH"), variable("NIX_PATH"));
@@ -68,6 +78,7 @@ pub fn folders(given: &[String]) -> Vec<PathBuf> {
             let path = entry.split_once('=').map_or(entry, |(_, path)| path);
             std::path::absolute(path).ok()
         })
+        .chain(channels())
         .collect()
 }
 

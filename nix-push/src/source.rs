@@ -127,12 +127,13 @@ fn local_flake(path: &Path) -> Result<String> {
 
 /// Percent-encodes a path for a URL.
 pub fn escape(path: &Path) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
-    let bytes = path.to_string_lossy().into_owned().into_bytes();
-    bytes
-        .into_iter()
-        .map(|byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") })
-        .collect()
+    percent_encode(&path.to_string_lossy()).replace("%2F", "/")
+}
+
+/// Percent-encodes all but the unreserved characters of RFC 3986, section 2.3.
+pub fn percent_encode(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,163 @@
+//! Flakes are evaluated as Nix does by itself, and again only if what they are locked to has changed.
+
+use tests::{Folder, project, sample};
+
+/// A flake that depends on all that a flake can see.
+const FLAKE: &str = r#"{
+  inputs.other = { url = "path:OTHER"; flake = false; };
+  outputs = { self, other }: {
+    nixosConfigurations.a = {
+      config.system.build.toplevel = derivation {
+        name = "nixos-system-test"; system = "x86_64-linux"; builder = "/bin/sh";
+        self = builtins.toJSON [ "${self}" (builtins.removeAttrs self [ "outPath" "inputs" "outputs" "sourceInfo" "nixosConfigurations" ]) ];
+        info = builtins.toJSON [ "${self.sourceInfo}" (builtins.removeAttrs self.sourceInfo [ "outPath" ]) ];
+        inner = builtins.toJSON (builtins.attrNames self.outputs ++ builtins.attrNames self.inputs);
+        value = builtins.readFile ./value + builtins.readFile (other + "/value") + builtins.getEnv "TEST_VARIABLE";
+      };
+    };
+  };
+}"#;
+
+const GIT: &str = "git -c user.name=a -c user.email=a@example.org";
+const TOPLEVEL: &str = "nixosConfigurations.a.config.system.build.toplevel";
+
+/// What one run came to.
+#[derive(Debug, PartialEq)]
+struct Came {
+    toplevel: String,
+    evaluated: bool,
+}
+
+/// Flakes in several places, and a Nix that evaluates them.
+struct Flakes {
+    folder: Folder,
+    before: String,
+}
+
+impl Flakes {
+    fn new(name: &str) -> Flakes {
+        let folder = Folder::new(&format!("flakes-{name}"));
+        folder.sh("mkdir -p git other && echo 1 > git/value && echo 1 > other/value", "").ok();
+        let text = FLAKE.replace("OTHER", &folder.path().join("other").display().to_string());
+        std::fs::write(folder.path().join("git/flake.nix"), text).unwrap();
+        let script = format!(
+            "{NIX} flake lock path:$PWD/git && cp -r git path && mkdir -p deep && cp -r git deep/in
+             for i in git deep; do (cd $i && git init -q -b main && git add . && {GIT} commit -qm a); done"
+        );
+        folder.sh(&script, "").ok();
+        Flakes { folder, before: "export XDG_CACHE_HOME=$PWD/cache".into() }
+    }
+
+    fn sh(&self, script: &str) -> String {
+        self.folder.sh(&format!("{}; {script}", self.before), r#"{"name":"a","role":"db"}"#).ok().stdout
+    }
+
+    fn push(&self, flags: &str) -> Came {
+        let script = format!("{}; nix-push -v --plan {flags}", self.before);
+        let ran = self.folder.sh(&script, r#"{"name":"a"}"#).ok();
+        let toplevel = ran.record()["plan"][0]["resource"].as_str().unwrap().replace("closure/", "/nix/store/");
+        Came { toplevel, evaluated: !ran.stderr.contains("depends on has changed") }
+    }
+
+    /// What Nix makes of it.
+    fn nix(&self, reference: &str) -> String {
+        let script =
+            format!("drv=$({NIX} eval --raw \"./{reference}#{TOPLEVEL}.drvPath\") && nix-store --query --outputs $drv");
+        self.sh(&script).trim().into()
+    }
+
+    /// It is what Nix makes of it, whether it is evaluated or taken from the run before.
+    #[track_caller]
+    fn same_as_nix(&self, reference: &str) -> Came {
+        let came = self.push(&format!("\"{reference}#a\""));
+        assert_eq!(came.toplevel, self.nix(reference), "{reference}");
+        came
+    }
+}
+
+const NIX: &str = "nix --extra-experimental-features 'nix-command flakes'";
+
+#[test]
+fn a_flake_is_evaluated_again_only_if_its_lock_changes() {
+    let flakes = Flakes::new("lock");
+    // A Nix with flakes switched off will do.
+    std::fs::write(flakes.folder.path().join("nix.conf"), "experimental-features =\nsubstituters =\n").unwrap();
+    let flakes = Flakes { before: format!("{}; export NIX_CONF_DIR=$PWD", flakes.before), ..flakes };
+    each_change_counts(&flakes, "flake update");
+
+    // What is inside sees as little as with `nix build`; that can be lifted.
+    let flakes = Flakes { before: format!("{}; export TEST_VARIABLE=1", flakes.before), ..flakes };
+    let pure = flakes.push("path#a").toplevel;
+    for _ in 0..2 {
+        let impure = flakes.push("--option pure-eval false path#a");
+        assert!(impure.evaluated && impure.toplevel != pure, "{impure:?}");
+    }
+    let text =
+        "{ outputs = _: { nixosConfigurations.a.config.system.build.toplevel = builtins.readFile /etc/passwd; }; }";
+    std::fs::write(flakes.folder.path().join("path/flake.nix"), text).unwrap();
+    let ran = flakes.folder.sh("rm path/flake.lock; nix-push --plan --flake path", r#"{"name":"a"}"#);
+    let error = &ran.record()["error"];
+    assert!(error["hint"].as_str().unwrap_or_default().contains("pure-eval false"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_newest_nix_makes_the_same_of_flakes() {
+    if sample(1, 0) == 0 {
+        return; // A download of its own: with `scripts/test --all`.
+    }
+    let flakes = Flakes::new("newest");
+    let newest = "/var/lib/nixpipe-cloud/newest-nix";
+    let made = flakes.folder.sh(&format!("{}/tests/copy/newest-nix {newest}", project().display()), "");
+    if made.status != 0 {
+        eprintln!("skipped: the newest Nix cannot be downloaded: {}", made.stderr);
+        return;
+    }
+    // It may change a store so that an older one cannot read it, and gets one of its own in the place of this one.
+    flakes.folder.sh("mkdir -p nix/store", "").ok();
+    let own = format!(
+        "[ -n \"$OWN\" ] || OWN=1 exec unshare --mount bash -c \"mount --bind $PWD/nix /nix; PATH={newest}/bin:$PATH; $BASH_EXECUTION_STRING\""
+    );
+    let flakes = Flakes { before: format!("{own}; {}", flakes.before), ..flakes };
+    assert!(flakes.sh("nix --version").contains("(Nix) 2."));
+    each_change_counts(&flakes, "flake update --flake");
+    flakes.folder.sh("chmod -R u+w nix", "").ok();
+}
+
+/// Each kind of change of a flake is seen, by the way that Nix sees it.
+fn each_change_counts(flakes: &Flakes, update: &str) {
+    let references = ["git", "deep/in", "path"];
+    let mut last = references.map(|reference| {
+        let first = flakes.same_as_nix(reference);
+        assert!(first.evaluated, "{reference}");
+        first.toplevel
+    });
+    let each = |script: &str| format!("for i in git deep/in path; do (cd $i; {script}); done");
+    let git = |script: &str| format!("for i in git deep/in; do (cd $i; {script}); done");
+    for (change, changes) in [
+        (each("true"), 0),
+        (each("echo 2 > value"), 3),
+        (each("chmod +x value"), 3),
+        // What git does not know.
+        (git("echo 1 > new"), 0),
+        (git("git add --intent-to-add ."), 2),
+        (git(&format!("{GIT} commit -qam b")), 2),
+        (git(&format!("{GIT} commit -q --allow-empty -m c")), 2),
+        ("echo 3 > path/new".into(), 1),
+        ("rm path/new; touch path".into(), 1),
+        // An input counts as it is locked.
+        ("echo 2 > other/value".into(), 0),
+        (format!("for i in git deep/in path; do {NIX} {update} path:$PWD/$i || exit; done"), 3),
+    ] {
+        flakes.sh(&change);
+        let mut seen = 0;
+        for (reference, last) in references.iter().zip(&mut last) {
+            let next = flakes.same_as_nix(reference);
+            let other = next.toplevel != *last;
+            // A Nix before 2.19 cannot name a folder of a git tree with changes.
+            let unknown = *reference == "deep/in" && !flakes.sh("git -C deep status -s -uno").is_empty();
+            assert!(next.evaluated == other || unknown, "{reference} after {change}: {last} {next:?}");
+            (seen, *last) = (seen + usize::from(other), next.toplevel);
+        }
+        assert_eq!(seen, changes, "after {change}");
+    }
+}
