@@ -84,12 +84,11 @@ impl Session {
     }
 
     fn begin(&self, command: &str) -> Result<Channel> {
-        // One for the channel, one for the command.
+        // One for the channel; the command's start is waited for with its first words.
         let wire = self.connection.open(command)?;
-        for _ in 0..2 {
-            self.turns.sent();
-            self.turns.heard();
-        }
+        self.turns.sent();
+        self.turns.heard();
+        self.turns.sent();
         Ok(Channel::new(wire, self.turns.clone()))
     }
 }
