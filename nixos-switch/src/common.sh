@@ -9,6 +9,7 @@
 #     log         what they say
 #     secrets     what the secrets are called and whose they are
 #     restart     the units that new secrets concern
+#     wake        a pipe that says when there is something to see
 #     previous, next, tools, shell   links to the systems and to the programs of these scripts:
 #                 a garbage collector's roots as long as the deployment lasts
 #     result      how the activation ended: `VERDICT STATUS`
@@ -35,10 +36,16 @@ find_deployment
 # Where a link ends, or nothing.
 target() { readlink -e "$1" || :; }
 
-boot_id() { cat /proc/sys/kernel/random/boot_id; }
+# Reads the first line of a file into `line`, without a process: they are what a switch takes time for.
+line_of() { line='' && read -r line 2>/dev/null <"$1" || :; }
+
+boot_id() { line_of /proc/sys/kernel/random/boot_id && echo "$line"; }
 
 # A file of one line that is whole or absent.
 put() { printf '%s\n' "$2" >"$1.new" && mv -T "$1.new" "$1"; }
+
+# Who follows a deployment waits at its pipe. Opened in both directions it blocks nobody.
+wake() { [ ! -p "$1/wake" ] || echo 1<>"$1/wake"; }
 
 # The one rename that decides: $1 becomes $2, for exactly one of those who try.
 decide() { mv -T "$dir/$1-$token" "$dir/$2-$token" 2>/dev/null; }
@@ -46,7 +53,7 @@ decided() { [ -e "$dir/$1-$token" ]; }
 
 # What a deployment needs is kept from a garbage collector by roots of fixed names. They go by way
 # of links in $dir, so that none outlives the deployment, whatever ends it. `pushed` is nix-push's.
-root() { mkdir -p "$roots" && ln -sfn "$2" "$roots/.$1" && mv -T "$roots/.$1" "$roots/$1"; }
+root() { mkdir -p "$roots" && ln -sf "$dir/previous" "$dir/next" "$dir/tools" "$dir/shell" "$roots"; }
 unroot() { rm -f "$roots/previous" "$roots/next" "$roots/tools" "$roots/shell"; }
 
 # The machine is changed by one process at a time. Children are started with fd 9 closed: one
@@ -66,14 +73,14 @@ boot_entry() {
     done
   elif [ -f /boot/grub/grub.cfg ]; then
     # NixOS puts the default system first; any other default is the user's own.
-    entry=$(sed -n 's/^ *set default="\{0,1\}\([0-9a-z]*\)"\{0,1\} *$/\1/p' /boot/grub/grub.cfg | sed -n 1p)
+    entry=$(sed -n '/^ *set default="\{0,1\}\([0-9a-z]*\)"\{0,1\} *$/{s//\1/p;q;}' /boot/grub/grub.cfg)
     [ "${entry:-0}" = 0 ] && first_init /boot/grub/grub.cfg
   elif [ -f /boot/extlinux/extlinux.conf ]; then
     first_init /boot/extlinux/extlinux.conf
   fi
   :
 }
-first_init() { sed -n 's|.*init=\(/nix/store/[^/ ]*\)/.*|\1|p' "$1" | sed -n 1p; }
+first_init() { sed -n '\|.*init=\(/nix/store/[^/ ]*\)/.*|{s//\1/p;q;}' "$1"; }
 
 # What a killed switch-to-configuration leaves behind: units it had yet to start.
 leftover() { [ -e /run/nixos/start-list ] || [ -e /run/nixos/restart-list ] || [ -e /run/nixos/reload-list ]; }
@@ -128,9 +135,10 @@ finish() {
     rm -f "$dir/secrets" "$dir/restart" "$dir/restart-from"
   fi
   put "$dir/outcome" "$1"
-  systemd-cat -t nixpipe cat <"$dir/log" 9>&- || :
   rm -rf "$run/last"
   if [ "$dir" = "$lasting" ]; then
+    # Without its notes the unit of the boots would reboot for ever: it goes first.
+    rm -f "$control/sysinit.target.wants/nixpipe-boot.service"
     # Another file system: a rename is what frees the machine all the same.
     cp -a "$dir" "$run/last.new" && mv -T "$run/last.new" "$run/last"
     mv -T "$dir" "$dir.old"
@@ -138,6 +146,8 @@ finish() {
   else
     mv -T "$dir" "$run/last"
   fi
+  wake "$run/last"
+  systemd-cat -t nixpipe cat <"$run/last/log" 9>&- || :
   unroot
   disarm
 }

@@ -43,16 +43,19 @@ check() {
     [ -x "$need/bin/switch-to-configuration" ] ||
       fail input "$need cannot be switched to: it has no bin/switch-to-configuration" 'is it a NixOS system with system.switch.enable?'
   done
-  [ "$(cat "$system/system")" = "$(cat "$running/system")" ] ||
-    fail input "$toplevel is for $(cat "$system/system"), the machine is $(cat "$running/system")" 'build it for the system of the machine'
+  line_of "$system/system"
+  for_system=$line
+  line_of "$running/system"
+  [ "$for_system" = "$line" ] ||
+    fail input "$toplevel is for $for_system, the machine is $line" 'build it for the system of the machine'
   [ "$action" = test ] || check_boot
   check_space
 }
 
 # Would it boot here? What the running system does the same way is not asked.
 check_boot() {
-  mode=$(boot_mode "$system")
-  if [ "$mode" != "$(boot_mode "$running")" ]; then
+  loader=$(loader_of "$system")
+  if [ "$loader" != "$(loader_of "$running")" ] && mode=$(boot_mode) && loader=$(loader_of "$running") && [ "$mode" != "$(boot_mode)" ]; then
     if [ -d /sys/firmware/efi ]; then firmware=UEFI; else firmware=BIOS; fi
     case $mode:$firmware in
       UEFI:BIOS | BIOS:UEFI)
@@ -70,16 +73,16 @@ check_boot() {
       fail input "the machine has no $device, which $toplevel mounts at $place" 'see fileSystems in its configuration'
   done 2>/dev/null <"$system/etc/fstab"
 }
-# How the loader of system $1 boots: UEFI, BIOS, both, or nothing if it is not known. It is named in
-# switch-to-configuration; GRUB's installer names its settings, an expression in XML (nixpkgs
-# nixos/modules/system/boot/loader/grub/grub.nix).
+# The installer of system $1's boot loader, which its switch-to-configuration names.
+in_store='/nix/store/[0-9a-z]\{32\}-[A-Za-z0-9+._?=-]*'
+loader_of() { grep -aom 1 "$in_store\(install-grub\|systemd-boot\)[A-Za-z0-9+._?=/-]*" "$1/bin/switch-to-configuration" | sed 1q; }
+# How $loader boots: UEFI, BIOS, both, or nothing if it is not known. GRUB's installer names its
+# settings, an expression in XML (nixpkgs nixos/modules/system/boot/loader/grub/grub.nix).
 boot_mode() {
-  name='/nix/store/[0-9a-z]\{32\}-[A-Za-z0-9+._?=-]*'
-  loader=$(grep -ao "$name\(install-grub\|systemd-boot\)[A-Za-z0-9+._?=/-]*" "$1/bin/switch-to-configuration" | sed -n 1p)
   case $loader in
     *systemd-boot*) echo UEFI ;;
     *install-grub*)
-      settings=$(grep -o "${name}grub-config.xml" "$loader" 2>/dev/null | sed -n 1p)
+      settings=$(grep -o "${in_store}grub-config.xml" "$loader" 2>/dev/null | sed 1q)
       [ -n "$settings" ] || return 0
       if [ -z "$(setting grubTargetEfi)" ]; then echo BIOS
       elif grep -q '"nodev"' "$settings"; then echo UEFI
@@ -91,19 +94,28 @@ setting() { sed -n "/name=\"$1\"/{n;s/.*value=\"\([^\"]*\)\".*/\1/p;}" "$setting
 # The log, the commit's note and a generation's link need little, but they need it; a /boot of its
 # own takes a copy of a new kernel and initrd, and the old menu beside the new one.
 check_space() {
-  for place in /run /var/lib /nix/var/nix /boot; do
-    [ -d $place ] || continue
+  boot=
+  [ ! -d /boot ] || boot=/boot
+  # shellcheck disable=SC2086  # the first word is df's title
+  set -- $(df -k --output=avail /run /var/lib /nix/var/nix $boot)
+  for place in /run /var/lib /nix/var/nix $boot; do
+    shift
     need=256
-    if [ $place = /boot ] && [ "$(stat -c %d /boot)" != "$(stat -c %d /nix/store)" ]; then
-      for part in kernel initrd; do
-        file=$(target "$system/$part")
-        name=$(printf %s "${file#/nix/store/}" | tr / -)
-        [ -z "$file" ] || [ -e "/boot/kernels/$name" ] || [ -e "/boot/EFI/nixos/$name.efi" ] || [ "$action" = test ] || need=$((need + $(stat -c %s "$file") / 1024))
-      done
-    fi
-    # shellcheck disable=SC2046
-    set -- $(df -Pk $place | sed -n '$p')
-    [ "$4" -ge $need ] ||
+    [ "$place" != /boot ] || [ "$action" = test ] || need=$((need + $(new_in_boot) / 1024))
+    [ "$1" -ge $need ] ||
       fail limit "less than $need KiB are free in $place" 'free some space there, for instance with nix-collect-garbage'
   done
+}
+# Bytes of kernel and initrd that a /boot of its own does not have yet.
+new_in_boot() {
+  bytes=0
+  if [ "$(stat -c %d /boot)" != "$(stat -c %d /nix/store)" ]; then
+    for part in kernel initrd; do
+      file=$(target "$system/$part")
+      copy=${file#/nix/store/}
+      copy=${copy%%/*}-${copy#*/}
+      [ -z "$file" ] || [ -e "/boot/kernels/$copy" ] || [ -e "/boot/EFI/nixos/$copy.efi" ] || bytes=$((bytes + $(stat -c %s "$file")))
+    done
+  fi
+  echo $bytes
 }

@@ -68,6 +68,7 @@ activate() {
     job window "$confirm_timeout"
     job return "$((confirm_timeout + return_timeout))"
     put "$dir/result" "$verdict $status"
+    wake "$dir"
     systemctl stop nixpipe-rescue.timer
   else
     # Decided before it can be seen: nobody confirms a failure. Should the start of the rescue
@@ -206,8 +207,9 @@ restore() {
   # What the new system had removed, and what emergency.target had stopped.
   timeout 60 systemctl start default.target 9>&- || echo 'default.target does not start again'
   if [ "$(target /run/current-system)" = "$previous" ]; then
-    put "$dir/restored" "$status"
     echo "$previous runs again (status $status); without a login the machine reboots soon"
+    put "$dir/restored" "$status"
+    wake "$dir"
   else
     echo "$previous does not run again (status $status)"
   fi
@@ -279,7 +281,7 @@ commit() {
   restore
 }
 
-keep_folder() { mkdir -p "${pending%/*}" && chmod 700 "${pending%/*}"; }
+keep_folder() { [ -d "${pending%/*}" ] || mkdir -m 0700 "${pending%/*}"; }
 
 # On disk before anything is changed: what is committed, and what was there.
 note_pending() {

@@ -16,7 +16,10 @@ reboot_reasons() {
   for part in kernel initrd kernel-modules; do
     [ "$(target "$1/$part")" = "$(target "/run/booted-system/$part")" ] || echo $part
   done
-  [ "$(cat "$1/init-interface-version" 2>/dev/null)" = "$(cat /run/current-system/init-interface-version 2>/dev/null)" ] || echo init
+  line_of "$1/init-interface-version"
+  version=$line
+  line_of /run/current-system/init-interface-version
+  [ "$version" = "$line" ] || echo init
   if inhibited "$1"; then echo inhibitors; fi
 }
 

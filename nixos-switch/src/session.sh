@@ -49,7 +49,8 @@ tell() {
   fact entry "$entry"
   fact generation "${number%-link}"
   fact boot-id "$(boot_id)"
-  fact machine-id "$(cat /etc/machine-id)"
+  line_of /etc/machine-id
+  fact machine-id "$line"
   [ ! -e "$pending" ] || fact pending "$(sed -n 1p "$pending")"
 }
 
@@ -192,6 +193,7 @@ take() {
 
 # Whether it takes a reboot, and what that needs.
 choose_way() {
+  [ "$reboot" != never ] || return 0
   reasons=$(reboot_reasons "$system" | paste -sd' ')
   case $reboot:$reasons in
     always:* | if-needed:?*) ;;
@@ -217,8 +219,8 @@ choose_way() {
 # whoever comes next may clear what a death in here left.
 set_up() {
   if [ "$way" = reboot ]; then mkdir -p "${lasting%/*}" && chmod 700 "${lasting%/*}" && dir=$lasting; fi
-  rm -rf "$dir.new"
-  disarm
+  [ ! -e "$dir.new" ] || rm -rf "$dir.new"
+  disarm_boot
   mkdir "$dir.new"
   [ "$way" != reboot ] || boot_id >"$dir.new/boot"
   for name in token toplevel system action generation tools shell lock_timeout activation_timeout confirm_timeout \
@@ -235,23 +237,24 @@ set_up() {
   printf '%s since %s\n' "$who" "$(date -u +%FT%TZ)" >"$dir.new/owner"
   fact previous "$running"
   : >"$dir.new/log"
+  mkfifo "$dir.new/wake"
   : >"$dir.new/token-$token"
   # A garbage collection may come at any moment. The rescuers' tools are the previous system's.
   ln -s "$running" "$dir.new/previous"
   ln -s "$toplevel" "$dir.new/next"
   ln -s "${tools%/bin}" "$dir.new/tools"
   ln -s "${shell%/bin/*}" "$dir.new/shell"
-  root previous "$dir/previous" && root next "$dir/next" && root tools "$dir/tools" && root shell "$dir/shell" &&
-    mv -T "$dir.new" "$dir" || give_up 'cannot prepare the switch'
+  root && mv -T "$dir.new" "$dir" || give_up 'cannot prepare the switch'
   if [ "$way" = reboot ]; then
     : >"$dir/armed-$token" && job once || give_up 'cannot start the job'
   elif [ "$way" = boot ]; then
     : >"$dir/confirmed-$token" && job commit || give_up 'cannot start the job'
   else
-    job rescue "$activation_timeout" && job reboot "$((activation_timeout + confirm_timeout + return_timeout + 120))" &&
-      : >"$dir/armed-$token" && job activate || give_up 'cannot arm the rescuers'
+    # Timers of a deployment that died before it had disarmed them are in the way.
+    arm || { disarm && arm; } && : >"$dir/armed-$token" && job activate || give_up 'cannot arm the rescuers'
   fi
 }
+arm() { job rescue "$activation_timeout" && job reboot "$((activation_timeout + confirm_timeout + return_timeout + 120))"; }
 give_up() {
   rm -rf "$dir" "$dir.new"
   unroot
@@ -263,19 +266,20 @@ give_up() {
 # Shows the log and waits until the client is needed: to confirm, or to hear the end.
 follow() {
   if [ -e "$dir/token-$token" ]; then exec 8<"$dir/log"; elif [ -e "$run/last/token-$token" ]; then exec 8<"$run/last/log"; fi
+  # In both directions: opening waits for nobody, and what is said between two looks stays in it.
+  [ ! -p "$dir/wake" ] || exec 6<>"$dir/wake"
   turn=0
   while :; do
     now=$(stage)
     show
     case $now in
       window | restored | 'done' | gone) break ;;
-      booting | rebooting | returned) [ $turn -lt 200 ] || break ;;
-      setup) [ $turn -lt 200 ] || break ;;
+      booting | rebooting | returned | setup) [ $turn -lt 60 ] || break ;;
     esac
     turn=$((turn + 1))
-    [ $((turn % 20)) != 0 ] || revive
-    # Quick at first: most switches take a second or two.
-    if [ $turn -lt 100 ]; then sleep 0.05; else sleep 0.25; fi
+    [ $((turn % 10)) != 0 ] || revive
+    # The log goes on without waking anybody, and a job that was killed says nothing.
+    if [ -e /proc/$$/fd/6 ]; then timeout 0.5 head -c 1 <&6 >/dev/null; else sleep 0.5; fi
   done
   fact stage "$now"
   fact token "$token"
@@ -283,13 +287,14 @@ follow() {
   place=$dir
   [ "$now" != 'done' ] || place=$run/last
   for name in result reason outcome restored; do
-    [ ! -e "$place/$name" ] || fact $name "$(cat "$place/$name")"
+    [ ! -e "$place/$name" ] || { line_of "$place/$name" && fact $name "$line"; }
   done
   for name in failed failed-log; do
     [ ! -e "$place/$name" ] || while read -r line; do fact $name "$line"; done <"$place/$name"
   done
   if [ "$now" = 'done' ]; then
-    case $(cat "$place/outcome") in switched* | rebooted* | booted-next* | units-failed*) tidy ;; esac
+    line_of "$place/outcome"
+    case $line in switched* | rebooted* | booted-next* | units-failed*) tidy ;; esac
   fi
 }
 
