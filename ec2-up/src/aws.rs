@@ -7,6 +7,8 @@ use aws_config::{BehaviorVersion, Region};
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use machine_record::log;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,6 +32,8 @@ pub struct Aws {
     region: Rc<str>,
     reads: Semaphore,
     writes: Semaphore,
+    /// Of each action whose last call came to nothing and is to be made again, why
+    refused: RefCell<BTreeMap<&'static str, CallError>>,
 }
 
 impl Aws {
@@ -49,7 +53,12 @@ impl Aws {
             .load()
             .await;
         let (reads, writes) = (Semaphore::new(IN_FLIGHT), Semaphore::new(IN_FLIGHT));
-        Aws { client: Client::new(&config), region: region.into(), reads, writes }
+        Aws { client: Client::new(&config), region: region.into(), reads, writes, refused: RefCell::default() }
+    }
+
+    /// Why a call has to be made again, if one has.
+    pub fn refused(&self) -> Option<CallError> {
+        self.refused.borrow().values().next().cloned()
     }
 
     /// Makes a call until EC2 has answered it; see [`Aws::call_once`] for those that must not be repeated.
@@ -104,7 +113,10 @@ impl Aws {
         loop {
             log::detail(machine, &format!("{action} {what}"));
             let error = match send(&self.client).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.refused.borrow_mut().remove(action);
+                    return Ok(answer);
+                }
                 Err(error) => CallError::new(action, &self.region, &error),
             };
             let throttled = error.is_throttled();
@@ -115,6 +127,7 @@ impl Aws {
             // Not all at the same moment.
             let wait = pause.mul_f64(0.5 + fraction() / 2.0);
             log::detail(machine, &format!("{error}; again in {} ms", wait.as_millis()));
+            self.refused.borrow_mut().insert(action, error);
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -99,12 +99,7 @@ async fn all(context: Rc<Context>, seed: Job) {
 async fn one(context: Rc<Context>, mut job: Job) {
     let step = Doing::new(&job.record.name(), "being found");
     let limit = context.args.account.timeout;
-    let result = match tokio::time::timeout(limit, context.machine(&mut job.record, &step)).await {
-        Ok(result) => result,
-        Err(_) => Err(Failure::new(Kind::Timeout, format!("not done in {} s: it was {}", limit.as_secs(), step.get()))
-            .hint("run it again: it goes on where it was; or wait longer with --timeout")
-            .into()),
-    };
+    let result = step.within(limit, context.machine(&mut job.record, &step)).await;
     job.finish(result);
 }
 
@@ -112,6 +107,7 @@ impl Context {
     async fn machine(&self, record: &mut Record, step: &Doing) -> Result<()> {
         let name = record.string("name")?.ok_or_else(|| Failure::new(Kind::Input, "the record has no `name`"))?;
         let region = self.regions.of(&self.args.account.region_of(record).await?).await?;
+        let _ = step.region.set(region.clone());
         let pair: Option<KeyPair> = record.section()?;
         // Held from the start, so that of machines that go together the last one takes the key pair along.
         let mut keys = Held { context: self, region: &region.name, names: Vec::new() };

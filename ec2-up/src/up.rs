@@ -78,12 +78,7 @@ async fn one(context: Rc<Context>, mut job: Job) {
     // What the machine is at when its time is up.
     let step = Doing::new(&job.record.name(), "being found");
     let limit = context.args.account.timeout;
-    let result = match tokio::time::timeout(limit, context.machine(&mut job.record, &step)).await {
-        Ok(result) => result,
-        Err(_) => Err(Failure::new(Kind::Timeout, format!("not done in {} s: it was {}", limit.as_secs(), step.get()))
-            .hint("run it again: it goes on where it was; or wait longer with --timeout")
-            .into()),
-    };
+    let result = step.within(limit, context.machine(&mut job.record, &step)).await;
     job.finish(result);
 }
 
@@ -93,6 +88,7 @@ impl Context {
         let way = way(record)?;
         let wish = Wish::of(record, &self.args.wish)?;
         let region = self.regions.of(&self.args.account.region_of(record).await?).await?;
+        let _ = step.region.set(region.clone());
         let mut found = instance::find(&region, &name).await?;
         if self.args.stream.plan {
             return look::look(&self.plan, record, &region, &wish, self.args.allowed, found.as_deref()).await;

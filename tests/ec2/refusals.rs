@@ -121,6 +121,18 @@ fn what_stands_in_the_way_of_any_call_is_one_line_and_a_hint() {
 }
 
 #[test]
+fn what_ec2_would_not_take_is_said_when_the_time_is_up() {
+    let region = Region::new("late", 5631);
+    region.cloud("fault throttle 1000 --action RunInstances");
+    let error = region.sh(&format!("{UP} --timeout 4s < web-1.json"), "").record()["error"].clone();
+    assert_eq!(error["kind"], "timeout");
+    assert!(
+        error["message"].as_str().unwrap().contains("it was being made; RunInstances: RequestLimitExceeded"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_machine_is_not_stopped_for_a_type_that_cannot_run_it() {
     let region = Region::new("stop", 5611);
     region.sh(&format!("{UP} < web-1.json"), "").ok();
