@@ -27,16 +27,7 @@ fi
 [ "$(id -u)" = 0 ] || fail "cannot make the image: must run as root"
 grep -qs '^VERSION_ID="12"' /etc/os-release && grep -qs '^ID=debian' /etc/os-release ||
     fail "cannot make the image: it is made of Debian 12's packages, on Debian 12 (needed: mmdebstrap, nix-bin, systemd-container, iproute2)"
-missing=
-for pair in mmdebstrap=mmdebstrap nix-build=nix-bin systemd-nspawn=systemd-container ip=iproute2; do
-    command -v "${pair%=*}" > /dev/null || missing="$missing ${pair#*=}"
-done
-if [ -n "$missing" ]; then
-    say "installing$missing (to unpack Debian packages, build the system and run machines)"
-    # shellcheck disable=SC2086
-    install() { apt-get -qq install -y --no-install-recommends $missing > /dev/null; }
-    install 2> /dev/null || { apt-get -qq update && install; } || fail "cannot install$missing: see apt-get's message above"
-fi
+"$repository/scripts/install-packages" "to unpack Debian packages, build the system and run machines" mmdebstrap nix-bin systemd-container iproute2
 
 mkdir -p "$cloud"
 exec 9> "$cloud/image.lock"
