@@ -27,6 +27,8 @@ NOT_SAID = re.compile(r"contains|starts_with|ends_with|strip_prefix|split\w*|tri
 def literals(text):
     """The literals of Rust source outside its tests: line, text, the calls around it."""
     text = re.split(r"#\[cfg\(test\)\]\nmod tests \{", text)[0]
+    # Tables and scripts: the words of others, and code.
+    text = re.sub(r"^(pub )?(const|static) .*?;\n", lambda found: "\n" * found[0].count("\n"), text, flags=re.S | re.M)
     calls, word, before = [], "", ""
     for token in TOKEN.finditer(text):
         kind = token.lastgroup
@@ -100,11 +102,8 @@ def found(text, inside):
 def main():
     heard = "\n" + "\n".join(said(pathlib.Path(sys.argv[1]))) + "\n"
     quoted = re.sub(r"\s+", " ", " ".join(beside_the_code()))
-    reasons = {}
-    for line in (PROJECT / "tests/unseen.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            sentence, _, reason = line.partition(" # ")
-            reasons[sentence.strip()] = reason
+    lines = (PROJECT / "tests/unseen.txt").read_text().splitlines()
+    excused = {line.strip() for line in lines if line.strip() and not line.startswith("# ")}
     wrong = 0
     count = 0
     for place, parts in sentences():
@@ -114,13 +113,12 @@ def main():
         pattern = re.compile(".*?".join(re.escape(part) for part in parts))
         lines = (heard[heard.rfind("\n", 0, at) + 1 : heard.find("\n", at)] for at in found(longest, heard))
         seen = any(pattern.search(line) for line in lines) or (len(longest) >= 8 and longest in quoted)
-        if not seen and shown not in reasons:
+        if not seen and shown not in excused:
             wrong += 1
             print(f"not seen: {place}: {shown}")
-        elif seen and shown in reasons:
-            wrong += 1
-            print(f"seen all the same: {place}: {shown}")
-    print(f"{count} sentences, {wrong} to look at")
+        elif seen and shown in excused:
+            print(f"seen, though tests/unseen.txt excuses it: {place}: {shown}")
+    print(f"{count} sentences, {len(excused)} excused, {wrong} not seen")
     sys.exit(wrong > 0)
 
 

@@ -208,6 +208,26 @@ mod tests {
     }
 
     #[test]
+    fn what_to_do_depends_on_the_code() {
+        for (code, hint) in [
+            ("ExpiredToken", "check the AWS credentials and the clock"),
+            ("OptInRequired", "enable the region or the product for the account"),
+            (
+                "VcpuLimitExceeded",
+                "ask for a higher quota in the Service Quotas console, or take a smaller --instance-type",
+            ),
+            ("AddressLimitExceeded", "ask for a higher quota in the Service Quotas console"),
+            ("VolumeModificationRateExceeded", "EBS changes a volume once in six hours: try again later"),
+            ("PendingVerification", "AWS is still checking the account for this region: try again in some hours"),
+            ("RequestLimitExceeded", "EC2 was asked too much at once: run it again, or wait longer with --timeout"),
+            ("InsufficientInstanceCapacity", "try again later, or another --instance-type or --subnet"),
+            ("DefaultVpcDoesNotExist", "name a subnet with --subnet"),
+        ] {
+            assert_eq!(error(code).failure("x").hint.as_deref(), Some(hint), "{code}");
+        }
+    }
+
+    #[test]
     fn a_denied_action_is_named() {
         let failure = error("UnauthorizedOperation").failure("cannot start an instance");
         assert_eq!(failure.message, "cannot start an instance: RunInstances: UnauthorizedOperation: no");

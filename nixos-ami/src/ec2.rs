@@ -189,7 +189,9 @@ fn failure<E: ProvideErrorMetadata + Error + 'static>(region: &str, error: &SdkE
             "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" | "ExpiredToken" | "RequestExpired" => {
                 Failure::new(Kind::Denied, message).hint("check the AWS credentials and the clock")
             }
-            "RequestLimitExceeded" | "Throttling" | "ThrottlingException" => Failure::new(Kind::Limit, message),
+            "RequestLimitExceeded" | "Throttling" | "ThrottlingException" => {
+                Failure::new(Kind::Limit, message).hint("EC2 was asked too much at once: run it again")
+            }
             _ => Failure::new(Kind::Internal, message),
         };
     }
@@ -205,6 +207,7 @@ fn failure<E: ProvideErrorMetadata + Error + 'static>(region: &str, error: &SdkE
             .hint("wait longer with --timeout"),
         SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
             Failure::new(Kind::Unreachable, message)
+                .hint(format!("run it again; if it stays so: is {region} a region of EC2?"))
         }
         SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => Failure::new(Kind::Denied, message).hint(
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile with SSO: aws sso login",
