@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::Read;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 /// What a command left behind.
 #[derive(Clone, Debug)]
@@ -20,6 +21,7 @@ pub struct Channel {
     wire: Box<dyn Wire>,
     heard: Heard,
     turns: Rc<Turns>,
+    link_waits: Duration,
 }
 
 /// Counts the round trips of a session.
@@ -64,6 +66,8 @@ pub(crate) trait Wire {
     fn take_in(&mut self, heard: &mut Heard) -> Result<bool>;
     /// Waits until something has come or, with `write`, something can be sent.
     fn wait(&mut self, write: bool) -> Result<()>;
+    /// Whether such a wait to send, just over, was for the link; else it was for the command.
+    fn was_link(&self, wait: Duration) -> bool;
     /// Ends the command's stdin.
     fn finish_input(&mut self) -> Result<()>;
     /// The exit status of a command whose stdout has ended; -1 if a signal ended it.
@@ -72,7 +76,7 @@ pub(crate) trait Wire {
 
 impl Channel {
     pub(crate) fn new(wire: Box<dyn Wire>, turns: Rc<Turns>) -> Self {
-        Channel { wire, heard: Heard::default(), turns }
+        Channel { wire, heard: Heard::default(), turns, link_waits: Duration::ZERO }
     }
 
     /// Sends all of `bytes`. While the machine takes none, what it says is taken in, so that
@@ -85,10 +89,20 @@ impl Channel {
                     bytes = &bytes[count..];
                 }
                 None if self.take_in()? => {}
-                None => self.wire.wait(true)?,
+                None => {
+                    let began = Instant::now();
+                    self.wire.wait(true)?;
+                    let wait = began.elapsed();
+                    self.link_waits += if self.wire.was_link(wait) { wait } else { Duration::ZERO };
+                }
             }
         }
         Ok(())
+    }
+
+    /// How long sending has waited for the link so far, and not for the command to take what was sent.
+    pub fn link_waits(&self) -> Duration {
+        self.link_waits
     }
 
     /// Reads from the command's stdout; waits for at least one byte, 0 at the end.

@@ -39,18 +39,23 @@ pub(crate) struct Link {
     socket: Socket,
     host: String,
     silence: Duration,
+    /// How long the machine took to take the connection; unknown by way of a jump host
+    round_trip: Option<Duration>,
 }
 
 /// See [`crate::Session::connect`].
 pub(crate) fn connect(address: &Address, timeout: Duration) -> Result<Rc<Link>> {
     let Address { host, port, jump, .. } = address;
     let types: Vec<&str> = address.host_keys.iter().filter_map(|pin| pin.split_whitespace().next()).collect();
-    let (ssh, socket) = shake_hands(dial(host, *port, jump.as_ref(), timeout)?, host, &types, timeout)?;
+    let began = Instant::now();
+    let socket = dial(host, *port, jump.as_ref(), timeout)?;
+    let round_trip = jump.is_none().then(|| began.elapsed());
+    let (ssh, socket) = shake_hands(socket, host, &types, timeout)?;
     host_key::check(&host_key::shown(&ssh, host)?, &address.host_keys, host)?;
     log_in(&ssh, address)?;
     ssh.set_keepalive(true, KEEPALIVE);
     ssh.set_blocking(false);
-    Ok(Rc::new(Link { ssh, socket, host: host.clone(), silence: timeout }))
+    Ok(Rc::new(Link { ssh, socket, host: host.clone(), silence: timeout, round_trip }))
 }
 
 impl Connection for Rc<Link> {
@@ -74,9 +79,16 @@ impl Link {
 
     /// Waits until the socket is ready for what libssh2 wants to do next.
     fn wait(&self) -> Result<()> {
-        let outbound = matches!(self.ssh.block_directions(), BlockDirections::Outbound | BlockDirections::Both);
-        let mut flags = PollFlags::IN;
-        flags.set(PollFlags::OUT, outbound);
+        match self.ssh.block_directions() {
+            BlockDirections::Outbound => self.wait_for(PollFlags::OUT),
+            BlockDirections::Both => self.wait_for(PollFlags::IN | PollFlags::OUT),
+            BlockDirections::Inbound | BlockDirections::None => self.wait_for(PollFlags::IN),
+        }
+    }
+
+    /// Waits until the socket is ready for one of these.
+    fn wait_for(&self, flags: PollFlags) -> Result<()> {
+        let outbound = flags.contains(PollFlags::OUT);
         let end = Instant::now() + self.silence;
         loop {
             let left = end.saturating_duration_since(Instant::now());

@@ -1,4 +1,7 @@
 //! Compression of the stream, as strong as the link is slow.
+//!
+//! It is never left out for a fast link: zstd's first level takes less of the processor than to encrypt what
+//! it saves (`docs/copy.md`).
 
 use anyhow::{Result, anyhow};
 use flate2::write::GzEncoder;
@@ -135,7 +138,7 @@ fn said(code: ErrorCode) -> anyhow::Error {
     anyhow!("zstd: {}", get_error_name(code))
 }
 
-/// Who waits for whom: the link for the compressor, or the other way round.
+/// Whether the link is waited for. Where the machine is, or nothing, more compression gains nothing.
 pub struct Pace {
     level: usize,
     since: Instant,
@@ -152,7 +155,7 @@ impl Pace {
         LEVELS[self.level]
     }
 
-    /// Hears how long the link took what was sent last.
+    /// Hears how long the link was waited for with what was sent last.
     pub fn waited(&mut self, time: Duration) {
         self.waited += time;
         if self.since.elapsed() >= LOOK {

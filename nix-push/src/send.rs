@@ -73,7 +73,7 @@ fn transfer(
         Ok(bytes.len() as u64)
     };
     let hello = match packing {
-        Packing::Delta(_) => delta::opening(order.groups(), &Request::hello())?,
+        Packing::Delta(limit) => delta::opening(order.groups(), limit, &Request::hello())?,
         _ => {
             let mut hello = Packer::new(packing, pace.level(), 1)?;
             hello.pack(&Request::hello().0)?;
@@ -84,11 +84,11 @@ fn transfer(
     for group in 0..order.len() {
         let mut part = 0;
         while let Some((bytes, figures)) = order.part(group, part)? {
-            let began = Instant::now();
+            let waits = channel.link_waits();
             sent.packed += write(channel, &bytes)?;
             sent.raw += figures.raw;
             sent.saved += figures.saved;
-            pace.waited(began.elapsed());
+            pace.waited(channel.link_waits() - waits);
             order.level.store(pace.level(), Ordering::Relaxed);
             progress.step.add_bytes(figures.raw);
             progress.tell(&sent);

@@ -3,9 +3,11 @@
 use super::{EAGAIN, Link};
 use crate::channel::{Heard, Wire};
 use anyhow::{Context, Result};
+use rustix::event::PollFlags;
 use ssh2::BlockDirections;
 use std::io::{self, ErrorKind, Read, Write};
 use std::rc::Rc;
+use std::time::Duration;
 
 pub(super) struct Stream {
     link: Rc<Link>,
@@ -82,7 +84,13 @@ impl Wire for Stream {
     }
 
     fn wait(&mut self, _: bool) -> Result<()> {
-        self.link.wait()
+        // What has come cannot be read before the packet is whole: waiting for it, too, would be no wait.
+        if self.half_sent { self.link.wait_for(PollFlags::OUT) } else { self.link.wait() }
+    }
+
+    fn was_link(&self, wait: Duration) -> bool {
+        // A window that is closed for longer than a round trip is one that the command does not open.
+        self.half_sent || self.link.round_trip.is_none_or(|round_trip| wait <= round_trip)
     }
 
     fn finish_input(&mut self) -> Result<()> {

@@ -86,6 +86,10 @@ impl Wire for Stream {
         self.poll(write, None)
     }
 
+    fn was_link(&self, _: Duration) -> bool {
+        true // ssh does not tell.
+    }
+
     fn finish_input(&mut self) -> Result<()> {
         self.stdin = None;
         Ok(())
