@@ -58,8 +58,8 @@ pub fn worth(beyond: &Beyond, store: &mut LocalStore) -> Result<Option<Pairs>> {
 /// What the machine runs to take differences in: rebuilds the stream, in a scope of bounded memory
 /// where systemd and the user allow it.
 pub fn intake(limit: u64) -> String {
-    // What zstd holds, the same again for its files while they are in the page cache, and programs.
-    let most = 2 * limit + (64 << 20);
+    // What zstd holds, the same for each of two references while they are in the page cache, and programs.
+    let most = 3 * limit + (64 << 20);
     let rebuild = quote(include_str!("rebuild.sh"));
     format!(
         "under=
@@ -70,15 +70,51 @@ $under /bin/sh -c {rebuild} | nix-store --serve --write"
     )
 }
 
-/// What comes before the groups: the requests for the older versions of all of them, then `hello`.
-pub fn opening<'a>(groups: impl Iterator<Item = &'a Group<'a>>, hello: &Request) -> Result<Vec<u8>> {
+/// What comes before the groups: the requests for the older versions of all of them, the sizes of the
+/// references, then `hello`.
+pub fn opening<'a>(groups: impl Iterator<Item = &'a Group<'a>>, limit: u64, hello: &Request) -> Result<Vec<u8>> {
     let mut requests = Request::hello().0;
-    for old in groups.flat_map(|group| &group.old) {
-        requests.extend_from_slice(&Request::dump_store_path(&old.path).0);
+    let mut sizes = Vec::new();
+    for group in groups {
+        group.old.iter().for_each(|old| requests.extend_from_slice(&Request::dump_store_path(&old.path).0));
+        sizes.extend(Cut::of(group, limit).references().map(|size| size.to_string()));
     }
-    let mut opening = block(&requests, &[], 9, 1)?;
+    let requests = frame(&requests, &[], 9, 1).map_err(unmade)?;
+    let mut opening = format!("{}\n", requests.len()).into_bytes();
+    opening.extend_from_slice(&requests);
+    opening.extend_from_slice(format!("{}\n", sizes.join(" ")).as_bytes());
     opening.append(&mut block(&hello.0, &[], 1, 1)?);
     Ok(opening)
+}
+
+/// How a group is cut into blocks.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// Bytes of requests and NARs
+    new: u64,
+    /// Bytes of the older versions' NARs
+    old: u64,
+    count: u64,
+}
+
+impl Cut {
+    fn of(group: &Group, limit: u64) -> Cut {
+        let requests = group.infos.iter().map(|info| Request::add_to_store_nar(info).0.len() as u64).sum::<u64>();
+        let new = group.bytes + requests;
+        let old = group.old.iter().map(|info| info.nar_size).sum::<u64>();
+        Cut { new, old, count: if old == 0 { new.div_ceil(PLAIN) } else { (new + old).div_ceil(limit) } }
+    }
+
+    /// The sizes of the references, one for each block that has one.
+    fn references(self) -> impl Iterator<Item = u64> {
+        (0..self.count).map(move |index| block_size(self.old, self.count, index)).filter(|size| *size > 0)
+    }
+}
+
+/// The size of a block of so many.
+fn block_size(total: u64, count: u64, index: u64) -> u64 {
+    let end = |index: u64| (u128::from(total) * u128::from(index) / u128::from(count)) as u64;
+    end(index + 1) - end(index)
 }
 
 /// Compresses a group, block by block, in no more memory than `limit` and what zstd takes.
@@ -90,10 +126,7 @@ pub fn compress(
     reader: &mut Reader,
     give: &mut impl FnMut(Vec<u8>, Figures) -> Result<()>,
 ) -> Result<()> {
-    let requests: Vec<Vec<u8>> = group.infos.iter().map(|info| Request::add_to_store_nar(info).0).collect();
-    let new = group.bytes + requests.iter().map(|request| request.len() as u64).sum::<u64>();
-    let old = group.old.iter().map(|info| info.nar_size).sum::<u64>();
-    let count = if old == 0 { new.div_ceil(PLAIN) } else { (new + old).div_ceil(limit) };
+    let Cut { new, old, count } = Cut::of(group, limit);
     std::thread::scope(|scope| {
         let (send, references) = sync_channel(0);
         if old > 0 {
@@ -111,8 +144,8 @@ pub fn compress(
             let saved = plain.saturating_sub(bytes.len() as u64);
             give(bytes, Figures { raw: new.len() as u64, saved })
         });
-        for (info, request) in group.infos.iter().zip(&requests) {
-            blocks.take(request)?;
+        for info in group.infos {
+            blocks.take(&Request::add_to_store_nar(info).0)?;
             reader.read(info, &mut |bytes| blocks.take(bytes))?;
         }
         Ok(())
@@ -151,8 +184,7 @@ impl<F: FnMut(Vec<u8>) -> Result<()>> Blocks<F> {
 
     fn take(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            let end = |index: u64| (u128::from(self.total) * u128::from(index) / u128::from(self.count)) as u64;
-            let size = (end(self.done + 1) - end(self.done)) as usize;
+            let size = block_size(self.total, self.count, self.done) as usize;
             if self.block.is_empty() {
                 self.block.reserve_exact(size);
             }
@@ -170,11 +202,14 @@ impl<F: FnMut(Vec<u8>) -> Result<()>> Blocks<F> {
 
 /// A block: its headline, and the frame.
 fn block(new: &[u8], old: &[u8], level: i32, threads: usize) -> Result<Vec<u8>> {
-    let frame = frame(new, old, level, threads)
-        .map_err(|code| anyhow!("cannot compress: {}", zstd_safe::get_error_name(code)))?;
+    let frame = frame(new, old, level, threads).map_err(unmade)?;
     let mut block = format!("{} {}\n", old.len(), frame.len()).into_bytes();
     block.extend_from_slice(&frame);
     Ok(block)
+}
+
+fn unmade(code: usize) -> anyhow::Error {
+    anyhow!("cannot compress: {}", zstd_safe::get_error_name(code))
 }
 
 /// One frame of zstd with `old` as what came before. Its checksum shows the machine a reference

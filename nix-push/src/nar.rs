@@ -3,10 +3,10 @@
 //! The format is that of `nix-store --dump` (NixOS/nix `src/libutil/archive.cc`, and figure 5.2
 //! of Dolstra's thesis): strings as in the serve protocol, entries sorted by name.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -68,10 +68,14 @@ impl<S: FnMut(&[u8]) -> Result<()>> Nar<'_, S> {
             if self.piece.len() >= PIECE {
                 self.flush()?;
             }
-            let most = left.min((PIECE - self.piece.len()) as u64);
-            let count = (&mut file).take(most).read_to_end(&mut self.piece)? as u64;
-            ensure!(count == most, "it became shorter while it was read");
-            left -= count;
+            let start = self.piece.len();
+            let count = left.min((PIECE - start) as u64) as usize;
+            self.piece.resize(start + count, 0);
+            file.read_exact(&mut self.piece[start..]).map_err(|error| match error.kind() {
+                ErrorKind::UnexpectedEof => anyhow!("it became shorter while it was read"),
+                _ => error.into(),
+            })?;
+            left -= count as u64;
         }
         self.bytes(&[0; 8][..padding(size)])
     }
