@@ -66,7 +66,7 @@ fn at_most_twice(region: &Region, command: &str, (call, fault, ends): &(String, 
 
 #[test]
 fn a_fault_at_any_call_of_up_and_down_leaves_nothing_doubled_and_nothing_orphaned() {
-    let region = Region::new("faults", 5591);
+    let region = Region::new("faults");
     let up = [
         "ImportKeyPair",
         "CreateSecurityGroup",
@@ -101,7 +101,7 @@ fn a_fault_at_any_call_of_up_and_down_leaves_nothing_doubled_and_nothing_orphane
 
 #[test]
 fn a_fault_at_any_step_of_a_resize_ends_in_the_wish() {
-    let region = Region::new("resize", 5613);
+    let region = Region::new("resize");
     let wish = format!("{UP} --instance-type t3.small --stop-to-resize < web-1.json");
     let mut cases = table(&["StopInstances", "ModifyInstanceAttribute", "StartInstances"]);
     cases.push(("StartInstances".into(), "fault capacity 1 --action StartInstances".into(), true));
@@ -117,7 +117,7 @@ fn a_fault_at_any_step_of_a_resize_ends_in_the_wish() {
 
 #[test]
 fn a_fault_at_any_step_of_a_replacement_ends_in_one_machine() {
-    let region = Region::new("replacement", 5614);
+    let region = Region::new("replacement");
     let wish = format!("{UP} --spot --replace < web-1.json");
     let mut cases = table(&["TerminateInstances", "RunInstances", "AssociateAddress"]);
     cases.push(("RunInstances".into(), "fault capacity 20 --action RunInstances".into(), true));
@@ -134,7 +134,7 @@ fn a_fault_at_any_step_of_a_replacement_ends_in_one_machine() {
 
 #[test]
 fn a_fault_at_any_change_ends_in_the_wish() {
-    let region = Region::new("changes", 5592);
+    let region = Region::new("changes");
     let wish = format!(
         "{UP} --open 443 --ssh-from 10.0.0.0/8 --tag team=web --volume-size 60 --volume-type gp2 --imds optional \
          --credits standard < web-1.json"

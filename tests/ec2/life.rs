@@ -7,7 +7,7 @@ use tests::sample;
 
 #[test]
 fn ten_at_once_make_one_machine() {
-    let region = Region::new("ten", 5593);
+    let region = Region::new("ten");
     for _ in 0..sample(5, 2) {
         region.reset();
         region.cloud("fault late 0.7");
@@ -28,7 +28,7 @@ fn ten_at_once_make_one_machine() {
 
 #[test]
 fn two_at_once_with_different_wishes_end_in_one_machine() {
-    let region = Region::new("wishes-at-once", 5629);
+    let region = Region::new("wishes-at-once");
     for _ in 0..sample(5, 2) {
         region.reset();
         let both =
@@ -46,7 +46,7 @@ fn two_at_once_with_different_wishes_end_in_one_machine() {
 
 #[test]
 fn up_after_down_makes_a_fresh_machine_and_the_tokens_of_old_ones_do_not_matter() {
-    let region = Region::new("again", 5594);
+    let region = Region::new("again");
     let mut ids = BTreeSet::new();
     for _ in 0..3 {
         let up = region.sh(&format!("{UP} < web-1.json"), "").ok().record();
@@ -61,7 +61,7 @@ fn up_after_down_makes_a_fresh_machine_and_the_tokens_of_old_ones_do_not_matter(
 
 #[test]
 fn what_cannot_change_in_place_needs_a_word_and_a_changed_image_never_does() {
-    let region = Region::new("word", 5596);
+    let region = Region::new("word");
     let first = region.sh(&format!("{UP} < web-1.json"), "").ok().record();
     let refused = region.sh(&format!("{UP} --instance-type t3.small < web-1.json"), "");
     let error = &refused.record()["error"];
@@ -89,7 +89,7 @@ fn what_cannot_change_in_place_needs_a_word_and_a_changed_image_never_does() {
 
 #[test]
 fn an_elastic_ip_is_shown_at_once_and_goes_though_nothing_else_is_left() {
-    let region = Region::new("address", 5626);
+    let region = Region::new("address");
     let up = region.sh("ec2-up -q --wait none --elastic-ip < web-1.json", "").ok().record();
     assert_eq!(up["instance"]["publicIp"], up["ssh"]["host"]);
     let id = up["instance"]["id"].as_str().unwrap();
@@ -111,7 +111,7 @@ ec2.delete_security_group(GroupId='{group}')"
 
 #[test]
 fn a_tag_is_put_on_all_parts_of_a_machine() {
-    let region = Region::new("tags", 5620);
+    let region = Region::new("tags");
     region.sh(&format!("{UP} < web-1.json"), "").ok();
     region.sh(&format!("{UP} --tag 'Cost Center=a=b: ü/@' < web-1.json"), "").ok();
     let tagged = region.boto(
@@ -123,7 +123,7 @@ print(' '.join(sorted(t['ResourceId'].split('-')[0] for t in found)), {t['Value'
 
 #[test]
 fn size_and_type_of_a_volume_change_together_and_credits_in_place() {
-    let region = Region::new("together", 5621);
+    let region = Region::new("together");
     let wish = format!("{UP} --volume-size 60 --volume-type gp2 --credits standard");
     region.sh(&format!("{UP} < web-1.json"), "").ok();
     region.sh(&format!("{wish} < web-1.json"), "").ok();
@@ -139,7 +139,7 @@ fn size_and_type_of_a_volume_change_together_and_credits_in_place() {
 
 #[test]
 fn a_machine_that_somebody_else_made_is_taken_over_with_a_word() {
-    let region = Region::new("adopt", 5622);
+    let region = Region::new("adopt");
     let ami = region.sh("jq -r .ami.id web-1.json", "").ok().stdout;
     let id = region.boto(&format!(
         "print(ec2.run_instances(ImageId='{}', InstanceType='t3.micro', MinCount=1, MaxCount=1)['Instances'][0]['InstanceId'])",
@@ -163,7 +163,7 @@ fn a_machine_that_somebody_else_made_is_taken_over_with_a_word() {
 
 #[test]
 fn all_regions_are_listed_with_what_their_consoles_show() {
-    let region = Region::new("regions", 5623);
+    let region = Region::new("regions");
     let print = format!("SHA256:{}", "a".repeat(43));
     for place in ["eu-central-1", "us-east-1", "eu-west-1"] {
         let make = format!("nixos-ami -q -n --release 25.11 --region {place} --name in-{place} | keygen -q");
@@ -187,7 +187,7 @@ fn all_regions_are_listed_with_what_their_consoles_show() {
 
 #[test]
 fn machines_that_share_a_key_pair_leave_it_to_the_last() {
-    let region = Region::new("shared", 5599);
+    let region = Region::new("shared");
     region.sh(&format!("(cat web-1.json; jq -c '.name = \"web-2\"' web-1.json) | {UP} > both.json"), "").ok();
     assert_eq!(region.count("ImportKeyPair"), 1);
     region.sh(&format!("head -1 both.json | {DOWN}"), "").ok();
@@ -199,7 +199,7 @@ fn machines_that_share_a_key_pair_leave_it_to_the_last() {
 
 #[test]
 fn a_run_that_is_killed_is_completed_by_the_next() {
-    let region = Region::new("killed", 5609);
+    let region = Region::new("killed");
     let moments = sample(20, 6);
     for number in 0..moments {
         region.reset();

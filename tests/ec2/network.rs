@@ -27,7 +27,7 @@ print(' '.join(sorted(g['GroupId'] for g in i['SecurityGroups'])))"
 
 #[test]
 fn a_subnet_of_choice_has_the_machine_and_its_group() {
-    let region = Region::new("subnet", 5615);
+    let region = Region::new("subnet");
     let network = own_network(&region);
     let up = format!("ec2-up -q --wait running --subnet {} < web-1.json", network("subnet"));
     let machine = region.sh(&format!("{up} | tee up.json"), "").ok().record();
@@ -58,7 +58,7 @@ fn a_subnet_of_choice_has_the_machine_and_its_group() {
 
 #[test]
 fn a_group_of_choice_is_used_as_it_is_and_stays() {
-    let region = Region::new("group", 5616);
+    let region = Region::new("group");
     let network = own_network(&region);
     let up = format!("ec2-up -q --wait running --security-group {} < web-1.json", network("default"));
     let machine = region.sh(&format!("{up} | tee up.json"), "").ok().record();
@@ -99,7 +99,7 @@ fn a_group_of_choice_is_used_as_it_is_and_stays() {
 
 #[test]
 fn an_account_without_a_default_vpc_is_told_to_name_a_subnet() {
-    let region = Region::new("no-vpc", 5617);
+    let region = Region::new("no-vpc");
     region.boto(
         "[vpc] = ec2.describe_vpcs(Filters=[{'Name': 'is-default', 'Values': ['true']}])['Vpcs']
 for subnet in ec2.describe_subnets(Filters=[{'Name': 'vpc-id', 'Values': [vpc['VpcId']]}])['Subnets']:
@@ -122,7 +122,7 @@ print(ec2.create_subnet(VpcId=vpc, CidrBlock='10.9.1.0/24')['Subnet']['SubnetId'
 
 #[test]
 fn ipv6_is_given_where_the_subnet_has_it() {
-    let region = Region::new("ipv6", 5618);
+    let region = Region::new("ipv6");
     let subnet = region.boto(
         "vpc = ec2.create_vpc(CidrBlock='10.9.0.0/16', AmazonProvidedIpv6CidrBlock=True)['Vpc']['VpcId']
 block = ec2.describe_vpcs(VpcIds=[vpc])['Vpcs'][0]['Ipv6CidrBlockAssociationSet'][0]['Ipv6CidrBlock']
@@ -154,7 +154,7 @@ print([r['CidrIpv6'] for p in g['IpPermissions'] for r in p['Ipv6Ranges']])"
 
 #[test]
 fn ports_open_as_they_are_written_and_close_again() {
-    let region = Region::new("ports", 5619);
+    let region = Region::new("ports");
     let rules = || {
         region.boto(
             "[g] = ec2.describe_security_groups(Filters=[{'Name': 'group-name', 'Values': ['nixpipe-default-web-1']}])['SecurityGroups']

@@ -57,7 +57,7 @@ fn with(region: &Region, actions: &BTreeSet<String>) -> Ran {
 
 #[test]
 fn the_policy_is_enough_and_any_action_less_is_named() {
-    let region = Region::new("policy", 5607);
+    let region = Region::new("policy");
     let actions = allowed();
     region.cloud("raw POST clear-log");
     with(&region, &actions).ok();
@@ -83,7 +83,7 @@ fn the_policy_is_enough_and_any_action_less_is_named() {
 /// The conditions, which the local cloud does not evaluate, are checked against the logged requests.
 #[test]
 fn every_request_meets_the_conditions() {
-    let region = Region::new("conditions", 5608);
+    let region = Region::new("conditions");
     region.cloud("fault capacity 1");
     region.sh(&format!("meddle() {{ {}; }}\n{PIPE}", region.python(MEDDLE)), "").ok();
     let mut checked = 0;

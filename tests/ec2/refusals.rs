@@ -5,7 +5,7 @@ use serde_json::Value;
 
 #[test]
 fn a_plan_makes_no_change() {
-    let region = Region::new("plan", 5595);
+    let region = Region::new("plan");
     region.cloud("raw POST clear-log");
     let plan = region.sh("ec2-up --plan --open 443 < web-1.json", "").ok();
     let entries = plan.record()["plan"].as_array().unwrap().clone();
@@ -26,7 +26,7 @@ fn a_plan_makes_no_change() {
 
 #[test]
 fn a_zone_without_room_is_left_for_another() {
-    let region = Region::new("room", 5597);
+    let region = Region::new("room");
     region.cloud("fault capacity 1");
     let machine = region.sh(&format!("{UP} < web-1.json"), "").ok().record();
     assert_eq!(machine["instance"]["state"], "running");
@@ -38,7 +38,7 @@ fn a_zone_without_room_is_left_for_another() {
 
 #[test]
 fn what_others_made_is_neither_used_nor_removed() {
-    let region = Region::new("others", 5598);
+    let region = Region::new("others");
     let aws = |call: &str| region.boto(&format!("print({call})"));
     aws("ec2.create_security_group(GroupName='nixpipe-default-web-1', Description='x')");
     let refused = region.sh(&format!("{UP} < web-1.json"), "");
@@ -62,7 +62,7 @@ fn what_others_made_is_neither_used_nor_removed() {
 
 #[test]
 fn wishes_that_cannot_work_are_refused_before_anything_is_made() {
-    let region = Region::new("wishes", 5600);
+    let region = Region::new("wishes");
     region.sh("echo '{ }' > configuration.nix; nixos-ami -q -n --release 25.11 --system aarch64-linux | keygen -q > arm.json", "").ok();
     for (command, kind, word) in [
         ("ec2-up --volume-size 1 < web-1.json", "input", "too small"),
@@ -101,7 +101,7 @@ fn wishes_that_cannot_work_are_refused_before_anything_is_made() {
 
 #[test]
 fn what_stands_in_the_way_of_any_call_is_one_line_and_a_hint() {
-    let region = Region::new("way", 5627);
+    let region = Region::new("way");
     for (command, word, hint) in [
         ("env -u AWS_ACCESS_KEY_ID ec2-ls", "no credentials found\n", "hint: set AWS_ACCESS_KEY_ID"),
         (
@@ -122,7 +122,7 @@ fn what_stands_in_the_way_of_any_call_is_one_line_and_a_hint() {
 
 #[test]
 fn what_ec2_would_not_take_is_said_when_the_time_is_up() {
-    let region = Region::new("late", 5631);
+    let region = Region::new("late");
     region.cloud("fault throttle 1000 --action RunInstances");
     let error = region.sh(&format!("{UP} --timeout 4s < web-1.json"), "").record()["error"].clone();
     assert_eq!(error["kind"], "timeout");
@@ -134,7 +134,7 @@ fn what_ec2_would_not_take_is_said_when_the_time_is_up() {
 
 #[test]
 fn a_machine_is_not_stopped_for_a_type_that_cannot_run_it() {
-    let region = Region::new("stop", 5611);
+    let region = Region::new("stop");
     region.sh(&format!("{UP} < web-1.json"), "").ok();
     let before = region.changes().len();
     for kind in ["t4g.small", "t9.nano"] {
@@ -147,7 +147,7 @@ fn a_machine_is_not_stopped_for_a_type_that_cannot_run_it() {
 
 #[test]
 fn a_wish_that_is_misspelled_is_pointed_out() {
-    let region = Region::new("misspelled", 5612);
+    let region = Region::new("misspelled");
     let record = "jq -c '.wish = {instancetype: \"m5.large\"}' web-1.json";
     let ran = region.sh(&format!("{record} | ec2-up --plan"), "").ok();
     assert!(ran.stderr.contains("warning: its wish has instancetype, which no tool knows"), "{}", ran.stderr);
@@ -155,7 +155,7 @@ fn a_wish_that_is_misspelled_is_pointed_out() {
 
 #[test]
 fn a_protected_machine_stays() {
-    let region = Region::new("protected", 5601);
+    let region = Region::new("protected");
     region.sh(&format!("{UP} < web-1.json > up.json"), "").ok();
     let id = region.sh("jq -r .instance.id up.json", "").ok().stdout;
     region.boto(&format!(

@@ -3,22 +3,48 @@
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tests::{Folder, Ran, project};
 
 pub const UP: &str = "ec2-up -q --wait running --elastic-ip --call-timeout 1s";
 pub const DOWN: &str = "ec2-down -q --call-timeout 1s";
 
-/// An EC2 region without machines; it goes with the test.
+/// An EC2 region without machines.
+///
+/// A server takes two seconds to start, so those of tests that are done serve the next ones, emptied.
 pub struct Region {
     pub folder: Folder,
     port: u16,
 }
 
+struct Servers {
+    /// Ports of those that no test has
+    free: Vec<u16>,
+    /// How many tests have one
+    taken: u16,
+}
+
+static SERVERS: Mutex<Servers> = Mutex::new(Servers { free: Vec::new(), taken: 0 });
+
+fn servers() -> MutexGuard<'static, Servers> {
+    SERVERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Region {
-    pub fn new(test: &str, port: u16) -> Region {
+    pub fn new(test: &str) -> Region {
+        let (started, port) = {
+            let mut servers = servers();
+            servers.taken += 1;
+            let free = servers.free.pop();
+            (free.is_some(), free.unwrap_or(5600 + servers.taken))
+        };
         let region = Region { folder: Folder::new(test), port };
-        region.cloud("down || true");
-        region.cloud("up --api-only");
+        if started {
+            region.reset();
+        } else {
+            region.cloud("down");
+            region.cloud("up --api-only");
+        }
         region.sh("nixos-ami -q -n --release 25.11 --name web-1 | keygen -q > web-1.json", "").ok();
         region
     }
@@ -81,7 +107,13 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        let script = format!("scripts/local-cloud --port {} down", self.port);
-        let _ = Command::new("bash").args(["-c", &script]).current_dir(project()).output();
+        let mut servers = servers();
+        servers.taken -= 1;
+        servers.free.push(self.port);
+        // Nobody is told which test is the last one.
+        for port in if servers.taken == 0 { std::mem::take(&mut servers.free) } else { Vec::new() } {
+            let script = format!("scripts/local-cloud --port {port} down");
+            let _ = Command::new("bash").args(["-c", &script]).current_dir(project()).output();
+        }
     }
 }

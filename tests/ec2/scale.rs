@@ -6,7 +6,7 @@ use tests::sample;
 
 #[test]
 fn calls_grow_with_pages_and_none_is_lost_or_doubled() {
-    let region = Region::new("scale", 5606);
+    let region = Region::new("scale");
     let machines = sample(500, 120);
     region.cloud("raw POST clear-log");
     for action in ["RunInstances", "CreateSecurityGroup", "DescribeInstances", "TerminateInstances"] {
@@ -36,7 +36,7 @@ fn calls_grow_with_pages_and_none_is_lost_or_doubled() {
 
 #[test]
 fn keys_of_their_own_cost_machines_no_look_of_their_own() {
-    let region = Region::new("own-keys", 5625);
+    let region = Region::new("own-keys");
     let machines = sample(200, 60);
     let names: String = (1..=machines).map(|number| format!("{{\"name\":\"m{number}\"}}\n")).collect();
     region.cloud("raw POST clear-log");
