@@ -14,7 +14,7 @@ pub const DOWN: &str = "ec2-down -q --call-timeout 1s";
 /// A server takes two seconds to start, so those of tests that are done serve the next ones, emptied.
 pub struct Region {
     pub folder: Folder,
-    port: u16,
+    pub port: u16,
 }
 
 struct Servers {
@@ -36,7 +36,9 @@ impl Region {
             let mut servers = servers();
             servers.taken += 1;
             let free = servers.free.pop();
-            (free.is_some(), free.unwrap_or(5600 + servers.taken))
+            // Suites that run beside each other have servers of their own.
+            let first = if env!("CARGO_CRATE_NAME") == "ec2" { 5600 } else { 5650 };
+            (free.is_some(), free.unwrap_or(first + servers.taken))
         };
         let region = Region { folder: Folder::new(test), port };
         if started {
