@@ -1,9 +1,10 @@
 //! Evaluations of earlier runs, for as long as nothing that they depended on has changed.
 
+use crate::digests::{Digests, hex};
 use crate::evaluate::Evaluated;
 use crate::inputs::Inputs;
 use crate::nix_files;
-use crate::places::{Beginning, Digests, hex};
+use crate::recorder::Beginning;
 use crate::used::{Facts, Used};
 use anyhow::{Context, Result};
 use machine_record::log;
@@ -53,7 +54,7 @@ impl Key {
     /// `expression` is without the facts of a machine, `arguments` are what nix-instantiate is told
     /// besides.
     pub fn new(expression: &str, arguments: &[&[String]]) -> Result<Key> {
-        let mut hash = Sha256::new_with_prefix(concat!("nixpipe evaluation 1 ", env!("CARGO_PKG_VERSION"), "\0"));
+        let mut hash = Sha256::new_with_prefix(concat!("nixpipe evaluation 2 ", env!("CARGO_PKG_VERSION"), "\0"));
         let folder = std::env::current_dir().context("the current folder is gone")?;
         for text in [expression, &format!("{arguments:?}"), &format!("{folder:?} {:?}", rustix::process::getuid())] {
             hash.update(text);
@@ -61,7 +62,7 @@ impl Key {
         }
         let mut variables: Vec<_> = std::env::vars_os().filter(|(name, _)| nix_files::reads(name)).collect();
         variables.sort();
-        hash.update(format!("{variables:?} {:?}", nix_files::programs().last()));
+        hash.update(format!("{variables:?} {:?} {:?}", nix_files::programs().last(), nix_files::version()));
         Ok(Key(hex(hash)))
     }
 }

@@ -11,7 +11,7 @@ use crate::facts;
 use crate::lock::{self, FEATURES, Locks};
 use crate::nix::{self, Outcome};
 use crate::nix_files;
-use crate::places::Beginning;
+use crate::recorder::Beginning;
 use crate::share::{Shared, Turn, Verdict};
 use crate::sign::Signer;
 use crate::source::Source;

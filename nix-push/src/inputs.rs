@@ -4,7 +4,9 @@
 //! it tells is looked up here after it is done; if anything may have been otherwise when Nix looked,
 //! or cannot be looked up, the answer is a reason to evaluate again next time.
 
-use crate::places::{Beginning, Digests, Places, Recorder, hex, without_up};
+use crate::digests::{Digests, hex};
+use crate::places::{Places, without_up};
+use crate::recorder::{Beginning, Recorder};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -103,12 +105,13 @@ impl Inputs {
 fn look(recorder: &mut Recorder, what: &str, path: &Path) -> Result<()> {
     match what {
         "file" => recorder.file(path),
+        "program" => recorder.program(path),
         "folder" => recorder.folder(path),
         "tree" => recorder.tree(path),
         "kind" => recorder.existence(path, None).map(drop),
         "there" => recorder.existence(path, Some(true)).map(drop),
         "absent" => recorder.existence(path, Some(false)).map(drop),
-        _ => bail!("the configuration uses builtins.{}", path.display()),
+        _ => bail!("nobody can tell what changes in {}", path.display()),
     }
 }
 

@@ -1,9 +1,16 @@
 //! What Nix reads before it evaluates: itself, its settings, and variables.
 
+use crate::places::is_stored;
 use serde_json::json;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// What this Nix is made of, or why that is not known.
+static LIBRARIES: OnceLock<Result<Vec<PathBuf>, String>> = OnceLock::new();
 
 /// How deep settings may include others.
 const DEPTH: usize = 8;
@@ -23,7 +30,18 @@ pub fn reads_at_start() -> Vec<String> {
     let mut say = |what: &str, path: &Path| reads.push(json!([what, path.to_string_lossy()]).to_string());
     let paths = |list: OsString| std::env::split_paths(&list).collect::<Vec<_>>();
     // Those before the one that is found are not there.
-    programs().iter().for_each(|program| say("file", program));
+    let mut programs = programs();
+    let found = programs.pop();
+    programs.iter().for_each(|program| say("kind", program));
+    match found.map(|program| LIBRARIES.get_or_init(|| libraries(&program)).as_ref()) {
+        Some(Ok(files)) => {
+            files.iter().for_each(|file| say("program", file));
+            // Where the next run would find libraries.
+            say("file", Path::new("/etc/ld.so.cache"));
+        }
+        Some(Err(error)) => say("unsure", Path::new(error)),
+        None => {}
+    }
     // conf-file in the manual of Nix.
     let own = variable("NIX_CONF_DIR").map_or_else(|| "/etc/nix".into(), PathBuf::from).join("nix.conf");
     let users = variable("NIX_USER_CONF_FILES").map(paths).unwrap_or_else(|| {
@@ -32,8 +50,10 @@ pub fn reads_at_start() -> Vec<String> {
         folders.map(|folder| folder.join("nix/nix.conf")).collect()
     });
     for file in [own].into_iter().chain(users) {
-        settings(&file, &mut |file| say("file", file), DEPTH);
+        settings(&file, &mut say, DEPTH);
     }
+    let given = std::env::var("NIX_CONFIG").unwrap_or_default();
+    includes(&given, &std::env::current_dir().unwrap_or_default(), &mut say, DEPTH);
     channels().iter().for_each(|path| say("kind", path));
     reads
 }
@@ -83,13 +103,56 @@ pub fn folders(given: &[String]) -> Vec<PathBuf> {
 }
 
 /// A file of settings, and those that it includes.
-fn settings(file: &Path, say: &mut impl FnMut(&Path), depth: usize) {
-    say(file);
+fn settings(file: &Path, say: &mut impl FnMut(&str, &Path), depth: usize) {
+    say("file", file);
     let text = fs::read_to_string(file).unwrap_or_default();
+    includes(&text, file.parent().unwrap_or(Path::new("/")), say, depth);
+}
+
+/// The files that settings name (nix.conf(5)); plugins bring builtins that nobody watches.
+fn includes(text: &str, folder: &Path, say: &mut impl FnMut(&str, &Path), depth: usize) {
     for line in text.lines() {
         let mut words = line.split_whitespace();
-        if let (Some("include" | "!include"), Some(name), true) = (words.next(), words.next(), depth > 0) {
-            settings(&file.parent().unwrap_or(Path::new("/")).join(name), say, depth - 1);
+        match (words.next(), words.next()) {
+            (Some("include" | "!include"), Some(_)) if depth == 0 => say("unsure", Path::new("settings: too deep")),
+            (Some("include" | "!include"), Some(name)) => settings(&folder.join(name), say, depth - 1),
+            (Some("plugin-files" | "extra-plugin-files"), _) => say("unsure", Path::new("plugins of nix.conf")),
+            _ => {}
         }
     }
+}
+
+/// The program and the libraries that it loads, as ldd(1) says. A path of the store needs no
+/// library but those that it names, unless the environment says otherwise.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut files = vec![program.to_path_buf()];
+    let real = fs::canonicalize(program).map_err(|error| error.to_string())?;
+    let preset = ["LD_LIBRARY_PATH", "LD_PRELOAD"].iter().any(|name| variable(name).is_some());
+    if is_stored(&real) && !preset {
+        return Ok(files);
+    }
+    if is_script(&real) {
+        return Ok(files);
+    }
+    let said = Command::new("ldd").arg(&real).stdin(Stdio::null()).output();
+    let said = said.map_err(|error| format!("a Nix whose libraries nobody tells: ldd: {error}"))?;
+    let lines = String::from_utf8_lossy(&said.stdout).into_owned();
+    files.extend(lines.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from));
+    Ok(files)
+}
+
+/// What a Nix that a script starts says of itself: nobody knows which files it is made of.
+pub fn version() -> Option<&'static str> {
+    static VERSION: OnceLock<Option<String>> = OnceLock::new();
+    let ask = || {
+        let program = programs().pop().filter(|program| is_script(program))?;
+        let said = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+        Some(String::from_utf8_lossy(&said.stdout).into_owned())
+    };
+    VERSION.get_or_init(ask).as_deref()
+}
+
+fn is_script(program: &Path) -> bool {
+    let mut start = [0; 2];
+    fs::File::open(program).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"#!"
 }

@@ -7,7 +7,7 @@ roots:
 let
   text = path: builtins.unsafeDiscardStringContext (toString path);
   say = what: builtins.trace "nixpipe-read ${builtins.toJSON what}";
-  unsure = name: say [ "unsure" name ];
+  unsure = name: say [ "unsure" "builtins.${name}" ];
 
   # Nix evaluates a file once, however often it is imported, but forgets it with `scopedImport`. So each file has its place
   # in a tree of folders that grows where somebody looks.
@@ -28,16 +28,21 @@ let
   within = root: name: builtins.substring 0 (builtins.stringLength root + 1) (name + "/") == root + "/";
 
   import = path:
-    let name = text path; known = find name; in
-    if known == null then say [ "file" name ] (builtins.scopedImport scope path)
-    else builtins.seq (toString path) known.value;
+    let
+      name = text path;
+      # What a derivation makes may have to be built first.
+      known = if builtins.hasContext (toString path) then null else find name;
+    in
+    if known == null then say [ "file" name ] (builtins.scopedImport scope path) else known.value;
 
-  # What its hash or revision names cannot change.
-  fetch = name:
+  # What its hash or revision names cannot change. (A hash says nothing of the time and the revision that fetchTree
+  # returns with a tree, and a revision nothing of a tree that is none of git's or Mercurial's.)
+  fetch = name: fixed:
     let real = builtins.${name}; in
-    args:
-    let fixed = args: args ? sha256 || args ? narHash || builtins.stringLength (args.rev or "") == 40; in
-    if builtins.isAttrs args && fixed args then real args else unsure name (real args);
+    args: if builtins.isAttrs args && fixed args then real args else unsure name (real args);
+  byHash = args: args ? sha256;
+  byRevision = args: builtins.stringLength (args.rev or "") == 40;
+  byTypedRevision = args: byRevision args && builtins.elem (args.type or "") [ "git" "hg" "github" "gitlab" "sourcehut" ];
 
   watched = {
     inherit import;
@@ -55,11 +60,11 @@ let
     filterSource = filter: path: say [ "tree" (text path) ] (builtins.filterSource filter path);
     path = args: say [ "tree" (text args.path) ] (builtins.path args);
     getEnv = name: say [ "variable" name ] (builtins.getEnv name);
-    fetchurl = fetch "fetchurl";
-    fetchTarball = fetch "fetchTarball";
-    fetchGit = fetch "fetchGit";
-    fetchMercurial = fetch "fetchMercurial";
-    fetchTree = fetch "fetchTree";
+    fetchurl = fetch "fetchurl" byHash;
+    fetchTarball = fetch "fetchTarball" byHash;
+    fetchGit = fetch "fetchGit" byRevision;
+    fetchMercurial = fetch "fetchMercurial" byRevision;
+    fetchTree = fetch "fetchTree" byTypedRevision;
   };
   # Those that look at nothing but their arguments, at what Nix was started with, or at valid store paths.
   pure = [

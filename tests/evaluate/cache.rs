@@ -33,6 +33,9 @@ impl Case {
         folder
             .sh("mkdir -p conf tree/deep && echo 1 > file && echo 1 > tree/deep/file && echo '{ }' > other.nix", "")
             .ok();
+        // No cache is asked for what nobody has built, and no user is needed to build.
+        std::fs::write(folder.path().join("conf/nix.conf"), "substituters =\nbuild-users-group =\nsandbox = false\n")
+            .unwrap();
         std::fs::write(folder.path().join("system.nix"), SYSTEM.replace("{}", expression)).unwrap();
         let before = "export NIX_CONF_DIR=$PWD/conf NIX_PATH=here=$PWD/tree XDG_CACHE_HOME=$PWD/cache".into();
         Case { folder, before, flags: "--hermetic system.nix".into() }
@@ -81,7 +84,14 @@ impl Case {
 fn each_way_to_look_at_a_file_is_seen() {
     let deep = |value: u8| format!("echo {value} > tree/deep/file");
     let file = |name: &str| format!("echo 2 > {name}");
+    let made = |name: &str| {
+        format!(
+            "(import (derivation {{ name = \"made\"; system = builtins.currentSystem; builder = \"/bin/sh\"; file = ./files/{name};
+               args = [ \"-c\" \"read x < $file; echo $x > $out\" ]; }}))"
+        )
+    };
     // Each looks at something of its own.
+    let (one, two) = (made("s"), format!("[ {0} {0} ]", made("t")));
     let ways: Vec<(&str, String)> = vec![
         ("import ./files/a.nix", file("files/a.nix")),
         ("import ./files", file("files/default.nix")),
@@ -115,12 +125,19 @@ fn each_way_to_look_at_a_file_is_seen() {
             "builtins.findFile [ { path = ./five; prefix = \"\"; } { path = ./four; prefix = \"\"; } ] \"deep\"",
             "mkdir -p five/deep".into(),
         ),
+        (
+            "(builtins.readFileType or (builtins.hashFile \"sha256\")) ./files/q",
+            "rm files/q; echo 2 > files/r; ln -s r files/q".into(),
+        ),
+        // Built first, and again for what it is made of; Nix tells of a path where it is imported, too.
+        (&one, file("files/s")),
+        (&two, file("files/t")),
     ];
     let all: String = ways.iter().map(|(way, _)| format!("({way})\n")).collect();
     let mut case = Case::new("ways", &format!("[ {all} ]"));
     case.before = case.before.replace("here=$PWD/tree", "here=$PWD/four");
     case.change(
-        "mkdir -p files/deep list kinds; cd files; for i in a b c d e f g h i j k l m n o p default; do echo 1 > $i; echo 1 > $i.nix; done
+        "mkdir -p files/deep list kinds; cd files; for i in a b c d e f g h i j k l m n o p q r s t default; do echo 1 > $i; echo 1 > $i.nix; done
          echo 'builtins.readFile ./read-by-d' > d.nix; echo 1 > read-by-d; cd ..; touch kinds/a; for i in two three four; do cp -r tree $i; done",
     );
     let mut last = case.is_kept();
@@ -167,7 +184,8 @@ fn what_nix_is_started_with() {
         ("search-path", "(builtins.tryEval <here/tree>).success", "NIX_PATH=here=$PWD", ""),
         ("search-flag", "(builtins.tryEval <here/tree>).success", "", "-I here=$PWD"),
         ("config", "builtins.currentSystem", "export NIX_CONFIG='system = i686-linux'", ""),
-        ("conf", "builtins.currentSystem", "echo 'system = i686-linux' > conf/nix.conf", ""),
+        ("conf", "builtins.currentSystem", "echo 'system = i686-linux' >> conf/nix.conf", ""),
+        ("config-more", "builtins.currentSystem", "echo 'system = i686-linux' > conf/given", ""),
         ("conf-more", "builtins.currentSystem", "echo 'system = i686-linux' > conf/more", ""),
         (
             "conf-user",
@@ -176,17 +194,23 @@ fn what_nix_is_started_with() {
             "",
         ),
         ("option", "builtins.currentSystem", "", "--option system i686-linux"),
+        ("channel", "(builtins.tryEval <fresh>).success", "mkdir -p .nix-defexpr/channels/fresh", ""),
         ("home", "toString ~/x", "export HOME=$PWD/tree", ""),
         ("argument", "", "", "--argstr word b"),
         ("folder", "", "cd tree", ""),
     ] {
         let mut case = Case::new(&format!("start-{name}"), expression);
         let module = "echo '{ imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ]; networking.domain = \"'$PWD'\"; }' > more.nix";
-        case.change(&format!("echo 'include more' > conf/nix.conf; touch conf/more; {module}; cd tree; {module}"));
+        case.change(&format!("echo 'include more' >> conf/nix.conf; touch conf/more; {module}; cd tree; {module}"));
         if expression.is_empty() {
             case.before += &format!("; NIX_PATH=nixpkgs={nixpkgs}");
             case.flags = format!("{words} --argstr word a");
         }
+        case.before += match name {
+            "config-more" => "; export NIX_CONFIG=\"!include $PWD/conf/given\"",
+            "channel" => "; unset NIX_PATH",
+            _ => "",
+        };
         let first = case.is_kept();
         case.before += &format!("; {}", if before.is_empty() { "true" } else { before });
         if name == "argument" {
@@ -208,7 +232,20 @@ fn another_nix_is_another_evaluation() {
     assert!(case.run().evaluated);
     assert!(!case.run().evaluated);
     case.change("echo '# newer' >> bin/nix-instantiate");
+    assert!(case.run().evaluated && !case.run().evaluated);
+    // What a script starts says what it is.
+    case.change("printf '#!/bin/sh\n[ $1 = --version ] && cat $PWD/version || exec %s \"$@\"\n' \"$(command -v nix-instantiate)\" > bin/nix-instantiate; echo 2.8 > version");
+    assert!(case.run().evaluated && !case.run().evaluated);
+    case.change("echo 2.9 > version");
     assert!(case.run().evaluated);
+    // A library that it loads.
+    case.change(
+        "mkdir lib; cp $(ldd $(command -v nix-instantiate) | sed -n 's/.* => \\(.*libnixexpr.so\\) .*/\\1/p') lib",
+    );
+    case.before = case.before.replace("PATH=$PWD/bin:$PATH", "LD_LIBRARY_PATH=$PWD/lib");
+    assert!(case.run().evaluated && !case.run().evaluated);
+    case.change("echo newer >> lib/libnixexpr.so");
+    assert!(case.run().evaluated && !case.run().evaluated);
 }
 
 #[test]
@@ -237,6 +274,10 @@ fn facts_count_if_they_are_used() {
 fn what_cannot_be_certain_is_never_kept() {
     for (name, expression) in [
         ("time", "builtins.currentTime"),
+        (
+            "tree",
+            "(builtins.fetchTree { type = \"path\"; path = toString ./tree; rev = \"0123456789012345678901234567890123456789\"; }).outPath",
+        ),
         ("git", "builtins.readDir (builtins.fetchGit ./repository)"),
         ("proc", "builtins.readFile /proc/self/stat"),
         ("far", "builtins.fetchTarball \"file://${toString ./archive.tar}\""),
@@ -295,7 +336,7 @@ fn a_derivation_that_is_gone_is_made_again() {
 fn an_evaluation_that_holds_starts_no_nix_to_evaluate() {
     let mut case = Case::new("none", "1");
     case.change(
-        "mkdir bin; printf '#!/bin/sh\necho x >> %s/started\nexec %s \"$@\"\n' \"$PWD\" \"$(command -v nix-instantiate)\" \
+        "mkdir bin; printf '#!/bin/sh\n[ \"$1\" = --version ] || echo x >> %s/started\nexec %s \"$@\"\n' \"$PWD\" \"$(command -v nix-instantiate)\" \
          > bin/nix-instantiate; chmod +x bin/*",
     );
     case.before += "; PATH=$PWD/bin:$PATH";
