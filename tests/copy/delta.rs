@@ -124,11 +124,16 @@ fn only_what_changed_is_sent_and_whatever_stands_in_its_way_the_system_arrives()
     memory(131_072);
     let large = versions.build(7, 30);
     assert_whole(&machines.pushed(&large, "--delta off"));
-    replace_zstd(&machines, "ulimit -d 40960; exec $real \"$@\"");
+    let bound = "scope=$(sed -n 's,.*/\\(run-[^/]*[.]scope\\)$,\\1,p' /proc/self/cgroup | head -n 1)
+        case \"$*\" in *patch-from*) systemctl show --property MemoryMax $scope >> /run/bound;; esac";
+    replace_zstd(&machines, &format!("{bound}; ulimit -d 40960; exec $real \"$@\""));
     let larger = versions.build(8, 30);
     assert_differences(&machines.pushed(&larger, ""));
     machines.assert_has(0, &larger);
     restore_zstd(&machines);
+    // The whole of it is held to what it may take: zstd, two references, and programs.
+    let bounds = machines.ssh(0, "sort -u /run/bound").ok().stdout;
+    assert_eq!(bounds.trim(), format!("MemoryMax={}", (3 * 16 + 64) << 20));
     machines.ssh(0, "umount /proc/meminfo").ok();
 
     // An older version that is not what it was on the machine: its bytes do not become anybody's.
@@ -189,5 +194,30 @@ fn differences_that_are_cut_off_anywhere_are_sent_again_and_nothing_is_left() {
         machines.assert_has(0, &top);
     }
     machines.assert_store_is_sound(0, "after the cuts");
+
+    // Of the same names, and nothing in common but the alphabet.
+    let other = |version: u32| {
+        let name = &versions.name;
+        let at = |size: usize| {
+            format!(
+                "\"r = random.Random('{version}-${{toString i}}')\\nopen(out, 'w').write(' '.join('%x' % r.randrange(1 << 16) for _ in range({size})))\""
+            )
+        };
+        let (small, large) = (at(20_000), at(1_000_000));
+        machines.build(&format!(
+            "let at = i: path \"{name}-other-${{toString i}}\" [ ] (if i == 0 then {large} else {small});
+             in path \"{name}-others\" (map at [ 0 1 2 3 4 5 6 7 8 9 10 11 12 ]) \"open(out, 'w').write(os.environ['references'])\""
+        ))
+    };
+    let (old, new) = (other(1), other(2));
+    machines.pushed(&old, "");
+    let differences = number(&machines.pushed(&new, ""), "compressedBytes");
+    machines.assert_has(0, &new);
+    machines.forget(0, &new);
+    machines.pushed(&old, "");
+    let closure = machines.pushed(&new, "--delta off");
+    assert_eq!(closure["sentPaths"], 14, "{closure}");
+    let whole = number(&closure, "compressedBytes");
+    assert!(differences * 100 <= whole * 103, "{differences} for {whole}");
     assert_eq!(machines.ssh(0, "ls -A /var/tmp | grep nix-push; true").ok().stdout.trim(), "");
 }
