@@ -114,19 +114,10 @@ fn heights(infos: &[PathInfo]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hash::NarHash;
 
     fn info(name: &str, references: &[&str]) -> PathInfo {
-        let path = |name: &str| StorePath::new(format!("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-{name}")).unwrap();
-        PathInfo {
-            path: path(name),
-            deriver: String::new(),
-            references: references.iter().map(|name| path(name)).collect(),
-            nar_size: 1,
-            nar_hash: NarHash([0; 32]),
-            content_address: String::new(),
-            signatures: vec![],
-        }
+        let plain = |name: &&str| PathInfo::example(&format!("00bgd045z0d4icpbc2yyz4gx48ak44la-{name}"), 1);
+        PathInfo { references: references.iter().map(|name| plain(name).path).collect(), ..plain(&name) }
     }
 
     #[test]

@@ -86,23 +86,13 @@ pub fn cut<'a>(infos: &'a [&'a PathInfo], pairs: &'a Pairs) -> Vec<Group<'a>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hash::NarHash;
-    use machine_record::StorePath;
     use std::collections::HashSet;
 
     fn info(number: u64, nar_size: u64) -> PathInfo {
         let digits = ALPHABET;
         let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17);
         let hash: String = (0..32).map(|at| digits[(mixed >> (at % 12 * 5)) as usize % 32] as char).collect();
-        PathInfo {
-            path: StorePath::new(format!("/nix/store/{hash}-p{number}")).unwrap(),
-            deriver: String::new(),
-            references: vec![],
-            nar_size,
-            nar_hash: NarHash([0; 32]),
-            content_address: String::new(),
-            signatures: vec![],
-        }
+        PathInfo::example(&format!("{hash}-p{number}"), nar_size)
     }
 
     #[test]

@@ -51,18 +51,9 @@ fn stem(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hash::NarHash;
 
     fn info(hash: char, name: &str, nar_size: u64) -> PathInfo {
-        PathInfo {
-            path: StorePath::new(format!("/nix/store/{}-{name}", hash.to_string().repeat(32))).unwrap(),
-            deriver: String::new(),
-            references: vec![],
-            nar_size,
-            nar_hash: NarHash([0; 32]),
-            content_address: String::new(),
-            signatures: vec![],
-        }
+        PathInfo::example(&format!("{}-{name}", hash.to_string().repeat(32)), nar_size)
     }
 
     #[test]

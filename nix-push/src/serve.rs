@@ -53,6 +53,22 @@ pub struct PathInfo {
     pub signatures: Vec<String>,
 }
 
+#[cfg(test)]
+impl PathInfo {
+    /// A path for tests, by its hash and name; it refers to nothing.
+    pub fn example(base_name: &str, nar_size: u64) -> PathInfo {
+        PathInfo {
+            path: StorePath::new(format!("/nix/store/{base_name}")).unwrap(),
+            deriver: String::new(),
+            references: vec![],
+            nar_size,
+            nar_hash: NarHash([0; 32]),
+            content_address: String::new(),
+            signatures: vec![],
+        }
+    }
+}
+
 /// Encodes what is sent.
 #[derive(Default)]
 pub struct Request(pub Vec<u8>);
