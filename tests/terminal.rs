@@ -47,7 +47,7 @@ impl Screen {
                 }
                 printable => {
                     assert!(!printable.is_control(), "{printable:?}");
-                    if self.column == self.width {
+                    if self.column == self.width && self.width > 0 {
                         self.rows.push(Vec::new());
                         self.column = 0;
                     }
@@ -257,4 +257,46 @@ fn the_json_log_is_one_object_a_line_with_numbers_as_numbers() {
     assert!(lines.iter().any(|line| line["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0)), "{lines:#?}");
     let error = lines.iter().find(|line| line["level"] == "error").unwrap();
     assert!(error["kind"].is_string() && error["hint"].is_string(), "{error}");
+}
+
+#[test]
+fn who_waits_says_so_on_a_terminal_and_in_a_file() {
+    let folder = Folder::new("waits");
+    let (server, address) = mute();
+    let port = server.local_addr().unwrap().port();
+    let ssh = format!(r#""ssh":{{"host":"127.0.0.1","port":{port},"hostKeys":["SHA256:x"]}}"#);
+    std::fs::write(folder.path().join("in"), format!(r#"{{"name":"web-1","region":"eu-central-1",{ssh}}}"#)).unwrap();
+    std::thread::scope(|scope| {
+        for (command, words) in [
+            (
+                "nixos-ami -n --name web-1 --release 20.09 --verify --region eu-central-1",
+                "nixos-ami: web-1: asking EC2, ",
+            ),
+            ("ec2-up < in", "ec2-up: web-1: being found, "),
+            ("ec2-down < in", "ec2-down: web-1: being found, "),
+            ("ec2-ls --region eu-central-1", "ec2-ls: eu-central-1: listing, "),
+            ("nixos-switch --status < in", "nixos-switch: web-1: looking, "),
+        ] {
+            let (folder, address) = (&folder, &address);
+            scope.spawn(move || {
+                // Each ends by Ctrl-C, once the words are there: nobody answers.
+                let screen = terminal(folder, 80, &[("AWS_ENDPOINT_URL", address)], command, words);
+                screen.is_left_whole();
+                let file = command.split(' ').next().unwrap();
+                let plain = format!("tail -f {file} & {command} 2> {file} > {file}.out");
+                let script = format!("touch {file}; {plain}");
+                let screen = terminal(folder, 80, &[("AWS_ENDPOINT_URL", address)], &script, words);
+                let said = std::fs::read_to_string(folder.path().join(file)).unwrap();
+                assert!(said.starts_with(words) && !said.contains('\x1b'), "{said:?} {:?}", screen.raw);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_terminal_without_a_width_has_80_columns() {
+    let folder = Folder::new("no-width");
+    let (_server, address) = mute();
+    let screen = terminal(&folder, 0, &[("AWS_ENDPOINT_URL", &address)], ASK, "asking EC2, ");
+    assert!(screen.raw.contains("nixos-ami: web-1: asking EC2, "), "{:?}", screen.raw);
 }

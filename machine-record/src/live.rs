@@ -3,8 +3,7 @@
 //! Several tools of one pipe share a terminal. Who draws holds a lock on it, for a second at a
 //! time; whoever prints a line erases the live one first, and it is drawn again below.
 
-use crate::log;
-
+use crate::{log, silence};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,10 +22,10 @@ const REST: Duration = Duration::from_millis(250);
 /// A step in progress; it is over when this is dropped.
 pub struct Step(Arc<Item>);
 
-struct Item {
-    machine: String,
+pub(crate) struct Item {
+    pub(crate) machine: String,
     what: String,
-    began: Instant,
+    pub(crate) began: Instant,
     total: AtomicU64,
     done: AtomicU64,
 }
@@ -53,19 +52,20 @@ struct State {
 
 static LIVE: OnceLock<Option<Live>> = OnceLock::new();
 
-/// Begins to draw, if stderr is a terminal that can.
-pub(crate) fn set_up(tool: &str) {
+/// Begins to draw, if stderr is a terminal that can: false if not.
+pub(crate) fn set_up(tool: &str) -> bool {
     let dumb = std::env::var("TERM").map_or(true, |term| term == "dumb");
     if dumb || !std::io::stderr().is_terminal() {
-        return;
+        return false;
     }
     // A description of our own: a lock on the inherited one would be shared by the whole pipe.
-    let Ok(terminal) = File::options().write(true).open("/proc/self/fd/2") else { return };
+    let Ok(terminal) = File::options().write(true).open("/proc/self/fd/2") else { return false };
     let live = Live { tool: tool.into(), terminal, state: Mutex::new(State::default()), changed: Condvar::new() };
     if LIVE.set(Some(live)).is_ok() {
         std::thread::spawn(draw_for_ever);
         erase_on_signals();
     }
+    true
 }
 
 fn live() -> Option<&'static Live> {
@@ -81,6 +81,7 @@ pub fn step(machine: &str, what: &str) -> Step {
         total: AtomicU64::new(0),
         done: AtomicU64::new(0),
     });
+    silence::began(&item);
     if let Some(live) = live() {
         live.lock().steps.push(item.clone());
         live.changed.notify_all();
@@ -104,6 +105,7 @@ impl Step {
 impl Drop for Step {
     fn drop(&mut self) {
         let item = &self.0;
+        silence::ended(item);
         log::took(&item.machine, &item.what, item.began.elapsed(), item.done.load(Ordering::Relaxed));
         if let Some(live) = live() {
             let mut state = live.lock();
@@ -131,6 +133,7 @@ pub(crate) fn print(lines: &str) {
     let erase = if live.is_some() { ERASE } else { "" };
     // Nobody is left to tell when stderr is closed.
     let _ = std::io::stderr().lock().write_all(format!("{erase}{lines}").as_bytes());
+    silence::broken();
 }
 
 /// Lets something else be written, to stdout, with the last line of the terminal empty.
@@ -198,9 +201,10 @@ fn draw_for_ever() {
             None => state = live.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(item) => {
                 if item.began.elapsed() > QUICK && live.is_our_turn(&mut state) {
-                    let width = rustix::termios::tcgetwinsize(&live.terminal).map_or(80, |size| size.ws_col.into());
-                    let line = format!("{}: {}", live.tool, describe(&item, &state));
-                    live.write(&format!("{ERASE}{}", cut(&line, width)));
+                    // A terminal that does not know its own width says 0.
+                    let width = rustix::termios::tcgetwinsize(&live.terminal).map_or(0, |size| size.ws_col.into());
+                    let line = format!("{}: {}: {}{}", live.tool, item.machine, describe(&item), machines(&state));
+                    live.write(&format!("{ERASE}{}", cut(&line, if width == 0 { 80 } else { width })));
                     state.drawn = true;
                 }
                 state = live.changed.wait_timeout(state, REDRAW).unwrap_or_else(PoisonError::into_inner).0;
@@ -209,10 +213,11 @@ fn draw_for_ever() {
     }
 }
 
-fn describe(item: &Item, state: &State) -> String {
+/// What is being done, and how far it is.
+pub(crate) fn describe(item: &Item) -> String {
     let (done, total) = (item.done.load(Ordering::Relaxed), item.total.load(Ordering::Relaxed));
     let elapsed = item.began.elapsed().as_secs_f64();
-    let mut text = format!("{}: {}", item.machine, item.what);
+    let mut text = item.what.clone();
     if total > 0 {
         let rate = done as f64 / elapsed;
         text += &format!(" {} of {}, {}/s", size(done), size(total), size(rate as u64));
@@ -222,10 +227,14 @@ fn describe(item: &Item, state: &State) -> String {
     } else {
         text += &format!(", {elapsed:.0} s");
     }
-    if state.begun > 1 {
-        text += &format!(" ({} of {} machines done)", state.ended, state.begun);
-    }
     text
+}
+
+fn machines(state: &State) -> String {
+    if state.begun < 2 {
+        return String::new();
+    }
+    format!(" ({} of {} machines done)", state.ended, state.begun)
 }
 
 /// Bytes for people, in the binary units that Nix prints.
@@ -294,7 +303,7 @@ mod tests {
             done: AtomicU64::new(10 << 20),
         };
         let state = State { begun: 3, ended: 1, ..State::default() };
-        let text = describe(&item, &state);
-        assert_eq!(text, "web-1: sending 10.0 MiB of 20.0 MiB, 1.0 MiB/s, 10 s left (1 of 3 machines done)");
+        let text = describe(&item) + &machines(&state);
+        assert_eq!(text, "sending 10.0 MiB of 20.0 MiB, 1.0 MiB/s, 10 s left (1 of 3 machines done)");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Several tools of one pipe share a terminal, so a line is written whole, in one call.
 
-use crate::{Failure, LogFormat, StreamArgs, live};
+use crate::{Failure, LogFormat, StreamArgs, live, silence};
 use serde_json::{Map, Value, json};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,8 +19,9 @@ static SETTINGS: OnceLock<Settings> = OnceLock::new();
 pub(crate) fn set_up(tool: &str, args: &StreamArgs) {
     let _ =
         SETTINGS.set(Settings { tool: tool.into(), quiet: args.quiet, verbose: args.verbose, format: args.log_format });
-    if !args.quiet && args.log_format == LogFormat::Text {
-        live::set_up(tool);
+    let drawn = !args.quiet && args.log_format == LogFormat::Text && live::set_up(tool);
+    if !args.quiet && !drawn {
+        silence::set_up();
     }
 }
 

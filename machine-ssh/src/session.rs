@@ -42,6 +42,7 @@ impl Session {
             Client::OpenSsh(program) => program.display().to_string(),
         };
         log::detail(&address.machine, &format!("{with} {user}@{host} -p {port}{by}"));
+        let _step = log::step(&address.machine, "logging in");
         let (connection, login): (Box<dyn Connection>, u64) = match &address.client {
             Client::Libssh2 => (Box::new(libssh2::connect(address, timeout)?), LOGIN),
             Client::OpenSsh(program) => (Box::new(openssh::connect(program, address, timeout)?), LOGIN_OPEN_SSH),

@@ -206,6 +206,7 @@ impl Finder {
         if !self.args.verify {
             return Ok(found);
         }
+        let _step = log::step(machine, "asking EC2");
         let mut living = Vec::new();
         for ami in &found {
             match self.ec2.living(ami).await? {

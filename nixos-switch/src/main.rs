@@ -236,7 +236,8 @@ fn step(args: &Args, record: &mut Record) -> Result<()> {
     if args.stream.plan && plan::is_unknown(args, record) {
         return plan::plan_unknown(record);
     }
-    let _step = log::step(&record.name(), if args.stream.plan { "looking" } else { "switching" });
+    let looks = args.stream.plan || args.status || args.list_generations;
+    let _step = log::step(&record.name(), if looks { "looking" } else { "switching" });
     let wish = deploy::Wish::of(args, record)?;
     if args.stream.plan {
         plan::plan(&wish, record)
