@@ -34,7 +34,7 @@ fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<
     arguments.extend(building(settings));
     let outcome = nix::run(machine, "nix-store", &arguments, String::new())?;
     if !outcome.success {
-        return Ok(Err(explain(drv, toplevel, &outcome)));
+        return Ok(Err(explain(drv, toplevel, &outcome, !building(settings).is_empty())));
     }
     if outcome.stdout.lines().any(|line| line.trim() == toplevel.as_str()) {
         return Ok(Ok(()));
@@ -42,18 +42,25 @@ fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<
     Ok(Err(Failure::new(Kind::Build, format!("Nix built {}, not {toplevel}", outcome.stdout.trim()))))
 }
 
-fn explain(drv: &StorePath, toplevel: &StorePath, outcome: &Outcome) -> Failure {
-    let said = |words: &str| outcome.stderr.iter().any(|line| line.contains(words));
+/// `options`: whether Nix was given some that a daemon takes of trusted users alone.
+fn explain(drv: &StorePath, toplevel: &StorePath, outcome: &Outcome, options: bool) -> Failure {
     let failure = Failure::new(Kind::Build, format!("cannot build {toplevel}: {}", outcome.error()));
-    if said("No space left on device") {
+    let log = |drv: &str| format!("for the whole log, run: nix-store --read-log {drv}");
+    let said = |list: &[&str]| list.iter().any(|words| outcome.said(words));
+    let other = said(&["is required to build", "required system or feature not available"]);
+    // Nix 2.8 is silent where its daemon takes no options.
+    let ignored = said(&["not a trusted user", "ignoring untrusted", "restricted setting"])
+        || other && options && !rustix::process::getuid().is_root();
+    if outcome.is_full() {
         failure.hint("make room in this computer's store, for example with nix-collect-garbage")
-    } else if said("is required to build") || said("required system or feature not available") {
+    } else if let Some(failed) = failed(&outcome.stderr) {
+        failure.hint(log(failed))
+    } else if ignored {
+        failure.hint("the Nix daemon takes no options from a user that is not among the trusted-users of its nix.conf")
+    } else if other {
         failure.hint("name a builder for that system with --builders, or build there: --build-on machine")
-    } else if said("not a trusted user") || said("ignoring untrusted") || said("restricted setting") {
-        failure.hint("the Nix daemon does not take options from this user: add it to trusted-users in nix.conf")
     } else {
-        let failed = failed(&outcome.stderr).unwrap_or(drv.as_str());
-        failure.hint(format!("for the whole log, run: nix-store --read-log {failed}"))
+        failure.hint(log(drv.as_str()))
     }
 }
 

@@ -241,7 +241,7 @@ impl Job<'_> {
         }
         let failure = explain(source, &outcome, facts);
         // What is wrong with this computer may pass, what is wrong with the configuration stays.
-        let lasting = !outcome.error().contains("No space left on device");
+        let lasting = !outcome.is_full();
         Ok(Evaluation { verdict: Err(failure), used: used.filter(|_| lasting), outcome, beginning })
     }
 }
@@ -258,12 +258,16 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
         failure.hint("flakes are evaluated as `nix build` does, without files and variables of this computer; --option pure-eval false lifts that")
     } else if error.contains("'getFlake'") {
         failure.hint("this Nix is too old for flakes: 2.4 was the first with builtins.getFlake")
-    } else if error.contains("No space left on device") {
+    } else if outcome.is_full() {
         failure.hint("make room in this computer's store, for example with nix-collect-garbage")
     } else if error.contains("root file system") || error.contains("make the system bootable") {
         failure.hint("a machine on EC2 needs imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];")
     } else if error.contains("attribute 'machine' missing") || error.contains("required argument 'machine'") {
         failure.hint("`machine` reaches a system that is made with a nixpkgs of 21.11 or newer (extendModules)")
+    } else if let Some(version) = nix::old() {
+        failure.hint(format!(
+            "this computer's Nix is {version}, older than the 2.8 that nix-push is tested with: upgrade it"
+        ))
     } else if let Some(named) = named {
         failure.hint(named)
     } else if log::is_verbose() {

@@ -45,6 +45,11 @@ impl Outcome {
         self.stderr.iter().any(|line| line.contains(words))
     }
 
+    /// Whether it failed for want of room, in the store or in Nix's database.
+    pub fn is_full(&self) -> bool {
+        ["No space left on device", "database or disk is full"].iter().any(|words| self.said(words))
+    }
+
     /// Shows what was held.
     pub fn show_held(&self, machine: &str) {
         self.stderr.iter().skip(self.stderr.len().saturating_sub(self.held)).for_each(|line| show(machine, line));
@@ -106,6 +111,22 @@ pub fn run_beside(
     let Said { lines, held, facts, reads } = said.and_then(|said| said.join().ok()).unwrap_or_default();
     let stdout = String::from_utf8_lossy(&text).into_owned();
     Ok(Outcome { success: status.success(), signal: status.signal(), stdout, stderr: lines.into(), held, facts, reads })
+}
+
+/// The oldest Nix that this is tested with.
+const TESTED: (u32, u32) = (2, 8);
+
+/// The version of this computer's Nix, if it is older than any that this is tested with.
+pub fn old() -> Option<String> {
+    let said = Command::new("nix-instantiate").arg("--version").stdin(Stdio::null()).output().ok()?;
+    let said = String::from_utf8_lossy(&said.stdout);
+    let version = said.trim().rsplit(' ').next()?;
+    (number(version)? < TESTED).then(|| version.into())
+}
+
+fn number(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
 }
 
 fn spawn(command: &mut Command) -> Result<Child> {
@@ -228,6 +249,12 @@ mod tests {
     fn error(stderr: &str) -> String {
         let stderr = stderr.lines().map(String::from).collect();
         Outcome { stderr, ..Outcome::default() }.error()
+    }
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert!(number("2.3.16") < Some(TESTED) && number("2.18.1") > Some(TESTED));
+        assert_eq!((number("2.35pre20260101_abc"), number("none")), (Some((2, 35)), None));
     }
 
     #[test]

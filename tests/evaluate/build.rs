@@ -105,6 +105,34 @@ fn a_build_that_fails_shows_its_last_lines_and_how_to_see_the_rest() {
         let hint = error["hint"].as_str().unwrap_or_default();
         assert!(hint.contains("--read-log /nix/store/") && hint.contains("-made.drv"), "{place}: {error}");
     }
+    // A store that is full.
+    let system = |system: &str, script: &str| {
+        format!(
+            "{{ config.system.build.toplevel = derivation {{ name = \"nixos-system-{}\"; system = \"{system}\"; builder = \"/bin/sh\";
+              args = [ \"-c\" \"{script}\" ]; }}; }}",
+            once()
+        )
+    };
+    machines.write("full.nix", &system("x86_64-linux", "/bin/cat /dev/zero > $out"));
+    let error = machines.run(&format!("{SMALL} nix-push --hermetic full.nix'"), &json!({})).record()["error"].clone();
+    assert_eq!(error["kind"], "build", "{error}");
+    assert!(error["hint"].as_str().unwrap().contains("nix-collect-garbage"), "{error}");
+
+    // A user whose options the daemon does not take.
+    machines.write("untrusted.nix", &system("aarch64-linux", "echo 1 > $out"));
+    let key = machines.records[0]["keyPair"]["privateKeyFile"].as_str().unwrap();
+    let own = machines.folder.path().join("home/key");
+    let command = format!(
+        "mkdir home && cp {key} home/key && cp $(command -v nix-push) home && chown -R 65534:65534 home && chmod 755 .
+         NIX_DAEMON_SOCKET_PATH=$PWD/socket nix-daemon 2>daemon.log & daemon=$!
+         trap 'kill $daemon' EXIT; until [ -S socket ]; do sleep 0.1; done
+         HOME=$PWD/home NIX_REMOTE=unix://$PWD/socket setpriv --reuid 65534 --regid 65534 --clear-groups \
+         home/nix-push --build-on here --option extra-platforms aarch64-linux --hermetic untrusted.nix"
+    );
+    let more = json!({ "system": "aarch64-linux", "keyPair": { "name": "own", "publicKey": machines.records[0]["keyPair"]["publicKey"], "privateKeyFile": own, "algorithm": "ed25519" } });
+    let ran = machines.run(&command, &more);
+    let error = &ran.record()["error"];
+    assert!(error["hint"].as_str().unwrap_or_default().contains("trusted-users"), "{error}\n{}", ran.stderr);
 }
 
 #[test]
@@ -127,7 +155,10 @@ fn a_plan_says_what_would_be_built_and_sent_and_does_neither() {
     let sends = &planned["plan"][0];
     assert_eq!(sends["action"], "send");
     assert_ne!(machines.ssh(0, &format!("nix-store --check-validity {path}")).status, 0);
+    // A machine that is yet to be made lacks all.
+    let fresh = machines.folder.sh("nix-push --plan plan.nix", r#"{"name":"fresh"}"#).ok().record()["plan"][0].clone();
     let closure = machines.push("plan.nix", &json!({})).ok().record()["closure"].clone();
+    assert_eq!((&fresh["details"]["paths"], &fresh["details"]["bytes"]), (&closure["paths"], &closure["bytes"]));
     assert_eq!(
         (&sends["details"]["paths"], &sends["details"]["bytes"]),
         (&closure["sentPaths"], &closure["sentBytes"])
@@ -135,12 +166,18 @@ fn a_plan_says_what_would_be_built_and_sent_and_does_neither() {
     assert!(machines.push("--plan plan.nix", &json!({})).ok().record()["plan"].is_null(), "nothing is to be done");
 }
 
+/// A store of 3 MiB in the place of this computer's; a quote ends the command.
+const SMALL: &str = "unshare --mount bash -c 'mkdir -p nix && mount -t tmpfs -o size=3m none nix && mkdir nix/store && mount --bind nix /nix &&";
+
 #[test]
 fn what_is_missing_here_has_a_message_and_a_hint() {
     let folder = Folder::new("missing");
     tests::cloud();
     std::fs::write(folder.path().join("c.nix"), module("missing", "")).unwrap();
     std::fs::write(folder.path().join("bare.nix"), "{ }").unwrap();
+    let large = "{ config.system.build.toplevel = derivation { name = \"nixos-system-large\"; system = \"x86_64-linux\"; builder = \"/bin/sh\";
+        x = builtins.toFile \"x\" (builtins.concatStringsSep \"\" (builtins.genList toString 900000)); }; }";
+    std::fs::write(folder.path().join("large.nix"), large).unwrap();
     for (command, kind, words) in [
         ("NIX_PATH= nix-push --plan c.nix", "evaluation", "--nixpkgs PATH"),
         (
@@ -149,6 +186,13 @@ fn what_is_missing_here_has_a_message_and_a_hint() {
             "install Nix",
         ),
         ("nix-push --plan bare.nix", "evaluation", "amazon-image.nix"),
+        (
+            "mkdir old; printf '#!/bin/sh\n[ \"$1\" = --version ] && exec echo \"nix-instantiate (Nix) 2.2\"\necho no >&2; exit 1\n' \
+             > old/nix-instantiate; chmod +x old/*; PATH=$PWD/old:$PATH nix-push --plan c.nix",
+            "evaluation",
+            "this computer's Nix is 2.2",
+        ),
+        (&format!("{SMALL} nix-push --plan --hermetic large.nix'"), "evaluation", "nix-collect-garbage"),
         ("nix-push --plan --hermetic nowhere.nix", "input", "nowhere.nix"),
     ] {
         let ran = folder.sh(command, r#"{"name":"a"}"#);
