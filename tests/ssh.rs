@@ -5,6 +5,7 @@
 use machine::{Machine, said};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -345,6 +346,8 @@ fn profiles_are_those_of_the_aws_command_line() {
          [profile services]\nregion = eu-west-2\nservices = local\naws_access_key_id = AKIDSERVICES\naws_secret_access_key = s\n\
          [services local]\nec2 =\n  endpoint_url = {endpoint}\n\
          [profile sso]\nregion = eu-west-1\nendpoint_url = {endpoint}\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = admin\n\
+         [profile living]\nregion = eu-west-1\nservices = local\nsso_session = living\nsso_account_id = 123456789012\nsso_role_name = admin\n\
+         [sso-session living]\nsso_region = eu-west-1\nsso_start_url = https://example.awsapps.com/start\n\
          [sso-session corp]\nsso_region = eu-west-1\nsso_start_url = https://example.awsapps.com/start\n"
     );
     fs::write(folder.path().join(".aws/config"), &config).unwrap();
@@ -362,6 +365,17 @@ fn profiles_are_those_of_the_aws_command_line() {
         let record = asks(settings).ok().record();
         assert_eq!(record["ami"]["region"], region, "{settings}");
     }
+    // A session that lives, in the file of the AWS command line, named by the SHA-1 of the session's name.
+    let token = r#"{"startUrl":"https://example.awsapps.com/start","region":"eu-west-1","accessToken":"token-of-the-session","expiresAt":"2099-01-01T00:00:00Z"}"#;
+    fs::create_dir_all(folder.path().join(".aws/sso/cache")).unwrap();
+    let name = folder.sh("printf living | sha1sum | cut -d' ' -f1", "").ok().stdout;
+    fs::write(folder.path().join(format!(".aws/sso/cache/{}.json", name.trim())), token).unwrap();
+    let (portal, asked) = portal();
+    let record = asks(&format!("AWS_ENDPOINT_URL_SSO={portal} AWS_PROFILE=living")).ok().record();
+    assert_eq!(record["ami"]["region"], "eu-west-1");
+    let asked = asked.join().unwrap().to_lowercase();
+    assert!(asked.starts_with("get /federation/credentials?") && asked.contains("role_name=admin"), "{asked}");
+    assert!(asked.contains("x-amz-sso_bearer_token: token-of-the-session"), "{asked}");
     // The files may be elsewhere.
     fs::rename(folder.path().join(".aws"), folder.path().join("elsewhere")).unwrap();
     let elsewhere =
@@ -377,6 +391,27 @@ fn profiles_are_those_of_the_aws_command_line() {
         left.iter().all(|name| ["helper", "elsewhere"].iter().any(|known| name == known)),
         "nothing is left in the home folder: {left:?}"
     );
+}
+
+/// The portal of AWS IAM Identity Center, for one request: gives credentials, and then what it was asked.
+fn portal() -> (String, std::thread::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let asked = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut piece = [0; 4096];
+            let count = stream.read(&mut piece).unwrap();
+            assert!(count > 0, "{}", String::from_utf8_lossy(&request));
+            request.extend_from_slice(&piece[..count]);
+        }
+        let body = r#"{"roleCredentials":{"accessKeyId":"AKIDFROMSSO","secretAccessKey":"s","sessionToken":"t","expiration":4070908800000}}"#;
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length:";
+        stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    (address, asked)
 }
 
 fn quote(text: &str) -> String {
