@@ -208,13 +208,13 @@ fn deliver(
 ) -> Result<()> {
     let Cargo { toplevel, build, closure, mut store } = cargo;
     let toplevel = &toplevel;
-    let whole = format!("{} paths, {}", closure.infos.len(), size(closure.bytes()));
+    let (all, whole) = (closure.infos.len(), size(closure.bytes()));
     if (script.was_asked() || facts.has.contains(toplevel))
         && timed(&mut section.phases.root, || script.root(toplevel))?
     {
         (section.sent_paths, section.sent_bytes, section.compressed_bytes) = (Some(0), Some(0), Some(0));
         section.saved_bytes = Some(0);
-        log::event(machine, &format!("nothing to send: the machine has {toplevel} ({whole})"));
+        log::event(machine, &format!("nothing to send: the machine has {toplevel} ({all} paths, {whole})"));
         return Ok(());
     }
     let asking = Instant::now();
@@ -260,7 +260,7 @@ fn deliver(
     let paths = missing.len();
     let bytes = missing.iter().map(|info| info.nar_size).sum();
     room(bytes, facts.free)?;
-    log::event(machine, &format!("sending {} of {whole}: {}", missing.len(), size(bytes)));
+    log::event(machine, &format!("sending {} of {all} paths, {} of {whole}", missing.len(), size(bytes)));
     (section.sent_paths, section.sent_bytes) = (Some(0), Some(0));
     let sent = timed(&mut section.phases.send, || {
         let sent = match send::send(machine, &mut intake, packing, &settings.spool, &missing, &pairs) {

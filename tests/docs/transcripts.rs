@@ -94,6 +94,11 @@ fn the_readmes_commands_can_be_typed_as_they_stand() {
     copy("examples/tutorial", machines.0.path());
     let script = readme("The same on AWS");
     assert!(script.contains("nixos-ami -n") && script.contains("ec2-down"), "{script}");
+    // The waves come before the machine goes: one machine is the first wave, and the second is empty.
+    let waves = readme("The record");
+    let waves: Vec<_> = waves.lines().filter(|line| line.starts_with("ec2-ls") || line.starts_with("head")).collect();
+    assert_eq!(waves.len(), 2);
+    let script = script.replace("ec2-ls | ec2-down", &format!("{}\nec2-ls | ec2-down", waves.join("\n")));
     // What is typed at a terminal reads no records from it.
     let ran = machines.0.sh(&format!("set -e\n{script}"), "").ok();
     // The tutorial's output comes first, records after it.
@@ -111,7 +116,8 @@ fn every_example_of_help_runs() {
         &format!(
             "{{ inputs.nixpkgs.url = \"path:{}\";
             outputs = {{ nixpkgs, ... }}: {{ nixosConfigurations.web = nixpkgs.lib.nixosSystem {{
-              system = \"x86_64-linux\"; modules = [ ./configuration.nix ]; }}; }}; }}",
+              system = \"x86_64-linux\";
+              modules = [ \"${{nixpkgs}}/nixos/modules/virtualisation/amazon-image.nix\" ]; }}; }}; }}",
             project().join("tests/nixpkgs").display()
         ),
     );
