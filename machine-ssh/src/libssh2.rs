@@ -60,8 +60,9 @@ pub(crate) fn connect(address: &Address, timeout: Duration) -> Result<Rc<Link>> 
 
 impl Connection for Rc<Link> {
     fn open(&self, command: &str) -> Result<Box<dyn Wire>> {
-        let channel = self.until_done(|ssh| ssh.channel_session()).context("cannot open a channel")?;
-        Ok(Box::new(channel::Stream::start(self.clone(), channel, command)?))
+        let mut channel = self.until_done(|ssh| ssh.channel_session()).context("cannot open a channel")?;
+        self.until_done(|_| channel.exec(command)).context("cannot run a command")?;
+        Ok(Box::new(channel::Stream::new(self.clone(), channel)))
     }
 }
 

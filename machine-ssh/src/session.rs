@@ -85,11 +85,12 @@ impl Session {
     }
 
     fn begin(&self, command: &str) -> Result<Channel> {
-        // One for the channel; the command's start is waited for with its first words.
+        // One for the channel, one for the command.
         let wire = self.connection.open(command)?;
-        self.turns.sent();
-        self.turns.heard();
-        self.turns.sent();
+        for _ in 0..2 {
+            self.turns.sent();
+            self.turns.heard();
+        }
         Ok(Channel::new(wire, self.turns.clone()))
     }
 }

@@ -1,8 +1,8 @@
 //! One command over libssh2.
 
-use super::{EAGAIN, Link};
+use super::Link;
 use crate::channel::{Heard, Wire};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::event::PollFlags;
 use ssh2::BlockDirections;
 use std::io::{self, ErrorKind, Read, Write};
@@ -12,33 +12,13 @@ use std::time::Duration;
 pub(super) struct Stream {
     link: Rc<Link>,
     channel: ssh2::Channel,
-    /// The command whose start the machine has not confirmed yet
-    starting: Option<String>,
     /// With a packet sent by half nothing else may be sent, and reading may send.
     half_sent: bool,
 }
 
 impl Stream {
-    /// Asks for the command and does not wait for the answer: its input may follow at once, which
-    /// saves a round trip (RFC 4254, 6.5 lets the client go on).
-    pub(super) fn start(link: Rc<Link>, channel: ssh2::Channel, command: &str) -> Result<Self> {
-        let mut stream = Stream { link, channel, starting: Some(command.into()), half_sent: false };
-        // All of the question has to leave first.
-        while !stream.started()? && !matches!(stream.link.ssh.block_directions(), BlockDirections::Inbound) {
-            stream.link.wait()?;
-        }
-        Ok(stream)
-    }
-
-    /// True once the machine has confirmed that the command runs.
-    fn started(&mut self) -> Result<bool> {
-        let Some(command) = &self.starting else { return Ok(true) };
-        match self.channel.exec(command) {
-            Ok(()) => self.starting = None,
-            Err(error) if error.code() == EAGAIN => return Ok(false),
-            Err(error) => return Err(self.link.lost(&error)).context("cannot run a command"),
-        }
-        Ok(true)
+    pub(super) fn new(link: Rc<Link>, channel: ssh2::Channel) -> Self {
+        Stream { link, channel, half_sent: false }
     }
 }
 
@@ -63,7 +43,7 @@ impl Wire for Stream {
     fn take_in(&mut self, heard: &mut Heard) -> Result<bool> {
         let mut piece = [0; 32 * 1024];
         let mut any = false;
-        if self.half_sent || !self.started()? {
+        if self.half_sent {
             return Ok(any);
         }
         // Both streams share one window: what is not taken from one would stop the other.
