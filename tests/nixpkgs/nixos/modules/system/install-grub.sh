@@ -13,7 +13,7 @@ fail() { echo "install-grub: $*" >&2; exit 1; }
 echo "updating GRUB 2 menu..." >&2
 mkdir -p /boot/grub /boot/kernels
 
-# Prints the place of a file where GRUB can read it.
+# Puts a file where GRUB can read it: `place`.
 to_boot() { # STORE-FILE
     local name=${1#/nix/store/}
     name=/boot/kernels/${name//\//-}
@@ -22,22 +22,19 @@ to_boot() { # STORE-FILE
         cp "$1" "$name.tmp" || return 1
         mv "$name.tmp" "$name"
     fi
-    echo "$name"
+    place=${name#/boot}
 }
 
 entry() { # TITLE TOPLEVEL
-    local system kernel initrd
+    local system kernel initrd init params
     if ! [ -e "$2/kernel" ] || ! [ -e "$2/initrd" ]; then return; fi
-    system=$(readlink -f "$2")
-    kernel=$(to_boot "$(readlink -f "$2/kernel")") || fail "cannot copy the kernel of $system to /boot"
-    initrd=$(to_boot "$(readlink -f "$2/initrd")") || fail "cannot copy the initrd of $system to /boot"
-    cat <<END
-menuentry "$1" --class nixos --unrestricted {
-  linux ${kernel#/boot} init=$(readlink -f "$2/init") $(cat "$2/kernel-params")
-  initrd ${initrd#/boot}
-}
-
-END
+    { read -r system && read -r kernel && read -r initrd && read -r init; } <<< "$(readlink -f "$2" "$2/kernel" "$2/initrd" "$2/init")"
+    read -r params < "$2/kernel-params" || true
+    to_boot "$kernel" || fail "cannot copy the kernel of $system to /boot"
+    kernel=$place
+    to_boot "$initrd" || fail "cannot copy the initrd of $system to /boot"
+    printf '%s\n' "menuentry \"$1\" --class nixos --unrestricted {" "  linux $kernel init=$init $params" \
+        "  initrd $place" "}" ""
 }
 
 generation() { # TITLE SUFFIX TOPLEVEL CURRENT: with its specialisations
@@ -101,9 +98,11 @@ END
 
 profile() { # TITLE PROFILE: a submenu of its generations
     echo "submenu \"$1\" --class submenu {"
+    local number link day version
     generations "$2" | while read -r number link; do
-        generation "@distroName@ - Configuration $number" \
-            " ($(date -d "@$(stat -c %Y "$link")" +%F) - $(cat "$link/nixos-version"))" "$link" ""
+        printf -v day '%(%F)T' "$(stat -c %Y "$link")"
+        read -r version < "$link/nixos-version" || true
+        generation "@distroName@ - Configuration $number" " ($day - $version)" "$link" ""
     done || fail "cannot write the entries of the generations"
     echo "}"
 }

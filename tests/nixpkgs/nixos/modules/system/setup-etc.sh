@@ -3,14 +3,15 @@
 # earlier system had put there. Sourced by the activation script's shell.
 setup_etc() {
     local tree=$1 name target mode user group
-    local -A copies=()
+    local -A copies=() links=()
 
     ln -sfn "$tree" /etc/.static.tmp && mv -T /etc/.static.tmp /etc/static || return 1
 
+    while IFS= read -r name; do links[$name]=1; done < <(find /etc -type l -lname '/etc/static/*' -printf '%P\n')
     while IFS= read -r name; do
         case $name in *.mode | *.uid | *.gid) if [ -e "$tree/${name%.*}" ]; then continue; fi ;; esac
         target=/etc/$name
-        if [[ $name == */* ]]; then
+        if [[ $name == */* ]] && [ ! -d "${target%/*}" ]; then
             mkdir -p "${target%/*}"
         fi
         if [ -d "$target" ] && [ ! -L "$target" ]; then
@@ -22,7 +23,7 @@ setup_etc() {
         case $mode in
         symlink)
             # Most links are right already.
-            if [ -L "$target" ] && [ "$target" -ef "/etc/static/$name" ] && [[ $(readlink "$target") == /etc/static/* ]]; then continue; fi
+            if [ -n "${links[$name]-}" ] && [ "$target" -ef "/etc/static/$name" ]; then continue; fi
             ln -sfn "/etc/static/$name" "$target.tmp"
             ;;
         direct-symlink) ln -sfn "$(readlink -f "$tree/$name")" "$target.tmp" ;;

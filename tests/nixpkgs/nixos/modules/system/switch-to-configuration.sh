@@ -116,18 +116,26 @@ fingerprint() { # FILE
         section == "[Unit]" && /^(X-Reload-Triggers|Description|Documentation|OnFailure|OnSuccess|OnFailureJobMode|IgnoreOnIsolate|StopWhenUnneeded|RefuseManualStart|RefuseManualStop|AllowIsolate|CollectMode|SourcePath)[ \t]*=/ { next }
         { print section $0 }' | sort
 }
-value() { # FILE KEY: the last value of a key
-    cat "$1" "$1".d/*.conf 2>/dev/null | sed -n "s/^$2[ \t]*=[ \t]*//p" | tail -n 1
+value() { # FILE KEY: the last value of a key, in `found`; without a process, as it is asked for hundreds of times
+    local file line
+    found=
+    for file in "$1" "$1".d/*.conf; do
+        if [ ! -f "$file" ]; then continue; fi
+        while IFS= read -r line || [ -n "$line" ]; do
+            if [[ $line =~ ^"$2"[[:blank:]]*=[[:blank:]]*(.*)$ ]]; then found=${BASH_REMATCH[1]}; fi
+        done < "$file"
+    done
 }
 yes() { # FILE KEY DEFAULT
-    case $(value "$1" "$2") in
+    value "$1" "$2"
+    case $found in
     1 | yes | true | on) return 0 ;;
     "") [ "$3" = yes ] ;;
     *) return 1 ;;
     esac
 }
 gone() { # FILE: it is not there, or masked
-    [ ! -e "$1" ] || [ "$(readlink -f "$1")" = /dev/null ]
+    [ ! -e "$1" ] || [ "$1" -ef /dev/null ]
 }
 
 changed() { # UNIT NEW-FILE: decides what to do with an active unit that differs
@@ -147,8 +155,8 @@ changed() { # UNIT NEW-FILE: decides what to do with an active unit that differs
         remember restart "$unit"
     else
         # A service that its sockets start is started again by them.
-        sockets=$(value "$file" Sockets)
-        sockets=${sockets:-${unit%.service}.socket}
+        value "$file" Sockets
+        sockets=${found:-${unit%.service}.socket}
         if yes "$file" X-NotSocketActivated no; then sockets=; fi
         for socket in $sockets; do
             if [ -n "${active[$socket]-}" ]; then
@@ -169,7 +177,7 @@ changed() { # UNIT NEW-FILE: decides what to do with an active unit that differs
 }
 
 compare() { # UNIT: compares an active unit with the new system's
-    local unit=$1 base=$1 old new
+    local unit=$1 base=$1 old new was
     old=/etc/systemd/system/$unit new=$out/etc/systemd/system/$unit
     if [[ $unit == *@?*.* ]] && [ ! -e "$old" ] && [ ! -e "$new" ]; then
         base=${unit%%@*}@.${unit##*.}
@@ -197,9 +205,14 @@ compare() { # UNIT: compares an active unit with the new system's
         return
     elif [ "$(fingerprint "$old")" != "$(fingerprint "$new")" ]; then
         changed "$unit" "$new"
-    elif [ "$(value "$old" X-Reload-Triggers)" != "$(value "$new" X-Reload-Triggers)" ]; then
-        reload[$unit]=1
-        remember reload "$unit"
+    else
+        value "$old" X-Reload-Triggers
+        was=$found
+        value "$new" X-Reload-Triggers
+        if [ "$was" != "$found" ]; then
+            reload[$unit]=1
+            remember reload "$unit"
+        fi
     fi
 }
 
