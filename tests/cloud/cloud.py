@@ -19,6 +19,9 @@ MOST_PORTS = 16
 class Settings:
     """Times in seconds, short by default so that tests are quick; `local-cloud set NAME VALUE` changes one."""
 
+    # MiB of the disk of machines that are made from now on; 0: a folder, from which a loss of power takes nothing.
+    disk: float = 0
+
     pending: float = 0.3
     stopping: float = 0.3
     shutting_down: float = 0.3

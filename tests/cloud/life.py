@@ -17,7 +17,8 @@ class Life:
         self.cloud = cloud
         self.instance = instance
         self.public_key = public_key  # as it was at launch; replacing the key pair later changes nothing
-        self.machine = cloud.make_machine(instance.id) if cloud.make_machine else None
+        disk = int(cloud.settings.disk) or None
+        self.machine = cloud.make_machine(instance.id, disk) if cloud.make_machine else None
         self.up = False  # the machine has power and a place in the network
         self.killed = False
         self.console_text: bytes | None = None  # a text put in place of the machine's, by a test
@@ -204,7 +205,7 @@ class Life:
         self.killed = False
 
     def _kill(self) -> None:
-        self.machine.kill()
+        self.machine.lose_power()
 
     def _destroy(self) -> None:
         self.up = False

@@ -49,7 +49,7 @@ def main() -> int:
         import machine
 
         machine.cleanup(arguments.folder)
-        make_machine = lambda identifier: machine.Machine(arguments.folder, identifier)  # noqa: E731
+        make_machine = lambda identifier, disk: machine.Machine(arguments.folder, identifier, disk)  # noqa: E731
         proxy = Proxy()
         proxy.start()
     cloud = Cloud(make_machine, proxy)
