@@ -33,6 +33,11 @@ impl fmt::Debug for Password {
 }
 
 impl Elevation {
+    /// False if the login is root's.
+    pub fn is_needed(&self) -> bool {
+        !matches!(self, Elevation::None)
+    }
+
     /// Begins a command as root; `open` begins one as the login's user. What is written next is
     /// the command's input.
     pub(crate) fn open(&self, command: &str, open: impl FnOnce(&str) -> Result<Channel>) -> Result<Channel> {

@@ -153,5 +153,5 @@ finish() {
 }
 disarm() {
   disarm_boot
-  systemctl stop nixpipe-rescue.timer nixpipe-window.timer nixpipe-return.timer nixpipe-reboot.timer 2>/dev/null 9>&-
+  systemctl stop nixpipe-rescue.timer nixpipe-window.timer nixpipe-return.timer nixpipe-reboot.timer 2>/dev/null 9>&- || :
 }

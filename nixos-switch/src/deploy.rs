@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// How often a session is begun anew that was lost before it had done anything.
 const STARTS: usize = 3;
 
+/// Bytes of a command that fit into one packet of SSH, with what is around them.
+const LONGEST_COMMAND: usize = 32_000;
+
 /// What is to be done on one machine.
 pub struct Wish<'a> {
     pub args: &'a Args,
@@ -289,9 +292,17 @@ impl Run<'_> {
 fn hear(reader: &mut Reader, address: &Address, wish: &Wish, script: &str) -> Result<String> {
     let session = Session::connect(address, wish.args.connect_timeout)?;
     let packed = script::pack(script)?;
-    let mut channel = session.open(&format!("exec {}", script::command(&packed)))?;
-    channel.write_all(&packed)?;
     let mut secrets = wish.secrets.as_ref();
+    let mut command = script::whole_command(&packed);
+    // Digests of secrets are for nobody else's eyes.
+    let within = secrets.is_none() && !address.elevation.is_needed() && command.len() < LONGEST_COMMAND;
+    if !within {
+        command = script::command(&packed);
+    }
+    let mut channel = session.open(&command)?;
+    if !within {
+        channel.write_all(&packed)?;
+    }
     if secrets.is_none() {
         channel.finish_input()?;
     }

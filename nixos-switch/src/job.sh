@@ -36,6 +36,8 @@ uptime_seconds() { read -r up _ </proc/uptime && echo "${up%.*}"; }
 # Writes the boot entry of system $1, and looks: an installer may say nothing of a full /boot.
 write_entry() {
   known=$(boot_entry)
+  # What a loss of power must not take from under the new entry.
+  sync -f /nix/store
   stc "$1" boot 100 || return
   [ -z "$known" ] || [ "$(boot_entry)" = "$1" ] || { echo "the boot entry is not that of $1"; return 1; }
 }

@@ -44,6 +44,18 @@ fn a_system_that_does_not_work_is_rolled_back() {
     let new = machine.push_greeter("new", "system.activationScripts.broken = \"false\";");
     rolled_back(&machine, &old, &new, "", "the activation script fails");
 
+    let mount = "fileSystems.\"/bad\" = { device = \"/dev/nothing\"; fsType = \"ext4\"; options = [ \"x-systemd.device-timeout=1s\" ]; };
+        systemd.services.panicking = { wantedBy = [ \"multi-user.target\" ]; unitConfig = { OnFailure = \"emergency.target\"; OnFailureJobMode = \"replace-irreversibly\"; }; serviceConfig.Type = \"oneshot\"; script = \"exit 1\"; };";
+    let new = machine.push_greeter("new", mount);
+    rolled_back(&machine, &old, &new, "--confirm-timeout 3s", "emergency.target");
+}
+
+#[test]
+fn a_system_that_cannot_be_entered_or_kept_is_rolled_back() {
+    let machine = Machine::new("unkept");
+    let old = machine.push_greeter("old", "");
+    machine.switch(&old, "").ok();
+
     let new = machine.push_greeter("new", "services.openssh.enable = lib.mkForce false;");
     rolled_back(&machine, &old, &new, "--confirm-timeout 3s", "sshd is gone");
 
@@ -70,11 +82,6 @@ fn a_system_that_does_not_work_is_rolled_back() {
     assert!(message.contains("boot entry"), "{message}");
     machine.ssh("umount /nix/var/nix/profiles /run/full").ok();
     machine.assert_keeps(&old, "old", "the store is no longer full");
-
-    let mount = "fileSystems.\"/bad\" = { device = \"/dev/nothing\"; fsType = \"ext4\"; options = [ \"x-systemd.device-timeout=1s\" ]; };
-        systemd.services.panicking = { wantedBy = [ \"multi-user.target\" ]; unitConfig = { OnFailure = \"emergency.target\"; OnFailureJobMode = \"replace-irreversibly\"; }; serviceConfig.Type = \"oneshot\"; script = \"exit 1\"; };";
-    let new = machine.push_greeter("new", mount);
-    rolled_back(&machine, &old, &new, "--confirm-timeout 3s", "emergency.target");
 }
 
 /// A service that runs a script once.

@@ -51,6 +51,14 @@ impl Machine {
         Machine { cloud, folder, name, record, pushed: AtomicUsize::new(0) }
     }
 
+    /// A machine whose disk is a file system of its own: a loss of power takes what is not yet written.
+    pub fn with_disk(name: &'static str) -> Machine {
+        cloud().run(&["set", "disk", "1500"]);
+        let machine = Machine::new(name);
+        machine.cloud.run(&["set", "disk", "0"]);
+        machine
+    }
+
     pub fn id(&self) -> String {
         self.record["instance"]["id"].as_str().unwrap().into()
     }
@@ -81,6 +89,16 @@ impl Machine {
     /// Runs nixos-switch to its end.
     pub fn switch(&self, record: &Value, flags: &str) -> Ran {
         self.folder.sh(&format!("nixos-switch {} {flags}", client()), format!("{record}\n"))
+    }
+
+    /// Runs it after a disturbance. What it joins may be about to go back: then it is asked once more.
+    #[track_caller]
+    pub fn switch_again(&self, record: &Value, flags: &str, case: &str) {
+        let mut ran = self.switch(record, flags);
+        if said(&ran).1 == "rolled-back" {
+            ran = self.switch(record, flags);
+        }
+        assert_eq!(ran.status, 0, "{case}: {}", ran.stderr);
     }
 
     /// Starts nixos-switch.
@@ -116,8 +134,17 @@ impl Machine {
 
     /// Waits until a login works: a machine that nobody can enter is lost.
     pub fn wait(&self) {
+        self.see("true");
+    }
+
+    /// What a command says once the machine has booted.
+    fn see(&self, command: &str) -> String {
         let end = Instant::now() + Duration::from_secs(300);
-        while self.ssh("systemctl is-system-running --wait >/dev/null 2>&1; true").status != 0 {
+        loop {
+            let ran = self.ssh(&format!("systemctl is-system-running --wait >/dev/null 2>&1\n{command}"));
+            if ran.status == 0 {
+                return ran.stdout;
+            }
             if Instant::now() > end {
                 LOST.fetch_add(1, Ordering::Relaxed);
                 tally(self.name, "nobody can log in");
@@ -128,8 +155,8 @@ impl Machine {
     }
 
     pub fn state(&self) -> State {
-        self.wait();
-        let ran = self.ssh(
+        // The status is that of the last line: a login that was lost half-way is tried again.
+        let seen = self.see(
             "readlink -f /run/current-system
              readlink -f /nix/var/nix/profiles/system
              sed -n 's|.*init=\\(/nix/store/[^ /]*\\)/.*|\\1|p' /boot/grub/grub.cfg | sed -n 1p
@@ -139,9 +166,10 @@ impl Machine {
                $(cd /run/nixos && ls | grep list) $(cd /nix/var/nix/gcroots/nixpipe 2>/dev/null && for root in *; do [ ! -e $root ] || echo $root; done | grep -v pushed) \
                $(ls /nix/var/nix/profiles/system-profiles 2>/dev/null) $(ls /etc/systemd/system.control 2>/dev/null) \
                $(grub-editenv /boot/grub/grubenv list 2>/dev/null) $(grep -o \"Profile 'nixpipe'\" /boot/grub/grub.cfg) \
-               $(ls /var/lib/nixpipe 2>/dev/null) $(ls /run/nixpipe 2>/dev/null | grep -v -e lock -e last)",
+               $(ls /var/lib/nixpipe 2>/dev/null) $(ls /run/nixpipe 2>/dev/null | grep -v -e lock -e last)
+             true",
         );
-        let mut lines = ran.ok().stdout.lines().map(str::to_string).collect::<Vec<_>>().into_iter();
+        let mut lines = seen.lines().map(str::to_string);
         let mut next = || lines.next().unwrap_or_default();
         State { running: next(), profile: next(), entry: next(), etc: next(), greeter: next(), left: next() }
     }
@@ -157,7 +185,8 @@ impl Machine {
             std::thread::sleep(Duration::from_millis(200));
             state = self.state();
         }
-        let etc = self.ssh(&format!("readlink -f {toplevel}/etc")).ok().stdout.trim().to_string();
+        // The store is this computer's, too: the system was built here.
+        let etc = std::fs::canonicalize(format!("{toplevel}/etc")).unwrap().display().to_string();
         let expected = State {
             running: toplevel.clone(),
             profile: toplevel.clone(),
