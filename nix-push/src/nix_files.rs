@@ -99,6 +99,8 @@ pub fn folders(given: &[String]) -> Vec<PathBuf> {
             std::path::absolute(path).ok()
         })
         .chain(channels())
+        // Settings of the user's are looked for there, and a home always changes.
+        .chain([home("XDG_CONFIG_HOME", ".config/nix/nix.conf")])
         .collect()
 }
 

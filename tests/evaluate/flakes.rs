@@ -26,6 +26,8 @@ const TOPLEVEL: &str = "nixosConfigurations.a.config.system.build.toplevel";
 struct Came {
     toplevel: String,
     evaluated: bool,
+    /// Why it is not kept for the next run, if it is not
+    lost: Option<String>,
 }
 
 /// Flakes in several places, and a Nix that evaluates them.
@@ -56,7 +58,8 @@ impl Flakes {
         let script = format!("{}; nix-push -v --plan {flags}", self.before);
         let ran = self.folder.sh(&script, r#"{"name":"a"}"#).ok();
         let toplevel = ran.record()["plan"][0]["resource"].as_str().unwrap().replace("closure/", "/nix/store/");
-        Came { toplevel, evaluated: !ran.stderr.contains("depends on has changed") }
+        let lost = ran.stderr.lines().find(|line| line.contains("is not kept for the next run"));
+        Came { toplevel, evaluated: !ran.stderr.contains("depends on has changed"), lost: lost.map(String::from) }
     }
 
     /// What Nix makes of it.
@@ -128,7 +131,7 @@ fn each_change_counts(flakes: &Flakes, update: &str) {
     let references = ["git", "deep/in", "path"];
     let mut last = references.map(|reference| {
         let first = flakes.same_as_nix(reference);
-        assert!(first.evaluated, "{reference}");
+        assert!(first.evaluated && first.lost.is_none(), "{reference}: {first:?}");
         first.toplevel
     });
     let each = |script: &str| format!("for i in git deep/in path; do (cd $i; {script}); done");

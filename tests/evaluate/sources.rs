@@ -56,10 +56,10 @@ fn each_source_reaches_the_machine_and_sees_its_record() {
     machines.write("flake/flake.nix", &flake());
     machines.write(
         "flake/module.nix",
-        &MODULE
-            .replace("<nixpkgs/", &format!("{}/", nixpkgs.display()))
-            .replace("eval-config.nix>", "")
-            .replace("amazon-image.nix>", "amazon-image.nix"),
+        &MODULE.replace("lib, machine, ...", "machine, modulesPath, ...").replace(
+            "<nixpkgs/nixos/modules/virtualisation/amazon-image.nix>",
+            "\"${modulesPath}/virtualisation/amazon-image.nix\"",
+        ),
     );
     for name in ["db", "web"] {
         machines.write(&format!("flake/roles/{name}.nix"), &role(name));
