@@ -44,7 +44,7 @@ in
         type = types.listOf (types.attrsOf types.anything);
         default = [
           # NixOS asks for 4096 bits; making such a key would be most of a machine's first boot here.
-          { type = "rsa"; path = "/etc/ssh/ssh_host_rsa_key"; }
+          { type = "rsa"; bits = 2048; path = "/etc/ssh/ssh_host_rsa_key"; }
           { type = "ed25519"; path = "/etc/ssh/ssh_host_ed25519_key"; }
         ];
         description = "Host keys, made where they are missing.";
