@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 pub const FEATURES: [&str; 3] = ["--option", "extra-experimental-features", "nix-command flakes"];
 
 /// Nix says that it cannot evaluate this lock, though the flake may be good: a git tree with
-/// changes, and the flake in a folder of it (before 2.19), or a tree that is fetched another way
+/// changes, and the flake in a folder of it (Nix 2.8), or a tree that is fetched another way
 /// the second time.
 pub const UNUSABLE: [&str; 2] = ["has unsupported parameter 'dir'", "nixpipe: the lock names another tree"];
 
