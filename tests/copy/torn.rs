@@ -105,7 +105,8 @@ fn a_machine_that_loses_its_power_in_the_middle_can_be_pushed_to_again() {
     let machines = Machines::new("power", 1);
     let top = machines.build(&noise("power", PATHS, 150_000));
     let half = whole(&machines, &top) / 2;
-    let relay = Relay::new(machines.address(0), Rule::default());
+    // Slow enough that the second half takes longer than it takes to say so to the cloud.
+    let relay = Relay::new(machines.address(0), Rule { rate: Some(500_000), ..Rule::default() });
     let id = machines.records[0]["instance"]["id"].as_str().unwrap().to_string();
     let mut command = machines.folder.command(&format!("exec nix-push -q --timeout 5s --toplevel {top}"));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(tests::unread()).spawn().unwrap();
