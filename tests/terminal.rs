@@ -94,7 +94,9 @@ impl Screen {
 /// Runs a command in a terminal; Ctrl-C is typed when it has written `interrupt`.
 fn terminal(folder: &Folder, width: usize, environment: &[(&str, &str)], script: &str, interrupt: &str) -> Screen {
     let inner = format!("stty rows 24 cols {width}; {script}").replace('\'', r"'\''");
-    let mut command = folder.command(&format!("exec script --quiet --return --command '{inner}' /dev/null"));
+    // A shell that started the tests in the background ignores SIGINT, and so would all that it starts.
+    let mut command =
+        folder.command(&format!("exec env --default-signal=INT script --quiet --return --command '{inner}' /dev/null"));
     command.env("TERM", "xterm").env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
     command.env("SHELL", "/bin/bash").env_remove("NO_COLOR").envs(environment.iter().copied());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
