@@ -1,9 +1,11 @@
-//! Evaluations of earlier runs, for as long as nothing that they depended on has changed.
+//! Evaluations and locks of earlier runs, for as long as nothing that they depended on has changed.
 
 use crate::digests::{Digests, hex};
 use crate::evaluate::Evaluated;
 use crate::inputs::Inputs;
+use crate::lock::Lock;
 use crate::nix_files;
+use crate::once::Once;
 use crate::recorder::Beginning;
 use crate::used::{Facts, Used};
 use anyhow::{Context, Result};
@@ -11,29 +13,28 @@ use machine_record::log;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::collections::HashMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 /// What is older is removed: an evaluation is done again once a month.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// The folder of `evaluations` and `inputs`, and what this run knows of it.
+/// The folder of `evaluations`, `locks` and `inputs`, and what this run knows of it.
 ///
 /// `evaluations/KEY/USED.used` lists facts that evaluations of one expression looked at,
 /// `evaluations/KEY/USED-SEEN.json` is one for machines of which they saw the same. What else it
-/// depended on is `inputs/ID.json`: the same for many machines.
+/// depended on is `inputs/ID.json`: the same for many machines. `locks/KEY.json` is what a flake
+/// reference names.
 pub struct Cache {
     /// None where nothing is to be kept
     folder: Option<PathBuf>,
     digests: Digests,
     /// Inputs that were checked in this run: whether they are as they were
-    checked: Mutex<HashMap<String, Arc<Mutex<Option<bool>>>>>,
+    checked: Once<String, bool>,
     pruned: AtomicBool,
     written: AtomicU64,
 }
@@ -43,6 +44,15 @@ pub struct Cache {
 pub struct Kept {
     pub evaluated: Evaluated,
     /// What Nix said to people: warnings of the configuration
+    pub said: Vec<String>,
+    inputs: String,
+}
+
+/// The lock of a flake as it is kept.
+#[derive(Deserialize, Serialize)]
+pub struct KeptLock {
+    pub lock: Lock,
+    /// What Nix said to people
     pub said: Vec<String>,
     inputs: String,
 }
@@ -62,7 +72,11 @@ impl Key {
         }
         let mut variables: Vec<_> = std::env::vars_os().filter(|(name, _)| nix_files::reads(name)).collect();
         variables.sort();
-        hash.update(format!("{variables:?} {:?} {:?}", nix_files::programs().last(), nix_files::version()));
+        hash.update(format!(
+            "{variables:?} {:?} {:?}",
+            nix_files::programs("nix-instantiate").last(),
+            nix_files::version()
+        ));
         Ok(Key(hex(hash)))
     }
 }
@@ -74,7 +88,7 @@ impl Cache {
         Cache {
             folder: caches.or_else(home).map(|caches| caches.join("nixpipe")).filter(|_| wanted),
             digests: Digests::default(),
-            checked: Mutex::default(),
+            checked: Once::default(),
             pruned: AtomicBool::new(false),
             written: AtomicU64::new(0),
         }
@@ -108,19 +122,20 @@ impl Cache {
             log::detail(machine, "evaluating again: the derivation was collected as garbage");
             return false;
         }
-        let one = {
-            let mut checked = self.checked.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            checked.entry(kept.inputs.clone()).or_default().clone()
-        };
-        // Whoever comes second waits here for the first.
-        let mut known = one.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        *known.get_or_insert_with(|| match self.check(&kept.inputs) {
-            Ok(()) => true,
-            Err(error) => {
-                log::detail(machine, &format!("evaluating again: {error:#}"));
-                false
+        self.is_as_it_was(machine, "evaluating again", &kept.inputs)
+    }
+
+    /// Whether inputs are as they were, or else `what` is said to be done; whoever comes second
+    /// waits for the first.
+    fn is_as_it_was(&self, machine: &str, what: &str, inputs: &str) -> bool {
+        let check = || {
+            let checked = self.check(inputs);
+            if let Err(error) = &checked {
+                log::detail(machine, &format!("{what}: {error:#}"));
             }
-        })
+            Ok(checked.is_ok())
+        };
+        self.checked.get(inputs.into(), check).unwrap_or(false)
     }
 
     fn check(&self, id: &str) -> Result<()> {
@@ -163,18 +178,49 @@ impl Cache {
         (evaluated, said): (&Evaluated, &[String]),
         inputs: &Inputs,
     ) -> Result<()> {
-        let id = inputs.digest();
-        let known = |id: &str| self.checked.lock().is_ok_and(|checked| checked.contains_key(id));
-        if !known(&id) {
-            self.write(&folder.join("inputs").join(format!("{id}.json")), inputs)?;
-            if let Ok(mut checked) = self.checked.lock() {
-                checked.insert(id.clone(), Arc::new(Mutex::new(Some(true))));
-            }
-        }
+        let id = self.write_inputs(folder, inputs)?;
         let folder = folder.join("evaluations").join(&key.0);
         let path = self::evaluation(&folder, used, facts);
         self.write(&path, &Kept { evaluated: evaluated.clone(), said: said.to_vec(), inputs: id })?;
         self.write(&folder.join(format!("{}.used", list(used))), used)
+    }
+
+    /// The lock that Nix would come to today.
+    pub fn find_lock(&self, machine: &str, key: &Key) -> Option<KeptLock> {
+        let kept = read::<KeptLock>(&self.folder.as_ref()?.join("locks").join(format!("{}.json", key.0)))?;
+        self.is_as_it_was(machine, "asking Nix for the lock again", &kept.inputs).then_some(kept)
+    }
+
+    /// Keeps a lock, if it is certain what it depends on: what `reads` says, or why not.
+    pub fn keep_lock(
+        &self,
+        machine: &str,
+        key: &Key,
+        (lock, said): (&Lock, &[String]),
+        reads: Result<Vec<String>>,
+        beginning: &Beginning,
+    ) {
+        let Some(folder) = &self.folder else { return };
+        let keep = |reads: Vec<String>| {
+            let reads = [reads, nix_files::reads_at_start()].concat();
+            let inputs = self.write_inputs(folder, &Inputs::record(None, &reads, beginning, &self.digests)?)?;
+            let kept = KeptLock { lock: lock.clone(), said: said.to_vec(), inputs };
+            self.write(&folder.join("locks").join(format!("{}.json", key.0)), &kept)
+        };
+        match reads.and_then(keep) {
+            Ok(()) => self.prune(folder),
+            Err(error) => log::detail(machine, &format!("the lock is not kept for the next run: {error:#}")),
+        }
+    }
+
+    /// Writes what something depended on, if it is not there, and gives its name.
+    fn write_inputs(&self, folder: &Path, inputs: &Inputs) -> Result<String> {
+        let id = inputs.digest();
+        if !self.checked.get(id.clone(), || Ok(false))? {
+            self.write(&folder.join("inputs").join(format!("{id}.json")), inputs)?;
+            self.checked.set(id.clone(), true);
+        }
+        Ok(id)
     }
 
     /// Writes a file whole, readable for its owner alone.
@@ -195,7 +241,7 @@ impl Cache {
             return;
         }
         let Some(limit) = SystemTime::now().checked_sub(KEPT) else { return };
-        for kind in ["evaluations", "inputs"] {
+        for kind in ["evaluations", "locks", "inputs"] {
             prune(&folder.join(kind), limit);
         }
     }

@@ -107,7 +107,7 @@ pub fn evaluate(settings: &Settings, source: &Source, record: &Record) -> Result
 fn template(settings: &Settings, source: &Source, record: &Record, machine: &str) -> Result<Template> {
     let lock = match source {
         Source::Flake { reference, .. } => {
-            let lock = || lock::lock(machine, source, reference, &settings.options);
+            let lock = || lock::lock(machine, source, reference, &settings.options, &settings.cache);
             Some(settings.locks.get(reference.clone(), lock)??)
         }
         _ => None,

@@ -106,6 +106,7 @@ fn look(recorder: &mut Recorder, what: &str, path: &Path) -> Result<()> {
     match what {
         "file" => recorder.file(path),
         "program" => recorder.program(path),
+        "entry" => recorder.entry(path),
         "folder" => recorder.folder(path),
         "tree" => recorder.tree(path),
         "kind" => recorder.existence(path, None).map(drop),

@@ -3,14 +3,18 @@
 //! Nix evaluates what is locked without looking at anything else (`pure-eval`), and so it comes to
 //! the same for as long as the lock, the expression and the facts that it uses are the same.
 
+use crate::cache::{Cache, Key};
 use crate::evaluate::explain;
 use crate::facts::nix_string;
+use crate::flake_files::Flake;
 use crate::nix;
+use crate::nix_files;
 use crate::once::Once;
+use crate::recorder::Beginning;
 use crate::source::{Source, percent_encode};
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The experimental features that flakes are made of.
@@ -25,7 +29,7 @@ pub const UNUSABLE: [&str; 2] = ["has unsupported parameter 'dir'", "nixpipe: th
 pub type Locks = Once<String, Result<Lock, Failure>>;
 
 /// What a flake reference names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Lock {
     /// A reference to this content and no other
     reference: String,
@@ -42,11 +46,25 @@ struct Metadata {
     url: String,
 }
 
-/// Asks Nix what `reference` names; a flake of this computer is copied to the store.
+/// What `reference` names: as in an earlier run if that is certain, else as Nix says. A flake of this
+/// computer is copied to the store.
 ///
 /// # Errors
 /// Kind `evaluation` where Nix cannot lock it.
-pub fn lock(machine: &str, source: &Source, reference: &str, options: &[String]) -> Result<Result<Lock, Failure>> {
+pub fn lock(
+    machine: &str,
+    source: &Source,
+    reference: &str,
+    options: &[String],
+    cache: &Cache,
+) -> Result<Result<Lock, Failure>> {
+    let flake = Flake::of(reference).filter(|_| cache.is_on());
+    let key = flake.as_ref().map(|_| Key::new(&format!("the lock of {reference}"), &[options])).transpose()?;
+    if let Some(kept) = key.as_ref().and_then(|key| cache.find_lock(machine, key)) {
+        kept.said.iter().for_each(|line| nix::show(machine, line));
+        return Ok(Ok(kept.lock));
+    }
+    let beginning = Beginning::now(flake.iter().flat_map(Flake::roots).chain(nix_files::folders(&[])));
     let words = ["flake", "metadata", "--json", "--no-update-lock-file"];
     let mut arguments: Vec<String> = words.iter().chain(&FEATURES).map(|word| word.to_string()).collect();
     arguments.extend(options.iter().cloned());
@@ -55,8 +73,14 @@ pub fn lock(machine: &str, source: &Source, reference: &str, options: &[String])
     if !outcome.success {
         return Ok(Err(explain(source, &outcome, None)));
     }
-    Ok(Lock::parse(&outcome.stdout)
-        .map_err(|error| Failure::new(Kind::Evaluation, format!("cannot understand nix flake metadata: {error:#}"))))
+    let lock = Lock::parse(&outcome.stdout)
+        .map_err(|error| Failure::new(Kind::Evaluation, format!("cannot understand nix flake metadata: {error:#}")));
+    if let (Ok(lock), Some(key), Some(flake)) = (&lock, &key, &flake) {
+        // That it has changes is to be said each time; what this computer lacks may not be so then.
+        let said: Vec<String> = outcome.stderr.into_iter().filter(|line| flake.is_named(line)).collect();
+        cache.keep_lock(machine, key, (lock, &said), flake.reads(lock.copy()), &beginning);
+    }
+    Ok(lock)
 }
 
 impl Lock {
@@ -82,6 +106,12 @@ impl Lock {
             dirty.insert("submodules".into(), submodules.unwrap_or_default().into());
         }
         Ok(Lock { reference, nar_hash, dirty: Some(dirty) })
+    }
+
+    /// The copy in the store that alone holds what it names.
+    fn copy(&self) -> Option<&str> {
+        self.dirty.as_ref()?;
+        self.reference.strip_prefix("path:")?.split('?').next()
     }
 
     /// The flake as Nix makes it of the original reference.

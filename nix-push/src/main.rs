@@ -31,6 +31,7 @@ mod evaluate;
 mod evaluators;
 mod expression;
 mod facts;
+mod flake_files;
 mod groups;
 mod hash;
 mod inputs;

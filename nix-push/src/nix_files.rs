@@ -19,7 +19,7 @@ const DEPTH: usize = 8;
 pub fn reads(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let places = ["XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"];
-    ["NIX_", "LD_"].iter().any(|start| name.starts_with(start))
+    ["NIX_", "_NIX_", "LD_", "GIT_"].iter().any(|start| name.starts_with(start))
         || ["HOME", "USER"].contains(&&*name)
         || places.contains(&&*name)
 }
@@ -30,7 +30,7 @@ pub fn reads_at_start() -> Vec<String> {
     let mut say = |what: &str, path: &Path| reads.push(json!([what, path.to_string_lossy()]).to_string());
     let paths = |list: OsString| std::env::split_paths(&list).collect::<Vec<_>>();
     // Those before the one that is found are not there.
-    let mut programs = programs();
+    let mut programs = programs("nix-instantiate");
     let found = programs.pop();
     programs.iter().for_each(|program| say("kind", program));
     match found.map(|program| LIBRARIES.get_or_init(|| libraries(&program)).as_ref()) {
@@ -63,7 +63,7 @@ fn variable(name: &str) -> Option<OsString> {
 }
 
 /// The folder that a variable names, else one below the user's own.
-fn home(name: &str, below: &str) -> PathBuf {
+pub fn home(name: &str, below: &str) -> PathBuf {
     let home = || variable("HOME").map(PathBuf::from).unwrap_or_default().join(below);
     variable(name).map_or_else(home, PathBuf::from)
 }
@@ -78,10 +78,10 @@ fn channels() -> Vec<PathBuf> {
     vec![home("", ".nix-defexpr/channels"), state, everybodys.join("nixpkgs"), everybodys]
 }
 
-/// Where nix-instantiate is looked for, up to where it is found.
-pub fn programs() -> Vec<PathBuf> {
+/// Where a program is looked for, up to where it is found.
+pub fn programs(name: &str) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut programs: Vec<_> = std::env::split_paths(&path).map(|folder| folder.join("nix-instantiate")).collect();
+    let mut programs: Vec<_> = std::env::split_paths(&path).map(|folder| folder.join(name)).collect();
     let found = programs.iter().position(|program| program.exists());
     programs.truncate(found.map_or(0, |found| found + 1));
     programs
@@ -147,7 +147,7 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>, String> {
 pub fn version() -> Option<&'static str> {
     static VERSION: OnceLock<Option<String>> = OnceLock::new();
     let ask = || {
-        let program = programs().pop().filter(|program| is_script(program))?;
+        let program = programs("nix-instantiate").pop().filter(|program| is_script(program))?;
         let said = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
         Some(String::from_utf8_lossy(&said.stdout).into_owned())
     };

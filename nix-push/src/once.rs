@@ -24,6 +24,12 @@ impl<K: Eq + Hash, V: Clone> Once<K, V> {
             None => Ok(value.insert(make()?).clone()),
         }
     }
+
+    /// Gives `key` a value, in the place of the one that it has.
+    pub fn set(&self, key: K, value: V) {
+        let one = lock(&self.0).entry(key).or_default().clone();
+        *lock(&one) = Some(value);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -42,5 +48,7 @@ mod tests {
         assert_eq!(once.get("a", || Ok(1)).unwrap(), 1);
         assert_eq!(once.get("a", || bail!("not asked")).unwrap(), 1);
         assert_eq!(once.get("b", || Ok(2)).unwrap(), 2);
+        once.set("b", 3);
+        assert_eq!(once.get("b", || bail!("not asked")).unwrap(), 3);
     }
 }

@@ -27,7 +27,7 @@ pub enum Place {
     Folder(Option<Content>),
     /// A file; with the digest of what it holds if that was looked at
     File(Option<Content>),
-    /// A path of the Nix store, or a program: nothing in it changes as long as its stamp is the same
+    /// A path of the Nix store, a program, or what counts with its time: it is the same as long as its stamp is
     Stamped(Stamp),
 }
 
@@ -100,7 +100,8 @@ impl Places {
             (Place::Folder(None), place @ Place::Folder(_)) | (Place::File(None), place @ Place::File(_)) => {
                 *known = place;
             }
-            (Place::Folder(_), Place::Folder(None)) | (Place::File(_) | Place::Stamped(_), Place::File(None)) => {}
+            (Place::Folder(_) | Place::Stamped(_), Place::Folder(None)) => {}
+            (Place::File(_) | Place::Stamped(_), Place::File(None)) => {}
             (known, place) => ensure!(*known == place, "{} was changed just now", path.display()),
         }
         Ok(())
@@ -155,7 +156,7 @@ pub fn is_stored(path: &Path) -> bool {
     name.is_some_and(|name| StorePath::new(format!("{STORE}/{name}")).is_ok())
 }
 
-fn is_absence(error: &std::io::Error) -> bool {
+pub fn is_absence(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 

@@ -1,7 +1,7 @@
 //! Looks up what an evaluation looked at, right after it.
 
 use crate::digests::Digests;
-use crate::places::{Found, Place, Places, STORE, text};
+use crate::places::{Found, Place, Places, STORE, is_absence, text};
 use crate::stamp::{LAG, Stamp, changed, local, now};
 use anyhow::{Result, ensure};
 use std::collections::HashMap;
@@ -96,9 +96,32 @@ impl Recorder<'_> {
     /// A program or a library of Nix: large, and seldom changed.
     pub fn program(&mut self, path: &Path) -> Result<()> {
         let Found::There(real, meta) = self.places.lead(path)? else { return Ok(()) };
-        ensure!(self.beginning.before(&meta), "{} was changed just now", real.display());
-        ensure!(local(&real)?, "{} is on a file system whose times are not this computer's", real.display());
-        self.places.0.insert(text(&real)?, Place::Stamped(Stamp::of(&meta)));
+        self.stamp(&real, &meta)
+    }
+
+    /// What is at a path itself, its times included; of a link, where it leads to.
+    pub fn entry(&mut self, path: &Path) -> Result<()> {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        let Found::There(folder, _) = self.places.lead(folder)? else { return Ok(()) };
+        let real = folder.join(name);
+        match fs::symlink_metadata(&real) {
+            Ok(meta) if meta.is_symlink() => self.places.note(&real, Place::Link(text(&fs::read_link(&real)?)?)),
+            Ok(meta) => self.stamp(&real, &meta),
+            Err(error) if is_absence(&error) => self.places.note(&real, Place::Absent),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn stamp(&mut self, real: &Path, meta: &Metadata) -> Result<()> {
+        self.is_settled(real, meta)?;
+        self.places.0.insert(text(real)?, Place::Stamped(Stamp::of(meta)));
+        Ok(())
+    }
+
+    /// Whether what is seen now is what the evaluation saw, and a change would be seen.
+    fn is_settled(&self, real: &Path, meta: &Metadata) -> Result<()> {
+        ensure!(self.beginning.before(meta), "{} was changed just now", real.display());
+        ensure!(local(real)?, "{} is on a file system whose times are not this computer's", real.display());
         Ok(())
     }
 
@@ -113,8 +136,7 @@ impl Recorder<'_> {
 
     fn content(&mut self, real: &Path, meta: &Metadata) -> Result<()> {
         let content = self.digests.of(real, meta)?;
-        ensure!(self.beginning.before(meta), "{} was changed just now", real.display());
-        ensure!(local(real)?, "{} is on a file system whose times are not this computer's", real.display());
+        self.is_settled(real, meta)?;
         let place = if meta.is_dir() { Place::Folder(Some(content)) } else { Place::File(Some(content)) };
         self.places.note(real, place)
     }

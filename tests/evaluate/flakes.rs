@@ -19,6 +19,7 @@ const FLAKE: &str = r#"{
 }"#;
 
 const GIT: &str = "git -c user.name=a -c user.email=a@example.org";
+const COMMITTER: &str = "export GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@example.org";
 const TOPLEVEL: &str = "nixosConfigurations.a.config.system.build.toplevel";
 
 /// What one run came to.
@@ -26,6 +27,8 @@ const TOPLEVEL: &str = "nixosConfigurations.a.config.system.build.toplevel";
 struct Came {
     toplevel: String,
     evaluated: bool,
+    /// Whether Nix was asked for the lock
+    asked: bool,
     /// Why it is not kept for the next run, if it is not
     lost: Option<String>,
 }
@@ -59,7 +62,9 @@ impl Flakes {
         let ran = self.folder.sh(&script, r#"{"name":"a"}"#).ok();
         let toplevel = ran.record()["plan"][0]["resource"].as_str().unwrap().replace("closure/", "/nix/store/");
         let lost = ran.stderr.lines().find(|line| line.contains("is not kept for the next run"));
-        Came { toplevel, evaluated: !ran.stderr.contains("depends on has changed"), lost: lost.map(String::from) }
+        let said = |words: &str| ran.stderr.contains(words);
+        let (evaluated, asked) = (!said("depends on has changed"), said("nix flake metadata"));
+        Came { toplevel, evaluated, asked, lost: lost.map(String::from) }
     }
 
     /// What Nix makes of it.
@@ -67,6 +72,21 @@ impl Flakes {
         let script =
             format!("drv=$({NIX} eval --raw \"./{reference}#{TOPLEVEL}.drvPath\") && nix-store --query --outputs $drv");
         self.sh(&script).trim().into()
+    }
+
+    /// What is written from now on is written at another time.
+    fn settle(&self) {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+
+    /// Runs, and sees that the next run need not ask Nix.
+    #[track_caller]
+    fn is_known(&self, reference: &str) -> Came {
+        self.settle();
+        self.push(&format!("{reference}#a"));
+        let came = self.push(&format!("{reference}#a"));
+        assert!(!came.asked, "{reference}: {came:?}");
+        came
     }
 
     /// It is what Nix makes of it, whether it is evaluated or taken from the run before.
@@ -129,6 +149,7 @@ fn the_newest_nix_makes_the_same_of_flakes() {
 /// Each kind of change of a flake is seen, by the way that Nix sees it.
 fn each_change_counts(flakes: &Flakes, update: &str) {
     let references = ["git", "deep/in", "path"];
+    flakes.settle();
     let mut last = references.map(|reference| {
         let first = flakes.same_as_nix(reference);
         assert!(first.evaluated && first.lost.is_none(), "{reference}: {first:?}");
@@ -162,5 +183,61 @@ fn each_change_counts(flakes: &Flakes, update: &str) {
             (seen, *last) = (seen + usize::from(other), next.toplevel);
         }
         assert_eq!(seen, changes, "after {change}");
+    }
+    for reference in references {
+        assert!(!flakes.is_known(reference).asked, "{reference}");
+    }
+}
+
+#[test]
+fn an_unchanged_flake_is_known_without_nix() {
+    let flakes = Flakes::new("known");
+    flakes.sh("printf 'substituters =\nbuild-users-group =\n' > nix.conf; touch .gitconfig; ln -s . up");
+    let mut flakes = Flakes { before: format!("{}; export NIX_CONF_DIR=$PWD", flakes.before), ..flakes };
+    flakes.is_known("git");
+    flakes.is_known("path");
+    for (change, reference) in [
+        ("echo 1 > git/new", "git"),
+        ("touch git/value", "git"),
+        ("ln -sf value git/link && git -C git add link", "git"),
+        ("rm git/link", "git"),
+        ("git -C git checkout -q -- . && git -C git checkout -qb other", "git"),
+        ("git -C git commit -q --amend -m other --author='b <b@example.org>'", "git"),
+        ("git -C git pack-refs --all", "git"),
+        ("git -C git config core.fileMode false", "git"),
+        ("echo '[core]' > .gitconfig", "git"),
+        ("mv git/value git/x && mv git/x git/value", "git"),
+        ("touch -d 2020-01-01 path/value", "path"),
+        ("mkdir path/empty", "path"),
+        ("rm path/value && ln -s flake.nix path/value", "path"),
+        ("echo 'warn-dirty = false' >> nix.conf", "path"),
+    ] {
+        flakes.sh(&format!("{COMMITTER}; {change}"));
+        flakes.settle();
+        let next = flakes.same_as_nix(reference);
+        // What git does not know changes nothing.
+        assert_eq!(next.asked, !change.ends_with("git/new"), "after {change}: {next:?}");
+        if next.lost.is_some() {
+            // Git has written its index anew.
+            flakes.is_known(reference);
+        }
+    }
+    // What it was copied to is gone.
+    flakes.sh("echo 5 > git/value");
+    let dirty = flakes.is_known("git");
+    let copies = "grep -ho 'path:/nix/store/[^?]*' cache/nixpipe/locks/* | cut -d: -f2 | sort -u";
+    flakes.sh(&format!("nix-store --delete $(nix-store --query --referrers-closure $({copies}))"));
+    assert_eq!(flakes.same_as_nix("git"), Came { asked: true, evaluated: true, ..dirty });
+    flakes.is_known("git");
+    flakes.before += "; export NIX_CONFIG='warn-dirty = true'";
+    assert!(flakes.push("git#a").asked);
+
+    // Where that cannot be certain.
+    flakes.sh("cp -r git sub && git -C sub -c protocol.file.allow=always submodule --quiet add $PWD/deep deep");
+    flakes.sh("git -C deep worktree add -q ../tree HEAD");
+    flakes.settle();
+    for reference in ["path:$PWD/up/path", "sub", "tree/in", "git+file://$PWD/git?ref=other"] {
+        let twice = [(); 2].map(|()| flakes.push(&format!("\"{reference}#a\"")).asked);
+        assert_eq!(twice, [true; 2], "{reference}");
     }
 }

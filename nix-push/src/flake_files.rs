@@ -1,0 +1,191 @@
+//! What Nix reads of a flake in a folder of this computer before it can say what the flake is locked to.
+
+use crate::nix_files::{home, programs};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// To look at more files would take as long as to ask Nix.
+const MOST: usize = 10_000;
+
+/// A folder, and whether git says what of it belongs to the flake.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Flake {
+    folder: PathBuf,
+    git: bool,
+}
+
+impl Flake {
+    /// The folder that a reference names; none for what is elsewhere, or is asked for with more
+    /// than its folder: nobody can tell here whether that has changed.
+    pub fn of(reference: &str) -> Option<Flake> {
+        let (url, query) = reference.split_once('?').unwrap_or((reference, ""));
+        let (git, path) = match (url.strip_prefix("git+file://"), url.strip_prefix("path:")) {
+            (Some(path), _) => (true, path),
+            (_, Some(path)) => (false, path),
+            _ => return None,
+        };
+        let plain = query.is_empty() || query.starts_with("dir=") && !query.contains('&');
+        let folder = PathBuf::from(percent_decode(path)?);
+        (plain && folder.is_absolute()).then_some(Flake { folder, git })
+    }
+
+    /// Whether a line of Nix is about it.
+    pub fn is_named(&self, line: &str) -> bool {
+        line.contains(&*self.folder.to_string_lossy())
+    }
+
+    /// Where Nix is sure to look.
+    pub fn roots(&self) -> Vec<PathBuf> {
+        vec![self.folder.clone(), self.folder.join(".git/refs/heads")]
+    }
+
+    /// All that the lock depends on, in the words of `watch.nix`; `copy` is what it rests on in the store.
+    ///
+    /// # Errors
+    /// Why it is not certain that this is all.
+    pub fn reads(&self, copy: Option<&str>) -> Result<Vec<String>> {
+        let mut reads = Reads(Vec::new());
+        // The version of Nix is that of nix-instantiate, which is looked at elsewhere.
+        let found = |name| programs(name).last().map(fs::canonicalize).transpose().unwrap_or(None);
+        ensure!(found("nix") == found("nix-instantiate"), "nix and nix-instantiate are two programs");
+        reads.program("nix")?;
+        ensure!(fs::canonicalize(&self.folder)? == self.folder, "a link leads to it");
+        for path in copy.map(Path::new).into_iter().chain([&*self.folder]) {
+            reads.say("kind", path)?;
+        }
+        if self.git {
+            self.git(&mut reads)?;
+        } else {
+            // The time of the newest file is a part of the lock, too.
+            reads.tree(&self.folder)?;
+        }
+        Ok(reads.0)
+    }
+
+    /// What git knows of the folder (gitrepository-layout(5)), and how it is set up.
+    fn git(&self, reads: &mut Reads) -> Result<()> {
+        reads.program("git")?;
+        let inside = |name: &str| self.folder.join(".git").join(name);
+        ensure!(fs::symlink_metadata(inside("")).is_ok_and(|meta| meta.is_dir()), "its .git is no folder");
+        for name in ["HEAD", "index", "packed-refs", "config", "config.worktree", "shallow", "info/attributes"] {
+            reads.say("entry", &inside(name))?;
+        }
+        // What would give names another meaning, or keep them elsewhere.
+        for name in ["commondir", "reftable", "refs/replace", "info/grafts"] {
+            ensure!(fs::symlink_metadata(inside(name)).is_err(), "its .git has {name}");
+            reads.say("entry", &inside(name))?;
+        }
+        ensure!(
+            !fs::read_to_string(inside("packed-refs")).unwrap_or_default().contains("refs/replace"),
+            "it replaces commits"
+        );
+        let head = fs::read_to_string(inside("HEAD")).context("it has no HEAD")?;
+        if let Some(branch) = head.strip_prefix("ref:") {
+            let branch = inside(branch.trim());
+            let commit = fs::read_to_string(&branch).unwrap_or_default();
+            ensure!(!commit.starts_with("ref:"), "a branch is another's name");
+            reads.say("entry", &branch)?;
+        }
+        for line in self.ask_git(&["ls-files", "--stage", "-z"])?.split_terminator('\0') {
+            let (about, name) = line.split_once('\t').context("cannot understand git ls-files")?;
+            ensure!(!about.starts_with("160000"), "it has submodules");
+            let file = self.folder.join(name);
+            let filters = || fs::read_to_string(&file).unwrap_or_default().contains("filter");
+            ensure!(!name.ends_with(".gitattributes") || !filters(), "git changes its files");
+            reads.say("entry", &file)?;
+        }
+        for file in [
+            PathBuf::from("/etc/gitconfig"),
+            home("", ".gitconfig"),
+            home("XDG_CONFIG_HOME", ".config").join("git/config"),
+        ] {
+            reads.say("file", &file)?;
+        }
+        if let Some(folder) = programs("git").pop().as_deref().and_then(Path::parent).and_then(Path::parent) {
+            reads.say("file", &folder.join("etc/gitconfig"))?;
+        }
+        // Each entry is where it is from, and the setting.
+        let settings = self.ask_git(&["config", "--list", "--show-origin", "-z"])?;
+        let unknown = ["include.", "includeif.", "core.worktree", "core.attributesfile", "extensions.worktreeconfig"];
+        for setting in settings.split('\0').skip(1).step_by(2) {
+            let name = setting.lines().next().unwrap_or_default();
+            ensure!(!unknown.iter().any(|unknown| name.starts_with(unknown)), "git is set up with {name}");
+        }
+        Ok(())
+    }
+
+    fn ask_git(&self, arguments: &[&str]) -> Result<String> {
+        let said = Command::new("git").arg("-C").arg(&self.folder).args(arguments).stdin(Stdio::null()).output()?;
+        ensure!(said.status.success(), "git: {}", String::from_utf8_lossy(&said.stderr).trim());
+        String::from_utf8(said.stdout).context("git says what is no UTF-8")
+    }
+}
+
+/// What is read, in the words of `watch.nix`.
+struct Reads(Vec<String>);
+
+impl Reads {
+    fn say(&mut self, what: &str, path: &Path) -> Result<()> {
+        let path = path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))?;
+        ensure!(self.0.len() < MOST, "it has too many files");
+        self.0.push(json!([what, path]).to_string());
+        Ok(())
+    }
+
+    /// A program of the PATH: those before the one that is found are not there.
+    fn program(&mut self, name: &str) -> Result<()> {
+        let mut programs = programs(name);
+        let Some(found) = programs.pop() else { bail!("there is no {name}") };
+        programs.iter().try_for_each(|program| self.say("kind", program))?;
+        self.say("program", &found)
+    }
+
+    /// All that is at and below a folder.
+    fn tree(&mut self, path: &Path) -> Result<()> {
+        self.say("entry", path)?;
+        if fs::symlink_metadata(path)?.is_dir() {
+            for entry in fs::read_dir(path)? {
+                self.tree(&entry?.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The text that was percent-encoded (RFC 3986, section 2.1); none for what is not.
+fn percent_decode(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_folder_of_this_computer_can_be_looked_at() {
+        let flake = |folder: &str, git| Some(Flake { folder: folder.into(), git });
+        assert_eq!(Flake::of("path:/a%20b"), flake("/a b", false));
+        assert_eq!(Flake::of("git+file:///a?dir=b"), flake("/a", true));
+        for elsewhere in [
+            "path:./a",
+            "github:a/b",
+            "git+file:///a?ref=x",
+            "git+file:///a?dir=b&submodules=1",
+            "git+https://x.org/a",
+            "nixpkgs",
+            "path:/a%2",
+            "git+file://host/a",
+        ] {
+            assert_eq!(Flake::of(elsewhere), None, "{elsewhere}");
+        }
+    }
+}
