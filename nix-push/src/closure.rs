@@ -1,6 +1,6 @@
 //! The paths that a system needs, and which of them a machine lacks.
 
-use crate::nix::LocalStore;
+use crate::local::Store;
 use crate::serve::PathInfo;
 use crate::sign::Signer;
 use anyhow::Result;
@@ -19,7 +19,7 @@ pub struct Closures(Mutex<HashMap<StorePath, Arc<Mutex<Weak<Closure>>>>>);
 
 impl Closures {
     /// The closure of `root`, which is valid; listed and signed once for all that hold it at the same time.
-    pub fn of(&self, store: &mut LocalStore, root: &StorePath, signer: Option<&Signer>) -> Result<Arc<Closure>> {
+    pub fn of(&self, store: &Store, root: &StorePath, signer: Option<&Signer>) -> Result<Arc<Closure>> {
         let one = {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             all.entry(root.clone()).or_default().clone()
@@ -28,8 +28,10 @@ impl Closures {
         if let Some(closure) = listed.upgrade() {
             return Ok(closure);
         }
-        let paths = store.closure(std::slice::from_ref(root))?;
-        let mut infos = in_order(store.path_infos(&paths)?);
+        let mut infos = in_order(store.ask(|store| {
+            let paths = store.closure(std::slice::from_ref(root))?;
+            store.path_infos(&paths)
+        })?);
         if let Some(signer) = signer {
             infos.iter_mut().for_each(|info| signer.sign(info));
         }
@@ -48,12 +50,14 @@ impl Closure {
     /// What lies outside the closures of `known`, of which those count that are valid here too.
     ///
     /// A machine on which one of them is valid has all that it needs, so only this must be asked.
-    pub fn beyond(&self, store: &mut LocalStore, known: &[StorePath]) -> Result<Beyond<'_>> {
-        store.ask_valid_paths(true, false, known)?;
-        let valid = store.valid_paths()?;
+    pub fn beyond(&self, store: &Store, known: &[StorePath]) -> Result<Beyond<'_>> {
+        let valid = store.lock(known)?;
         let known: Vec<_> = known.iter().filter(|path| valid.contains(*path)).cloned().collect();
-        let there: HashSet<_> =
-            if known.is_empty() { HashSet::new() } else { store.closure(&known)?.into_iter().collect() };
+        let there: HashSet<_> = if known.is_empty() {
+            HashSet::new()
+        } else {
+            store.ask(|store| store.closure(&known))?.into_iter().collect()
+        };
         Ok(Beyond { infos: self.infos.iter().filter(|info| !there.contains(&info.path)).collect(), known, there })
     }
 }

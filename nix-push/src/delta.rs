@@ -6,8 +6,8 @@
 
 use crate::closure::Beyond;
 use crate::groups::Group;
+use crate::local::Store;
 use crate::nar;
-use crate::nix::LocalStore;
 use crate::pairs::{self, Pairs};
 use crate::read::Reader;
 use crate::remote::Facts;
@@ -46,8 +46,9 @@ pub fn limit(facts: &Facts) -> Option<u64> {
 
 /// The older versions of what lies beyond the systems that the machine keeps; `None` where there
 /// are too few for differences to pay.
-pub fn worth(beyond: &Beyond, store: &mut LocalStore) -> Result<Option<Pairs>> {
-    let mut old = store.path_infos(&pairs::candidates(&beyond.infos, &beyond.there))?;
+pub fn worth(beyond: &Beyond, store: &Store) -> Result<Option<Pairs>> {
+    let candidates = pairs::candidates(&beyond.infos, &beyond.there);
+    let mut old = store.ask(|store| store.path_infos(&candidates))?;
     // Those of a store below another root are not at their place.
     old.retain(|info| fs::symlink_metadata(info.path.as_ref() as &Path).is_ok());
     let pairs = pairs::pair(&beyond.infos, &old);

@@ -8,9 +8,11 @@ use crate::evaluators::Evaluators;
 pub use crate::expression::system;
 use crate::expression::{Sight, Template};
 use crate::facts;
+use crate::local::Store;
 use crate::lock::{self, FEATURES, Locks};
 use crate::nix::{self, Outcome};
 use crate::nix_files;
+use crate::plan::Plans;
 use crate::recorder::Beginning;
 use crate::share::{Shared, Turn, Verdict};
 use crate::sign::Signer;
@@ -39,6 +41,8 @@ pub struct Settings {
     pub locks: Locks,
     pub shared: Shared,
     pub builds: Builds,
+    pub plans: Plans,
+    pub store: Store,
     pub closures: Closures,
     pub spool: Spool,
     /// `--sign-key`

@@ -1,19 +1,22 @@
 //! Evaluators: processes of Nix, as many at a time as a stated memory holds.
 //!
 //! Nix takes hundreds of megabytes for one NixOS and gives nothing back before it ends, so each
-//! machine has a process of its own, measured while it runs.
+//! machine has a process of its own, measured while it runs. What else this tool takes counts, too.
 
+use crate::memory::{self, Beside, Held};
 use crate::nix::{self, Outcome};
 use anyhow::Result;
 use machine_record::log;
 use std::collections::HashMap;
-use std::fs;
 use std::process::{Child, Command};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
+/// The template of a process that asks the store: it takes little.
+pub const ASKING: &str = "";
+
 /// What all evaluators share.
 pub struct Evaluators {
-    /// Bytes that they may take together; one alone may take more
+    /// Bytes that they may take together with this tool; one alone may take more
     memory: u64,
     /// How many may run at a time
     jobs: usize,
@@ -29,11 +32,15 @@ struct State {
     /// The most that an evaluation of each template has taken
     known: HashMap<String, u64>,
     next: u64,
+    beside: Beside,
+    /// Whether it was said that one alone takes too much
+    warned: bool,
 }
 
 /// An evaluator that runs, and the memory that is set aside for it.
 struct Place {
     id: u64,
+    process: Option<u32>,
     bytes: u64,
     alone: bool,
 }
@@ -44,7 +51,7 @@ impl Evaluators {
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
         Evaluators {
             // Where nothing can be measured, only the number of evaluators bounds them.
-            memory: memory.or_else(|| Some(free()? / 2)).unwrap_or(u64::MAX),
+            memory: memory.or_else(|| Some(memory::free()? / 2)).unwrap_or(u64::MAX),
             jobs: jobs.unwrap_or_else(processors),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -64,7 +71,7 @@ impl Evaluators {
         let mut alone = false;
         loop {
             let id = self.enter(template, alone);
-            let mut seen = Seen { most: 0, ended: false, warned: false };
+            let mut seen = Seen::default();
             let outcome = command().and_then(|mut command| {
                 nix::run_beside(machine, &mut command, input.into(), hold, |child| {
                     self.look(machine, id, child, &mut seen)
@@ -75,7 +82,7 @@ impl Evaluators {
             if !seen.ended || succeeded {
                 return outcome;
             }
-            log::event(machine, "the evaluators took more than --eval-memory: evaluating this machine again, alone");
+            log::event(machine, "the evaluators took more than --eval-memory: this one starts again, alone");
             alone = true;
         }
     }
@@ -87,11 +94,15 @@ impl Evaluators {
     fn enter(&self, template: &str, alone: bool) -> u64 {
         let mut state = self.lock();
         state.lonely += usize::from(alone);
-        let waits = |state: &mut State| !state.has_room(template, alone, self.memory, self.jobs);
+        let waits = |state: &mut State| {
+            let left = self.memory.saturating_sub(state.beside());
+            !state.has_room(template, alone, left, self.jobs)
+        };
         state = self.changed.wait_while(state, waits).unwrap_or_else(|poisoned| poisoned.into_inner());
         state.lonely -= usize::from(alone);
         state.next += 1;
-        let place = Place { id: state.next, bytes: state.expected(template).unwrap_or(0), alone };
+        let bytes = state.expected(template).unwrap_or(0);
+        let place = Place { id: state.next, process: None, bytes, alone };
         state.running.push(place);
         state.next
     }
@@ -108,42 +119,51 @@ impl Evaluators {
 
     /// Measures an evaluator, and ends it if it is the last that came and all are too much.
     fn look(&self, machine: &str, id: u64, child: &mut Child, seen: &mut Seen) {
-        let Some(bytes) = resident(child.id()) else { return };
-        seen.most = bytes.max(seen.most);
+        let Some(Held { own, .. }) = Held::by(child.id()) else { return };
+        seen.most = own.max(seen.most);
         let mut state = self.lock();
         if let Some(place) = state.running.iter_mut().find(|place| place.id == id) {
-            place.bytes = bytes.max(place.bytes);
+            place.process = Some(child.id());
+            place.bytes = own.max(place.bytes);
         }
         let last = state.running.iter().filter(|place| !place.alone).map(|place| place.id).max() == Some(id);
-        let all: u64 = state.running.iter().map(|place| place.bytes).sum();
+        let all = state.beside().saturating_add(state.taken());
         if all <= self.memory {
             return;
         }
         if last && state.running.len() > 1 {
             // It is waited for by who started it; a kill that comes too late does no harm.
             seen.ended = child.kill().is_ok();
-        } else if state.running.len() == 1 && bytes > self.memory && !std::mem::replace(&mut seen.warned, true) {
-            let mebibytes = |bytes: u64| bytes >> 20;
-            let (taken, given) = (mebibytes(bytes), mebibytes(self.memory));
-            log::warning(
-                machine,
-                &format!("this evaluation alone takes more than --eval-memory: {taken} of {given} MiB"),
-            );
+        } else if state.running.len() == 1 && !std::mem::replace(&mut state.warned, true) {
+            let (taken, given) = (all >> 20, self.memory >> 20);
+            let what = format!("this evaluation alone takes more than --eval-memory: {taken} of {given} MiB");
+            log::warning(machine, &what);
         }
     }
 }
 
 /// What was seen of an evaluator while it ran.
+#[derive(Default)]
 struct Seen {
     most: u64,
     ended: bool,
-    warned: bool,
 }
 
 impl State {
     /// What an evaluation will take: as the last of its template, else as the largest of any.
     fn expected(&self, template: &str) -> Option<u64> {
-        self.known.get(template).or(self.known.values().max()).copied()
+        let evaluations = self.known.iter().filter(|(template, _)| *template != ASKING);
+        self.known.get(template).copied().or_else(|| evaluations.map(|(_, bytes)| *bytes).max())
+    }
+
+    /// What this tool and all else that it runs take.
+    fn beside(&mut self) -> u64 {
+        self.beside.bytes(self.running.iter().filter_map(|place| place.process))
+    }
+
+    /// What is set aside for the evaluators.
+    fn taken(&self) -> u64 {
+        self.running.iter().map(|place| place.bytes).sum()
     }
 
     fn has_room(&self, template: &str, alone: bool, memory: u64, jobs: usize) -> bool {
@@ -154,48 +174,9 @@ impl State {
         if alone || self.lonely > 0 || self.running.len() >= jobs {
             return false;
         }
-        let taken: u64 = self.running.iter().map(|place| place.bytes).sum();
         // The first of all runs alone: it shows what the others will take.
-        self.expected(template).is_some_and(|expected| taken.saturating_add(expected) <= memory)
+        self.expected(template).is_some_and(|expected| self.taken().saturating_add(expected) <= memory)
     }
-}
-
-/// Reads a size: `512M`, `4G` (powers of 1024, as nix.conf and systemd have them), or bytes.
-pub fn size(text: &str) -> Result<u64, String> {
-    let upper = text.trim_end_matches("iB").trim_end_matches('B');
-    let (number, shift) = match upper.as_bytes().last() {
-        Some(b'K' | b'k') => (&upper[..upper.len() - 1], 10),
-        Some(b'M' | b'm') => (&upper[..upper.len() - 1], 20),
-        Some(b'G' | b'g') => (&upper[..upper.len() - 1], 30),
-        Some(b'T' | b't') => (&upper[..upper.len() - 1], 40),
-        _ => (upper, 0),
-    };
-    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)) {
-        Some(bytes) if bytes > 0 => Ok(bytes),
-        _ => Err("a size is a number and a unit, such as 512M or 4G".into()),
-    }
-}
-
-/// The memory that a process holds (proc(5)): pages that it shares with others count in full.
-fn resident(process: u32) -> Option<u64> {
-    kibibytes(&fs::read_to_string(format!("/proc/{process}/status")).ok()?, "VmRSS:")
-}
-
-/// The memory that is free: the kernel's estimate (proc(5)), or less where a cgroup gives less.
-fn free() -> Option<u64> {
-    let free = kibibytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
-    let number = |file: &str| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
-    let left = |limit: &str, usage: &str| Some(number(limit)?.saturating_sub(number(usage)?));
-    let cgroup = left("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current").or_else(|| {
-        let folder = "/sys/fs/cgroup/memory/memory";
-        left(&format!("{folder}.limit_in_bytes"), &format!("{folder}.usage_in_bytes"))
-    });
-    Some(cgroup.map_or(free, |cgroup| free.min(cgroup)))
-}
-
-fn kibibytes(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
 #[cfg(test)]
@@ -203,7 +184,7 @@ mod tests {
     use super::*;
 
     fn place(id: u64, bytes: u64) -> Place {
-        Place { id, bytes, alone: false }
+        Place { id, process: None, bytes, alone: false }
     }
 
     #[test]
@@ -219,6 +200,9 @@ mod tests {
         assert!(!state.has_room("a", false, 100, 4));
         // Another configuration is taken to be as large as the largest.
         assert_eq!((state.expected("b"), state.expected("a")), (Some(40), Some(40)));
+        // What a question takes says nothing of an evaluation.
+        let state = State { known: [(ASKING.into(), 1)].into(), ..State::default() };
+        assert_eq!((state.expected("b"), state.expected(ASKING)), (None, Some(1)));
     }
 
     #[test]
@@ -228,15 +212,5 @@ mod tests {
         assert!(!state.has_room("a", false, 100, 4) && state.has_room("a", true, 100, 4));
         state.running.push(place(1, 1));
         assert!(!state.has_room("a", false, 100, 4) && !state.has_room("a", true, 100, 4));
-    }
-
-    #[test]
-    fn sizes_have_a_unit_or_are_bytes() {
-        for (text, bytes) in [("4G", 4 << 30), ("512M", 512 << 20), ("512MiB", 512 << 20), ("1k", 1024), ("77", 77)] {
-            assert_eq!(size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "0", "G", "-1M", "1.5G", "1X", "99999999999T"] {
-            assert!(size(text).is_err(), "{text}");
-        }
     }
 }

@@ -9,9 +9,11 @@ use clap::{Parser, ValueEnum};
 use closure::Closures;
 use evaluate::Settings;
 use evaluators::Evaluators;
+use local::Store;
 use lock::Locks;
 use machine_record::{Failure, Kind, Record, StreamArgs, Tool, log};
 use machine_ssh::LoginArgs;
+use plan::Plans;
 use share::Shared;
 use sign::Signer;
 use source::Source;
@@ -35,7 +37,9 @@ mod flake_files;
 mod groups;
 mod hash;
 mod inputs;
+mod local;
 mod lock;
+mod memory;
 mod nar;
 mod nix;
 mod nix_files;
@@ -137,7 +141,7 @@ struct Args {
     keep_result: Option<PathBuf>,
 
     /// Memory for all evaluations together [default: half of what is free]
-    #[arg(long, value_name = "SIZE", value_parser = evaluators::size, hide_short_help = true)]
+    #[arg(long, value_name = "SIZE", value_parser = memory::size, hide_short_help = true)]
     eval_memory: Option<u64>,
 
     /// Most evaluations at a time [default: the number of processors]
@@ -245,6 +249,8 @@ impl Args {
             locks: Locks::default(),
             shared: Shared::default(),
             builds: Builds::default(),
+            plans: Plans::default(),
+            store: Store::default(),
             closures: Closures::default(),
             spool: Spool::new(),
             signer: self.sign_key.as_deref().map(|file| Signer::read(file).map_err(|error| Failure::of(&error))),

@@ -2,13 +2,12 @@
 
 use crate::expression::{FACT, READ};
 use crate::inputs::COPIED;
-use crate::serve::{Pipe, Serve};
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, log};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -87,6 +86,7 @@ pub fn run_beside(
 ) -> Result<Outcome> {
     let mut child = spawn(command)?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    beside(&mut child);
     let said = follow(machine, &mut child, hold);
     let finished: std::io::Result<_> = std::thread::scope(|scope| {
         // A command that fails early reads nothing: its own words say more than a broken pipe.
@@ -129,7 +129,11 @@ fn number(version: &str) -> Option<(u32, u32)> {
     Some((parts.next()??, parts.next()??))
 }
 
-fn spawn(command: &mut Command) -> Result<Child> {
+/// Starts a command of Nix with all its streams as pipes.
+///
+/// # Errors
+/// Kind `not-found` where it is not installed.
+pub fn spawn(command: &mut Command) -> Result<Child> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().map_err(|error| {
         let failure = Failure::new(Kind::NotFound, format!("cannot run {}: {error}", command.get_program().display()));
@@ -143,7 +147,7 @@ fn spawn(command: &mut Command) -> Result<Child> {
 
 /// What a command said on stderr.
 #[derive(Default)]
-struct Said {
+pub struct Said {
     lines: VecDeque<String>,
     held: usize,
     facts: Vec<String>,
@@ -151,7 +155,7 @@ struct Said {
 }
 
 /// Shows each line of stderr, with `hold` until an error, and gives the last ones at the end.
-fn follow(machine: &str, child: &mut Child, hold: bool) -> Option<JoinHandle<Said>> {
+pub fn follow(machine: &str, child: &mut Child, hold: bool) -> Option<JoinHandle<Said>> {
     let stderr = child.stderr.take()?;
     let machine = machine.to_string();
     Some(std::thread::spawn(move || {
@@ -199,47 +203,6 @@ fn follow(machine: &str, child: &mut Child, hold: bool) -> Option<JoinHandle<Sai
 pub fn show(machine: &str, line: &str) {
     let show = if line.starts_with("  /nix/store/") { log::detail } else { log::event };
     show(machine, &format!("nix: {line}"));
-}
-
-/// The local store: a `nix-store --serve` of our own.
-///
-/// What it is asked to lock is kept from garbage collection until it ends, and it ends with us,
-/// however we end.
-pub struct Local {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    stdout: ChildStdout,
-}
-
-pub type LocalStore = Serve<Local>;
-
-/// Opens the local store.
-pub fn store(machine: &str) -> Result<LocalStore> {
-    let arguments = ["--serve", "--write"].map(String::from);
-    log::detail(machine, &format!("nix-store {}", arguments.join(" ")));
-    let mut child = spawn(Command::new("nix-store").args(&arguments))?;
-    follow(machine, &mut child, false);
-    let (stdin, stdout) = (child.stdin.take(), child.stdout.take().context("nix-store has no stdout")?);
-    let mut store = Serve::greet(Local { child, stdin, stdout })?;
-    store.greeted().context("cannot use the local store")?;
-    Ok(store)
-}
-
-impl Pipe for Local {
-    fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        let stdin = self.stdin.as_mut().context("nix-store has no stdin")?;
-        stdin.write_all(bytes).context("cannot ask the local store")
-    }
-    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        self.stdout.read(buffer).context("cannot hear the local store")
-    }
-}
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        drop(self.stdin.take());
-        let _ = self.child.wait();
-    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,18 @@
 //! What a push would do: what would be built, and what would be sent.
 
 use crate::evaluate::{Evaluated, Settings, evaluate};
+use crate::evaluators::ASKING;
+use crate::once::Once;
 use crate::remote::Remote;
 use crate::send::size;
 use crate::source::Source;
-use crate::{Args, TOOL, build, nix, push};
+use crate::{Args, TOOL, build, push};
 use anyhow::Result;
 use machine_record::{Failure, Kind, PlanEntry, Record, Ssh, StorePath, log};
 use machine_ssh::Address;
 use serde_json::json;
 use std::collections::HashSet;
+use std::process::Command;
 use std::sync::OnceLock;
 
 /// Evaluates, and says what is to be done; writes nothing but derivations in the local store.
@@ -24,13 +27,14 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
         (None, Source::Toplevel(toplevel)) => toplevel,
         (None, _) => return Err(Failure::new(Kind::Internal, "no system was evaluated").into()),
     };
-    let mut store = nix::store(&machine)?;
+    let store = &settings.store;
     let resource = format!("closure/{}", toplevel.base_name());
-    if !push::lock(&mut store, toplevel, evaluated.as_ref())? {
+    if !push::lock(store, toplevel, evaluated.as_ref())? {
         let Some(evaluated) = &evaluated else {
             return Err(Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store")).into());
         };
-        let Work { build, fetch } = work(&machine, settings, evaluated)?;
+        let Work { build, fetch } =
+            settings.plans.get(evaluated.drv.clone(), || work(&machine, settings, evaluated))?;
         let reason = format!("{} derivations to build, {} paths to fetch", build.len(), fetch.len());
         log::event(&machine, &format!("+ {resource}: {reason}; what is to be sent is known after that"));
         record.plan(
@@ -38,7 +42,7 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
         )?;
         return Ok(record.plan(&PlanEntry::new(TOOL.name, "send", &resource, "known after it is built"))?);
     }
-    let closure = settings.closures.of(&mut store, toplevel, None)?;
+    let closure = settings.closures.of(store, toplevel, None)?;
     let (paths, bytes) = if record.section::<Ssh>()?.is_none() {
         // The machine is one that an earlier step would make.
         (closure.infos.len(), closure.bytes())
@@ -66,9 +70,12 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
     Ok(record.plan(&PlanEntry::new(TOOL.name, "send", &resource, reason).details(details))?)
 }
 
+/// The plans of this run: Nix is asked once for what several machines get.
+pub type Plans = Once<StorePath, Work>;
+
 /// What stands between a derivation and its output.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Work {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Work {
     build: Vec<String>,
     fetch: Vec<String>,
 }
@@ -78,7 +85,13 @@ fn work(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Wor
     let mut arguments: Vec<String> = ["--realise", "--dry-run", drv.as_str()].map(String::from).to_vec();
     arguments.extend(evaluated.about.caches());
     arguments.extend(build::building(settings));
-    let outcome = nix::run(machine, "nix-store", &arguments, String::new())?;
+    // Measured and bounded as evaluations are.
+    let outcome = settings.evaluators.run(machine, ASKING, "", false, || {
+        log::detail(machine, &format!("nix-store {}", arguments.join(" ")));
+        let mut command = Command::new("nix-store");
+        command.args(&arguments);
+        Ok(command)
+    })?;
     if !outcome.success {
         return Err(Failure::new(Kind::Build, format!("cannot plan {drv}: {}", outcome.error())).into());
     }

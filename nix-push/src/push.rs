@@ -3,7 +3,7 @@
 use crate::closure::Closure;
 use crate::delta;
 use crate::evaluate::{self, Evaluated, Settings, evaluate};
-use crate::nix::{self, LocalStore};
+use crate::local::Store;
 use crate::pack::Packing;
 use crate::pairs::Pairs;
 use crate::remote::{self, Facts, Remote, Script};
@@ -24,13 +24,12 @@ use std::time::{Duration, Instant};
 /// silent ones.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// What is to be sent, kept in the local store for as long as this lives.
+/// What is to be sent; it is kept in the local store until the end of the run.
 struct Cargo {
     toplevel: StorePath,
     /// The derivation, where the machine is to build it: then the closure is that of the derivation
     build: Option<StorePath>,
     closure: Arc<Closure>,
-    store: LocalStore,
 }
 
 /// Evaluates, builds, sends and roots; writes `closure`, as far as it came.
@@ -140,14 +139,14 @@ fn prepare(
     if stop.load(Ordering::SeqCst) {
         return Err(Failure::new(Kind::NotStarted, "the machine cannot be reached").into());
     }
-    let mut store = nix::store(&machine)?;
-    let there = lock(&mut store, &toplevel, evaluated.as_ref())?;
+    let store = &settings.store;
+    let there = lock(store, &toplevel, evaluated.as_ref())?;
     if let Some(Evaluated { drv, .. }) = &evaluated
         && builds_there(args, settings, record)?
     {
         about::warn_if_small(&machine, record);
-        let closure = settings.closures.of(&mut store, drv, signer).context("cannot list the derivations")?;
-        return Ok(Cargo { toplevel, build: Some(drv.clone()), closure, store });
+        let closure = settings.closures.of(store, drv, signer).context("cannot list the derivations")?;
+        return Ok(Cargo { toplevel, build: Some(drv.clone()), closure });
     }
     if there {
         let _ = known.set(toplevel.clone());
@@ -160,10 +159,10 @@ fn prepare(
     if let Some(folder) = &args.keep_result {
         build::keep(&machine, &toplevel, folder)?;
     }
-    let closure = settings.closures.of(&mut store, &toplevel, signer).context("cannot list the closure")?;
+    let closure = settings.closures.of(store, &toplevel, signer).context("cannot list the closure")?;
     section.paths = Some(closure.infos.len() as u64);
     section.bytes = Some(closure.bytes());
-    Ok(Cargo { toplevel, build: None, closure, store })
+    Ok(Cargo { toplevel, build: None, closure })
 }
 
 /// Whether the machine is to build its system by itself.
@@ -179,11 +178,10 @@ fn builds_there(args: &Args, settings: &Settings, record: &Record) -> Result<boo
 }
 
 /// Keeps the system and its derivation from being collected; true if the system is there.
-pub fn lock(store: &mut LocalStore, toplevel: &StorePath, evaluated: Option<&Evaluated>) -> Result<bool> {
+pub fn lock(store: &Store, toplevel: &StorePath, evaluated: Option<&Evaluated>) -> Result<bool> {
     let paths: Vec<_> =
         evaluated.map(|evaluated| evaluated.drv.clone()).into_iter().chain([toplevel.clone()]).collect();
-    store.ask_valid_paths(true, false, &paths)?;
-    let valid = store.valid_paths()?;
+    let valid = store.lock(&paths)?;
     if let Some(Evaluated { drv, fresh, .. }) = evaluated
         && !valid.contains(drv)
     {
@@ -206,7 +204,7 @@ fn deliver(
     cargo: Cargo,
     section: &mut Section,
 ) -> Result<()> {
-    let Cargo { toplevel, build, closure, mut store } = cargo;
+    let Cargo { toplevel, build, closure } = cargo;
     let toplevel = &toplevel;
     let (all, whole) = (closure.infos.len(), size(closure.bytes()));
     if (script.was_asked() || facts.has.contains(toplevel))
@@ -219,7 +217,7 @@ fn deliver(
     }
     let asking = Instant::now();
     let plain = packing(args.compress, facts)?;
-    let beyond = closure.beyond(&mut store, &facts.has)?;
+    let beyond = closure.beyond(&settings.store, &facts.has)?;
     let mut options = Vec::new();
     if let Some(via) = &settings.via {
         let signer = settings.signer()?;
@@ -229,9 +227,8 @@ fn deliver(
     let substitute = args.substitute_on_destination || settings.via.is_some();
     let wish = args.delta == Delta::Auto && plain == Packing::Zstd && build.is_none() && settings.via.is_none();
     let (packing, mut pairs) = match delta::limit(facts).filter(|_| wish) {
-        Some(limit) => {
-            delta::worth(&beyond, &mut store)?.map_or((plain, Pairs::new()), |pairs| (Packing::Delta(limit), pairs))
-        }
+        Some(limit) => delta::worth(&beyond, &settings.store)?
+            .map_or((plain, Pairs::new()), |pairs| (Packing::Delta(limit), pairs)),
         None => (plain, Pairs::new()),
     };
     let mut serve = script.serve(&options)?;

@@ -1,8 +1,8 @@
 //! Reads paths of the local store and checks them against what the store knows of them.
 
 use crate::hash::NarHash;
+use crate::local::{self, LocalStore};
 use crate::nar;
-use crate::nix::{self, LocalStore};
 use crate::serve::PathInfo;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, log};
@@ -53,7 +53,7 @@ impl Reader {
 
     fn store(&mut self) -> Result<&mut LocalStore> {
         if self.store.is_none() {
-            self.store = Some(nix::store("")?);
+            self.store = Some(local::open()?);
         }
         self.store.as_mut().context("the local store is not open")
     }

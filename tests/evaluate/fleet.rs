@@ -110,7 +110,7 @@ fn an_evaluation_that_takes_too_much_is_done_again_alone() {
     let records = std::fs::read_to_string(folder.path().join("out")).unwrap();
     assert_eq!(records.lines().filter(|line| line.contains("\"plan\"")).count(), 3, "{records}");
     assert!(
-        ran.stderr.contains("the evaluators took more than --eval-memory: evaluating this machine again, alone"),
+        ran.stderr.contains("the evaluators took more than --eval-memory: this one starts again, alone"),
         "{}",
         ran.stderr
     );

@@ -1,0 +1,140 @@
+//! How much memory processes hold, and how much there is.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// What processes hold in bytes (proc(5), status). Pages of files are the same for all programs of
+/// Nix, so they count once, as the kernel does in a proportional set size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Pages of its own
+    pub own: u64,
+    /// Pages of files, such as libraries
+    files: u64,
+}
+
+impl Held {
+    /// What one process holds, if it runs.
+    pub fn by(process: u32) -> Option<Held> {
+        Held::parse(&fs::read_to_string(format!("/proc/{process}/status")).ok()?)
+    }
+
+    fn parse(status: &str) -> Option<Held> {
+        let own = kibibytes(status, "RssAnon:")? + kibibytes(status, "RssShmem:")?;
+        Some(Held { own, files: kibibytes(status, "RssFile:")? })
+    }
+}
+
+/// How long what was measured is good enough.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// What this process and the programs that it runs hold beside the evaluators.
+#[derive(Default)]
+pub struct Beside {
+    bytes: u64,
+    when: Option<Instant>,
+}
+
+impl Beside {
+    /// Bytes, with the files of `evaluators` and without what is their own.
+    ///
+    /// A build that one of the programs runs does not count: it is not Nix's memory.
+    pub fn bytes(&mut self, evaluators: impl Iterator<Item = u32>) -> u64 {
+        if self.when.is_none_or(|when| when.elapsed() >= FRESH) {
+            let evaluators: Vec<u32> = evaluators.collect();
+            let mut files = 0;
+            self.bytes = Held::by(std::process::id()).map_or(0, |held| held.own + held.files);
+            for child in children() {
+                let Some(held) = Held::by(child) else { continue };
+                files = held.files.max(files);
+                if !evaluators.contains(&child) {
+                    self.bytes += held.own;
+                }
+            }
+            self.bytes += files;
+            self.when = Some(Instant::now());
+        }
+        self.bytes
+    }
+}
+
+/// The processes that this one has started.
+fn children() -> Vec<u32> {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    children.flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// The memory that is free: the kernel's estimate (proc(5)), or less where a cgroup gives less.
+pub fn free() -> Option<u64> {
+    let free = kibibytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    let number = |file: &str| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+    let left = |limit: &str, usage: &str| Some(number(limit)?.saturating_sub(number(usage)?));
+    let cgroup = left("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current").or_else(|| {
+        let folder = "/sys/fs/cgroup/memory/memory";
+        left(&format!("{folder}.limit_in_bytes"), &format!("{folder}.usage_in_bytes"))
+    });
+    Some(cgroup.map_or(free, |cgroup| free.min(cgroup)))
+}
+
+/// Reads a size: `512M`, `4G` (powers of 1024, as nix.conf and systemd have them), or bytes.
+pub fn size(text: &str) -> Result<u64, String> {
+    let upper = text.trim_end_matches("iB").trim_end_matches('B');
+    let (number, shift) = match upper.as_bytes().last() {
+        Some(b'K' | b'k') => (&upper[..upper.len() - 1], 10),
+        Some(b'M' | b'm') => (&upper[..upper.len() - 1], 20),
+        Some(b'G' | b'g') => (&upper[..upper.len() - 1], 30),
+        Some(b'T' | b't') => (&upper[..upper.len() - 1], 40),
+        _ => (upper, 0),
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err("a size is a number and a unit, such as 512M or 4G".into()),
+    }
+}
+
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn pages_of_files_are_told_from_a_process_own() {
+        let status = "VmRSS:\t   9 kB\nRssAnon:\t   4 kB\nRssFile:\t   3 kB\nRssShmem:\t   2 kB\n";
+        assert_eq!(Held::parse(status), Some(Held { own: 6 << 10, files: 3 << 10 }));
+        assert_eq!(Held::parse("VmPeak: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn what_a_program_holds_counts_unless_it_is_an_evaluator() {
+        let held = |evaluators: &[u32]| Beside::default().bytes(evaluators.iter().copied());
+        assert!(held(&[]) > 0);
+        // A shell with a megabyte of its own.
+        let large =
+            "x=0123456789abcdef; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do x=$x$x; done; echo; read y";
+        let mut shell =
+            Command::new("sh").args(["-c", large]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        assert!(children().contains(&shell.id()));
+        let one = Held::by(shell.id()).unwrap();
+        assert!(one.own > 1 << 20, "{one:?}");
+        assert!(held(&[]) >= held(&[shell.id()]) + (1 << 20) - (256 << 10));
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+    }
+
+    #[test]
+    fn sizes_have_a_unit_or_are_bytes() {
+        for (text, bytes) in [("4G", 4 << 30), ("512M", 512 << 20), ("512MiB", 512 << 20), ("1k", 1024), ("77", 77)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "G", "-1M", "1.5G", "1X", "99999999999T"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+}
