@@ -24,7 +24,7 @@ pub use channel::{Channel, Output};
 pub use elevate::{Elevation, Password};
 pub use host_key::{fingerprint, host_key};
 pub use jump::Jump;
-pub use session::Session;
+pub use session::{Beginning, Session};
 
 /// Quotes a word for a POSIX shell.
 pub fn quote(word: &str) -> String {

@@ -3,12 +3,13 @@
 use crate::channel::Wire;
 use crate::complaint::complaint;
 use crate::jump::{Jump, dial_by};
-use crate::session::Connection;
+use crate::session::{Connection, Opening};
 use crate::{Address, host_key, ssh_config};
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, WithKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use ssh2::{BlockDirections, ErrorCode, MethodType};
+use std::cell::Cell;
 use std::io::{self, Read};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -18,6 +19,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 mod channel;
+mod opening;
 
 /// AES-GCM first: the fastest with AES instructions, where libssh2's own first choice is
 /// ChaCha20, a fifth slower (measured in `scripts/bench`).
@@ -41,6 +43,8 @@ pub(crate) struct Link {
     silence: Duration,
     /// How long the machine took to take the connection; unknown by way of a jump host
     round_trip: Option<Duration>,
+    /// The shortest time in which it has answered a request for a channel or a command
+    answered: Cell<Option<Duration>>,
 }
 
 /// See [`crate::Session::connect`].
@@ -55,14 +59,26 @@ pub(crate) fn connect(address: &Address, timeout: Duration) -> Result<Rc<Link>> 
     log_in(&ssh, address)?;
     ssh.set_keepalive(true, KEEPALIVE);
     ssh.set_blocking(false);
-    Ok(Rc::new(Link { ssh, socket, host: host.clone(), silence: timeout, round_trip }))
+    Ok(Rc::new(Link { ssh, socket, host: host.clone(), silence: timeout, round_trip, answered: Cell::default() }))
 }
 
 impl Connection for Rc<Link> {
     fn open(&self, command: &str) -> Result<Box<dyn Wire>> {
-        let mut channel = self.until_done(|ssh| ssh.channel_session()).context("cannot open a channel")?;
-        self.until_done(|_| channel.exec(command)).context("cannot run a command")?;
-        Ok(Box::new(channel::Stream::new(self.clone(), channel)))
+        let mut opening = opening::Opening::new(self.clone(), command);
+        loop {
+            match opening.step()? {
+                Some(wire) => return Ok(wire),
+                None => self.wait()?,
+            }
+        }
+    }
+
+    fn begin(&self, command: &str) -> Option<Box<dyn Opening>> {
+        Some(Box::new(opening::Opening::new(self.clone(), command)))
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        self.answered.get()
     }
 }
 

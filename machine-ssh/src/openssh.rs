@@ -7,7 +7,7 @@
 use crate::Address;
 use crate::channel::Wire;
 use crate::complaint::complaint;
-use crate::session::Connection;
+use crate::session::{Connection, Opening};
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, WithKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -132,6 +132,14 @@ impl Connection for Rc<Link> {
             .spawn()
             .map_err(|error| cannot_run(&self.program, &error))?;
         Ok(Box::new(channel::Stream::new(self.clone(), child)?))
+    }
+
+    fn begin(&self, _: &str) -> Option<Box<dyn Opening>> {
+        None
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        None
     }
 }
 

@@ -24,6 +24,38 @@ pub struct Session {
 pub(crate) trait Connection {
     /// Begins a command.
     fn open(&self, command: &str) -> Result<Box<dyn Wire>>;
+    /// The same without waiting for the machine, where the client can.
+    fn begin(&self, command: &str) -> Option<Box<dyn Opening>>;
+    /// The shortest time in which the machine has answered, where the client tells.
+    fn round_trip(&self) -> Option<Duration>;
+}
+
+/// A command that the machine is being asked to begin.
+pub(crate) trait Opening {
+    /// Goes on as far as it can without waiting; gives the way to the command once it has begun.
+    fn step(&mut self) -> Result<Option<Box<dyn Wire>>>;
+}
+
+/// A command that begins while its session does something else.
+pub struct Beginning<'a> {
+    session: &'a Session,
+    command: String,
+    opening: Option<Box<dyn Opening>>,
+}
+
+impl Beginning<'_> {
+    /// Gives the command once it has begun. Waits for that only where it is to run as root by an
+    /// [`Elevation`], or where OpenSSH's client is used, which is told at once.
+    ///
+    /// # Errors
+    /// As [`Session::open`]; others may go on where the machine wants no more commands at a time.
+    pub fn begun(&mut self) -> Result<Option<Channel>> {
+        match &mut self.opening {
+            // What is not waited for is no round trip.
+            Some(opening) => Ok(opening.step()?.map(|wire| Channel::new(wire, self.session.turns.clone()))),
+            None => self.session.open(&self.command).map(Some),
+        }
+    }
 }
 
 impl Session {
@@ -82,6 +114,17 @@ impl Session {
     /// Kind `denied` where it cannot become root.
     pub fn open(&self, command: &str) -> Result<Channel> {
         self.elevation.open(command, |command| self.begin(command))
+    }
+
+    /// Begins a command beside what this session does, step by step in [`Beginning::begun`].
+    pub fn open_beside(&self, command: &str) -> Beginning<'_> {
+        let opening = if self.elevation.is_needed() { None } else { self.connection.begin(command) };
+        Beginning { session: self, command: command.into(), opening }
+    }
+
+    /// The shortest time in which the machine has answered so far; libssh2 alone tells.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.connection.round_trip()
     }
 
     fn begin(&self, command: &str) -> Result<Channel> {

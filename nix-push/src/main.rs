@@ -37,6 +37,7 @@ mod flake_files;
 mod groups;
 mod hash;
 mod inputs;
+mod lanes;
 mod local;
 mod lock;
 mod memory;

@@ -3,6 +3,7 @@
 use crate::closure::Closure;
 use crate::delta;
 use crate::evaluate::{self, Evaluated, Settings, evaluate};
+use crate::lanes;
 use crate::local::Store;
 use crate::pack::Packing;
 use crate::pairs::Pairs;
@@ -237,8 +238,14 @@ fn deliver(
         asked.push(toplevel.clone());
     }
     serve.ask_valid_paths(true, substitute, &asked)?;
+    // Differences are small: what goes whole is what takes long.
+    let whole_bytes =
+        beyond.infos.iter().filter(|info| !pairs.contains_key(&info.path)).map(|info| info.nar_size).sum();
+    let folder = lanes::folder(session, whole_bytes);
     // The answer comes while this waits for its own.
-    let mut intake = remote::open_intake(session, packing, toplevel, build.as_ref(), &settings.options)?;
+    let open =
+        |packing, folder| remote::open_intake(session, packing, folder, toplevel, build.as_ref(), &settings.options);
+    let mut intake = open(packing, folder.as_deref())?;
     let answer = serve.greeted().and_then(|()| serve.valid_paths());
     let mut valid = remote::explain(answer, &mut serve.pipe)?;
     let mut wanted = beyond.infos;
@@ -260,14 +267,15 @@ fn deliver(
     log::event(machine, &format!("sending {} of {all} paths, {} of {whole}", missing.len(), size(bytes)));
     (section.sent_paths, section.sent_bytes) = (Some(0), Some(0));
     let sent = timed(&mut section.phases.send, || {
-        let sent = match send::send(machine, &mut intake, packing, &settings.spool, &missing, &pairs) {
+        let second = folder.as_deref().map(|folder| remote::open_second(machine, session, folder));
+        let sent = match send::send(machine, &mut intake, second, packing, &settings.spool, &missing, &pairs) {
             Err(error) if packing != plain && undone(&Failure::of(&error)) => {
                 log::event(machine, &format!("differences do not arrive, so the rest goes whole: {error:#}"));
-                intake = remote::open_intake(session, plain, toplevel, build.as_ref(), &settings.options)?;
+                intake = open(plain, None)?;
                 let rest: Vec<StorePath> = missing.iter().map(|info| info.path.clone()).collect();
                 let answer = serve.ask_valid_paths(true, false, &rest).and_then(|()| serve.valid_paths());
                 missing = lacking(&missing, &remote::explain(answer, &mut serve.pipe)?);
-                send::send(machine, &mut intake, plain, &settings.spool, &missing, &Pairs::new())
+                send::send(machine, &mut intake, None, plain, &settings.spool, &missing, &Pairs::new())
             }
             sent => sent,
         };

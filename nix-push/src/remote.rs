@@ -6,6 +6,7 @@
 
 use crate::build;
 use crate::delta;
+use crate::lanes::Second;
 use crate::nix;
 use crate::pack::Packing;
 use crate::serve::Serve;
@@ -221,19 +222,24 @@ fn version(words: &str) -> Option<[u32; 3]> {
 }
 
 /// Begins the command that takes paths, builds `drv` if there is one, and then roots `toplevel`.
+/// With `folder`, the stream comes as [`Lanes`](crate::lanes::Lanes) sends it.
 pub fn open_intake(
     session: &Session,
     packing: Packing,
+    folder: Option<&str>,
     toplevel: &StorePath,
     drv: Option<&StorePath>,
     options: &[String],
 ) -> Result<Channel> {
-    let take = match packing {
+    let mut take: String = match packing {
         Packing::Zstd => "zstd -dqc | nix-store --serve --write".into(),
         Packing::Gzip => "gzip -dc | nix-store --serve --write".into(),
         Packing::None => "nix-store --serve --write".into(),
         Packing::Delta(limit) => delta::intake(limit),
     };
+    if let Some(folder) = folder {
+        take = format!("folder={}\n{}merge | {{\n{take}\n}}", quote(folder), include_str!("merge.sh"));
+    }
     // What is built is kept by the claim, so Nix's advice to make a root is left out.
     let build = r#"
 if [ -n "$drv" ] && ! nix-store --check-validity "$top" 2>/dev/null; then
@@ -243,6 +249,11 @@ fi"#;
     let mut arguments = vec![toplevel.as_str(), drv.map_or("", StorePath::as_str)];
     arguments.extend(options.iter().map(String::as_str));
     session.open(&shell(&script, &arguments))
+}
+
+/// Begins the command by which a second channel reaches an intake that was given `folder`.
+pub fn open_second<'a>(machine: &'a str, session: &'a Session, folder: &str) -> Second<'a> {
+    Second::new(machine, session.open_beside(&shell(&format!("{PATH}{}", include_str!("lane.sh")), &[folder])))
 }
 
 /// Shows what the machine's Nix says while it builds, and waits for the word that the system is

@@ -2,6 +2,7 @@
 
 use crate::delta;
 use crate::groups;
+use crate::lanes::{Lanes, Second};
 use crate::pack::{Pace, Packer, Packing};
 use crate::pairs::Pairs;
 use crate::remote;
@@ -26,10 +27,12 @@ pub struct Sent {
 }
 
 /// Sends `infos`, which are in order, into the intake of a machine; all have arrived when this
-/// returns without an error, and the channel then says whether the system is rooted.
+/// returns without an error, and the channel then says whether the system is rooted. `second` comes
+/// where the intake expects two channels.
 pub fn send(
     machine: &str,
     channel: &mut Channel,
+    second: Option<Second>,
     packing: Packing,
     spool: &Spool,
     infos: &[&PathInfo],
@@ -44,15 +47,16 @@ pub fn send(
         for _ in 0..spool.makers().min(order.len()) {
             scope.spawn(|| order.make());
         }
-        let result = transfer(channel, packing, &order, infos.len(), &mut pace, &mut progress);
+        let mut lanes = Lanes::new(channel, second);
+        let result = transfer(&mut lanes, packing, &order, infos.len(), &mut pace, &mut progress);
         order.close();
-        remote::explain(result, channel)
+        remote::explain(result, lanes.main)
     })
 }
 
 /// Writes all groups, then counts the answers.
 fn transfer(
-    channel: &mut Channel,
+    lanes: &mut Lanes<Channel, Second>,
     packing: Packing,
     order: &Order,
     paths: usize,
@@ -62,9 +66,9 @@ fn transfer(
     let mut sent = Sent::default();
     let mut answered = 0;
     let mut answer = [0; 4096];
-    let mut write = |channel: &mut Channel, bytes: &[u8]| {
-        channel.write_all(bytes)?;
-        while let Some(count) = channel.try_read(&mut answer)? {
+    let mut write = |lanes: &mut Lanes<Channel, Second>, bytes: &[u8]| {
+        lanes.send(bytes)?;
+        while let Some(count) = lanes.main.try_read(&mut answer)? {
             if count == 0 {
                 bail!("it took no more");
             }
@@ -80,27 +84,27 @@ fn transfer(
             hello.finish()?
         }
     };
-    sent.packed += write(channel, &hello)?;
+    sent.packed += write(lanes, &hello)?;
     for group in 0..order.len() {
         let mut part = 0;
         while let Some((bytes, figures)) = order.part(group, part)? {
-            let waits = channel.link_waits();
-            sent.packed += write(channel, &bytes)?;
+            let waits = lanes.link_waits();
+            sent.packed += write(lanes, &bytes)?;
             sent.raw += figures.raw;
             sent.saved += figures.saved;
-            pace.waited(channel.link_waits() - waits);
+            pace.waited(lanes.link_waits() - waits);
             order.level.store(pace.level(), Ordering::Relaxed);
             progress.step.add_bytes(figures.raw);
             progress.tell(&sent);
             part += 1;
         }
     }
-    channel.finish_input()?;
+    lanes.finish()?;
     let expected = HELLO_ANSWER + ADDED_ANSWER * paths;
     while answered < expected {
         // Not a byte more: what follows is the word about the root.
         let most = answer.len().min(expected - answered);
-        match channel.read_some(&mut answer[..most])? {
+        match lanes.main.read_some(&mut answer[..most])? {
             0 => bail!("it took {} of {paths} paths", answered.saturating_sub(HELLO_ANSWER) / ADDED_ANSWER),
             count => answered += count,
         }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod delta;
+mod lanes;
 mod machine;
 mod many;
 mod odd;

@@ -1,10 +1,11 @@
-//! A network of the test's own between nix-push and a machine: it counts bytes, cuts, spoils and slows.
+//! A network of the test's own between nix-push and a machine: it counts bytes, cuts, spoils, slows and delays.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
 
 /// What is done to a connection, by the bytes that went to the machine.
 #[derive(Clone, Copy, Default)]
@@ -13,6 +14,8 @@ pub struct Rule {
     pub spoil_at: Option<u64>,
     /// Bytes a second to the machine
     pub rate: Option<u64>,
+    /// How long everything is under way, in each direction
+    pub delay: Option<Duration>,
 }
 
 /// A port of 127.0.0.1 that leads to the machine.
@@ -49,7 +52,11 @@ impl Relay {
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, to_machine: bool, rule: Rule, sent: &AtomicU64) {
+fn pump(mut from: TcpStream, to: TcpStream, to_machine: bool, rule: Rule, sent: &AtomicU64) {
+    // Without a delay, what the machine does not take stays with the other side.
+    let (send, under_way) = sync_channel(if rule.delay.is_some() { 4096 } else { 1 });
+    let ahead = from.try_clone().unwrap();
+    std::thread::spawn(move || deliver(&under_way, to, &ahead));
     let mut piece = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut piece) {
         let bytes = &mut piece[..count];
@@ -67,7 +74,17 @@ fn pump(mut from: TcpStream, mut to: TcpStream, to_machine: bool, rule: Rule, se
             }
             sent.store(end, Ordering::SeqCst);
         }
-        if to.write_all(bytes).is_err() {
+        if send.send((Instant::now() + rule.delay.unwrap_or_default(), bytes.to_vec())).is_err() {
+            break;
+        }
+    }
+}
+
+/// Lets out what is under way when its time has come, and ends both ends with it.
+fn deliver(under_way: &Receiver<(Instant, Vec<u8>)>, mut to: TcpStream, from: &TcpStream) {
+    for (due, bytes) in under_way {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        if to.write_all(&bytes).is_err() {
             break;
         }
     }

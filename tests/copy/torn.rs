@@ -11,7 +11,7 @@ use tests::sample;
 const PATHS: usize = 40;
 
 /// After a torn push: the store is sound, and the second push sends what is missing, no more.
-fn again(machines: &Machines, top: &str, case: &str) {
+pub fn again(machines: &Machines, top: &str, case: &str) {
     // What the machine still works on belongs to the torn push.
     let wait =
         "i=0; while grep -qsa -e '-[-]serve' /proc/[0-9]*/cmdline && [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done";

@@ -1,0 +1,76 @@
+//! A machine that is far: the stream goes on two channels of the connection.
+
+use crate::machine::{Machines, noise};
+use crate::relay::{Relay, Rule};
+use crate::torn::again;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+/// One way. In both directions together it is a round trip that pays.
+const FAR: Option<Duration> = Some(Duration::from_millis(60));
+/// What `-v` says of the second channel.
+const TWO: &str = "on two channels";
+
+#[test]
+fn a_far_machine_is_sent_to_on_two_channels_and_what_is_cut_can_be_sent_again() {
+    let machines = Machines::new("far", 1);
+    // As many paths as those that torn pushes are tried with.
+    let top = machines.build(&noise("far", 40, 600_000));
+    let whole = {
+        let relay = Relay::new(machines.address(0), Rule { delay: FAR, ..Rule::default() });
+        let ran = machines.push(&top, "-v", &[machines.record_at(relay.port)]).ok();
+        assert!(ran.stderr.contains(TWO), "{}", ran.stderr);
+        relay.to_machine()
+    };
+    machines.assert_has(0, &top);
+    nothing_is_left(&machines);
+    machines.forget(0, &top);
+
+    // Slow enough for a login meanwhile.
+    let slow = Rule { delay: FAR, rate: Some(2_000_000), ..Rule::default() };
+    let relay = Relay::new(machines.address(0), slow);
+    let kill = "for p in /proc/[0-9]*; do [ \"$(tr '\\0' ' ' < $p/cmdline)\" != 'cat ' ] || kill -9 ${p##*/}; done 2>/dev/null";
+    let ran = std::thread::scope(|scope| {
+        let push = scope.spawn(|| machines.push(&top, "-v", &[machines.record_at(relay.port)]));
+        let end = Instant::now() + Duration::from_secs(120);
+        while relay.to_machine() < whole / 4 && !push.is_finished() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        machines.ssh(0, kill);
+        push.join().unwrap()
+    });
+    failed(&ran.record(), "the second channel was killed");
+    again(&machines, &top, "the second channel was killed");
+    nothing_is_left(&machines);
+
+    let cut = Rule { delay: FAR, cut_after: Some(whole / 2), ..Rule::default() };
+    let relay = Relay::new(machines.address(0), cut);
+    failed(&machines.push(&top, "", &[machines.record_at(relay.port)]).record(), "the connection was cut");
+    again(&machines, &top, "the connection was cut");
+    nothing_is_left(&machines);
+
+    // Two commands at a time are what a push needs; an sshd may take no more.
+    let few = "set -e; cd /etc/ssh; { echo MaxSessions 2; cat sshd_config; } > new; mv new sshd_config; systemctl restart sshd";
+    machines.ssh(0, few);
+    let relay = Relay::new(machines.address(0), Rule { delay: FAR, ..Rule::default() });
+    let ran = machines.push(&top, "-v", &[machines.record_at(relay.port)]).ok();
+    assert!(!ran.stderr.contains(TWO), "{}", ran.stderr);
+    machines.assert_has(0, &top);
+    nothing_is_left(&machines);
+}
+
+#[track_caller]
+fn failed(record: &Value, case: &str) {
+    let kind = &record["error"]["kind"];
+    assert!(["unreachable", "copy"].iter().any(|wanted| kind == wanted), "{case}: {record}");
+}
+
+/// Neither a process of a push nor a folder, once the machine has noticed its end.
+#[track_caller]
+fn nothing_is_left(machines: &Machines) {
+    let script = "i=0
+        while { ls -d /var/tmp/nix-push.* || grep -qsa -e 'nix-push[.:]' /proc/[0-9]*/cmdline; } >/dev/null 2>&1 && [ $i -lt 600 ]
+        do sleep 0.1; i=$((i+1)); done
+        ls -d /var/tmp/nix-push.* 2>/dev/null; grep -lsa -e 'nix-push[.:]' /proc/[0-9]*/cmdline; true";
+    assert_eq!(machines.ssh(0, script).ok().stdout, "");
+}
