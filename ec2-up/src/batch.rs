@@ -103,7 +103,7 @@ mod tests {
                 let batcher = batcher.clone();
                 tasks.spawn_local(async move {
                     let key = number.to_string();
-                    assert_eq!(batcher.of(&key, Duration::from_millis(5)).await.unwrap(), [key]);
+                    assert_eq!(batcher.of(&key, Duration::from_secs(1)).await.unwrap(), [key]);
                 });
             }
             while let Some(done) = tasks.join_next().await {
