@@ -67,8 +67,14 @@ impl CallError {
     pub fn is_transient(&self) -> bool {
         match &self.code {
             Some(_) => self.is(&["InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"]),
-            None => matches!(self.kind, Kind::Timeout | Kind::Unreachable),
+            None => matches!(self.kind, Kind::Timeout | Kind::Unreachable) && !self.is_nowhere(),
         }
+    }
+
+    /// Whether the name of EC2's server is known not to exist, as that of a misspelled region: in the words
+    /// of glibc and of musl (`EAI_NONAME` of getaddrinfo(3)). A name server that does not answer has others.
+    fn is_nowhere(&self) -> bool {
+        ["Name or service not known", "Name does not resolve"].iter().any(|words| self.message.contains(words))
     }
 
     /// Says what failed, of which kind that is, and what to do.
@@ -88,6 +94,7 @@ impl CallError {
             return match self.kind {
                 Kind::Denied => Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile with SSO: aws sso login".into()),
                 Kind::Timeout => Some("run it again: nothing is made twice; or wait longer with --call-timeout".into()),
+                _ if self.is_nowhere() => Some(format!("is {} a region of EC2?", self.region)),
                 _ => unanswered(),
             };
         };
@@ -255,6 +262,17 @@ mod tests {
                          (us-east-1e)"
             .into();
         assert!(error.is_capacity());
+    }
+
+    #[test]
+    fn a_server_that_does_not_exist_is_not_asked_again() {
+        let mut error = error("");
+        (error.code, error.kind) = (None, Kind::Unreachable);
+        error.message = "failed to lookup address information: Temporary failure in name resolution".into();
+        assert!(error.is_transient());
+        error.message = "failed to lookup address information: Name or service not known".into();
+        assert!(!error.is_transient());
+        assert_eq!(error.failure("x").hint.as_deref(), Some("is eu-central-1 a region of EC2?"));
     }
 
     #[test]
