@@ -40,7 +40,9 @@ pub(crate) fn of(program: &Path, host: &str) -> Result<Configured, Failure> {
         return Ok(configured.clone());
     }
     let Some(said) = ask(program, &[], host)? else { return Ok(Configured::default()) };
-    let unsaid = ask(program, &["-F", "none"], host)?.unwrap_or_default();
+    // Port 22 and root are taken without a word, too: who says these says nothing.
+    let usual = ["port 22", "user root"].iter().all(|usual| said.lines().any(|line| line == *usual));
+    let unsaid = if usual { said.clone() } else { ask(program, &["-F", "none"], host)?.unwrap_or_default() };
     let configured = read(&said, &unsaid, host);
     known().get_or_insert_default().insert(key, configured.clone());
     Ok(configured)
@@ -154,7 +156,11 @@ mod tests {
         };
         assert_eq!(of("nc %h %p # %n 5%%").unwrap().unwrap(), "nc 10.0.0.7 2222 # web 5%");
         for bad in ["nc %r", "nc %"] {
-            assert_eq!(of(bad).unwrap_err().kind, Kind::Input);
+            let failure = of(bad).unwrap_err();
+            assert_eq!(failure.kind, Kind::Input);
+            assert_eq!(failure.message, format!("cannot use the ProxyCommand of ssh_config for web: {bad}"));
+            let hint = "of its tokens %h, %n and %p are known here; for others say --ssh ssh";
+            assert_eq!(failure.hint.as_deref(), Some(hint));
         }
     }
 }
