@@ -14,7 +14,14 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_millis(20);
 
 /// Makes sure that EC2 has the key pair; true if this run imported it. Once for all machines that share it.
+///
+/// # Errors
+/// Kind `input` where the record does not say which, `conflict` where EC2 has another one of that name.
 pub async fn ensure(region: &Region, machine: &str, pair: &KeyPair) -> Result<bool, Failure> {
+    if pair.name.is_empty() || pair.public_key.is_empty() {
+        return Err(Failure::new(Kind::Input, "the record's `keyPair` has no name or no public key")
+            .hint("keygen adds both, of a new key or of one that is there (--file)"));
+    }
     let key = id(pair);
     let make = || async {
         if let Some(found) = find(region, &pair.name).await? {

@@ -191,6 +191,18 @@ mod tests {
     }
 
     #[test]
+    fn a_section_that_a_person_wrote_needs_no_more_than_what_is_used() {
+        let path = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nixos-system";
+        let record = record(&format!(
+            r#"{{"keyPair":{{"privateKeyFile":"/k"}},"instance":{{"id":"i-1"}},"closure":{{"toplevel":"{path}"}},"activation":{{"current":"{path}"}}}}"#
+        ));
+        assert_eq!(record.section::<KeyPair>().unwrap().unwrap().private_key_file.as_deref(), Some("/k"));
+        assert!(!record.section::<crate::Instance>().unwrap().unwrap().created);
+        assert_eq!(record.section::<crate::Closure>().unwrap().unwrap().toplevel.as_str(), path);
+        assert_eq!(record.section::<crate::Activation>().unwrap().unwrap().current.unwrap().as_str(), path);
+    }
+
+    #[test]
     fn a_missing_section_names_the_tool_that_adds_it() {
         let failure = record(r#"{"ami":null}"#).require::<KeyPair>().unwrap_err();
         assert_eq!(failure.message, "the record has no `keyPair`");

@@ -57,12 +57,15 @@ section!(Ami, "ami", "nixos-ami");
 #[serde(rename_all = "camelCase")]
 pub struct KeyPair {
     /// `generated-key-` and the SHA-256 of the public key line with its newline
+    #[serde(default)]
     pub name: String,
     /// The OpenSSH public key: type and base64, no comment, no newline
+    #[serde(default)]
     pub public_key: String,
     /// Absolute path of the private key; null for a key of the ssh-agent
     pub private_key_file: Option<String>,
     /// `ed25519` or `rsa`
+    #[serde(default)]
     pub algorithm: String,
 }
 section!(KeyPair, "keyPair", "keygen");
@@ -95,6 +98,7 @@ pub struct Instance {
     /// RFC 3339
     pub launch_time: Option<String>,
     /// True if this run made it
+    #[serde(default)]
     pub created: bool,
 }
 section!(Instance, "instance", "ec2-up");
@@ -214,10 +218,13 @@ pub struct Closure {
     #[serde(default)]
     pub rate: Option<u64>,
     /// True if Nix evaluated the configuration for this machine: not where an earlier evaluation holds, or another machine's
+    #[serde(default)]
     pub evaluated: bool,
     /// True if this run built something
+    #[serde(default)]
     pub built: bool,
     /// Seconds that this run took for the machine
+    #[serde(default)]
     pub seconds: f64,
     /// Where the seconds went
     #[serde(default)]
@@ -251,6 +258,7 @@ pub struct Phases {
 #[serde(rename_all = "camelCase")]
 pub struct Activation {
     /// `switch`, `boot`, `test` or `dry-activate`
+    #[serde(default)]
     pub action: String,
     /// `switched unchanged booted-next rebooted units-failed rolled-back refused dry`; null if it is not known
     pub outcome: Option<String>,
@@ -266,10 +274,13 @@ pub struct Activation {
     #[serde(default)]
     pub machine_id: Option<String>,
     /// True if this run rebooted the machine
+    #[serde(default)]
     pub rebooted: bool,
     /// Units that failed
+    #[serde(default)]
     pub failed_units: Vec<String>,
     /// Seconds that this run took for the machine
+    #[serde(default)]
     pub seconds: f64,
 }
 section!(Activation, "activation", "nixos-switch");

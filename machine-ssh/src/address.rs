@@ -81,7 +81,7 @@ impl Address {
             private_key: key_pair.as_ref().and_then(|pair| pair.private_key_file.as_ref()).map(PathBuf::from),
             identities: if key_pair.is_none() { configured.identities } else { Vec::new() },
             identities_only: configured.identities_only,
-            public_key: key_pair.map(|pair| pair.public_key),
+            public_key: key_pair.map(|pair| pair.public_key).filter(|key| !key.is_empty()),
             jump: ssh.jump.as_deref().map(str::parse).transpose()?,
             client: args.program().map_or(Client::Libssh2, |program| Client::OpenSsh(program.into())),
             elevation: args.elevation(),

@@ -89,6 +89,7 @@ fn wishes_that_cannot_work_are_refused_before_anything_is_made() {
         ("ec2-up --user-data configuration.nix < web-1.json", "input", "nix-push"),
         ("jq -c '.ami.id = \"ami-00000000000000000\"' web-1.json | ec2-up", "not-found", "25.11, 26.05"),
         ("jq -c 'del(.keyPair)' web-1.json | ec2-up", "input", "keygen"),
+        ("jq -c 'del(.keyPair.publicKey)' web-1.json | ec2-up", "input", "no public key"),
         ("jq -c '.region = \"us-east-1\"' web-1.json | ec2-up", "input", "us-east-1"),
     ] {
         let ran = region.sh(command, "");
