@@ -105,6 +105,18 @@ mod tests {
     }
 
     #[test]
+    fn what_may_go_out_beyond_the_wish_no_longer_does() {
+        let wish = Line::parse_from(["x"]).wish;
+        let wish = Wish::of(&machine_record::Record::default(), &wish).unwrap();
+        let group = SecurityGroup::builder()
+            .ip_permissions(Rule::parse("22").unwrap().permission())
+            .ip_permissions_egress(Rule::parse("443").unwrap().permission())
+            .build();
+        let words = RuleChanges::of(&wish, &group).unwrap().words();
+        assert_eq!(words, "allow out everything:0.0.0.0/0, forbid out 443/tcp:0.0.0.0/0");
+    }
+
+    #[test]
     fn a_group_that_was_left_half_made_is_completed() {
         assert_eq!(words(&[], &[]), "open 22/tcp:0.0.0.0/0");
     }

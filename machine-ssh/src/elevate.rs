@@ -83,3 +83,32 @@ fn refused(program: &str, asked: bool, stderr: &[u8]) -> Failure {
     };
     Failure::new(Kind::Denied, format!("cannot become root with {program}: {words}")).hint(hint)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_become_root_hears_what_to_do() {
+        for (program, asked, said, hint) in [
+            (
+                "sudo",
+                true,
+                "sudo: 1 incorrect password attempt",
+                "is it the password of the login's user, and may that",
+            ),
+            ("doas", false, "doas: Authorization required", "the machine must let that user in without a password"),
+            ("sudo", false, "sudo: a password is required", "give it one with --ask-elevate-password"),
+            (
+                "sudo",
+                false,
+                "ops is not in the sudoers file.",
+                "log in as root, or let that user become root (security.sudo)",
+            ),
+        ] {
+            let failure = refused(program, asked, format!("banner\n{said}\n\n").as_bytes());
+            assert_eq!(failure.message, format!("cannot become root with {program}: {said}"));
+            assert!(failure.hint.unwrap().starts_with(hint), "{said}");
+        }
+    }
+}

@@ -188,3 +188,7 @@ fn summary(entries: &[PlanEntry], growth: i128) -> String {
 fn entry(action: &str, resource: String, reason: &str) -> PlanEntry {
     PlanEntry::new(TOOL.name, action, resource, reason)
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

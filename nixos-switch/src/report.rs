@@ -147,3 +147,7 @@ fn with_way_out(wish: &Wish, error: anyhow::Error) -> anyhow::Error {
         .hint(format!("its boot entry is still the previous system unless the new one was confirmed: {reboot}"))
         .into()
 }
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;
