@@ -5,6 +5,7 @@ use crate::build::Builds;
 use crate::cache::{Cache, Key};
 use crate::closure::Closures;
 use crate::evaluators::Evaluators;
+use crate::explain::explain;
 pub use crate::expression::system;
 use crate::expression::{Sight, Template};
 use crate::facts;
@@ -156,12 +157,13 @@ impl Job<'_> {
         }
         let mut evaluation = self.evaluate(Some(facts))?;
         let mut certain = key.is_some();
-        let ours: &[&str] = match self.template.sight {
-            Sight::Watched => &WATCHER,
-            Sight::Pure => &lock::UNUSABLE,
-            Sight::Unknown => &[],
+        let outcome = &evaluation.outcome;
+        let ours = match self.template.sight {
+            Sight::Watched => WATCHER.iter().any(|words| outcome.said(words)),
+            Sight::Pure => lock::UNUSABLE.iter().any(|words| outcome.failed_with(words)),
+            Sight::Unknown => false,
         };
-        if evaluation.verdict.is_err() && ours.iter().any(|words| evaluation.outcome.said(words)) {
+        if evaluation.verdict.is_err() && ours {
             certain = false;
             evaluation = self.unwatched()?.evaluate(Some(facts))?;
         } else {
@@ -247,49 +249,5 @@ impl Job<'_> {
         // What is wrong with this computer may pass, what is wrong with the configuration stays.
         let lasting = !outcome.is_full();
         Ok(Evaluation { verdict: Err(failure), used: used.filter(|_| lasting), outcome, beginning })
-    }
-}
-
-pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Failure {
-    let error = outcome.error();
-    let failure = Failure::new(Kind::Evaluation, format!("cannot evaluate {}: {error}", source.shown()));
-    let named = facts.and_then(|facts| facts.blamed(&outcome.stderr, &outcome.facts));
-    if error.contains("Nix search path") && error.contains("nixpkgs") {
-        failure.hint("Nix does not find <nixpkgs>: set NIX_PATH=nixpkgs=PATH, or say --nixpkgs PATH")
-    } else if error.contains("requires lock file changes") {
-        failure.hint("its inputs are not locked: run nix flake lock there, with --extra-experimental-features 'nix-command flakes'")
-    } else if error.contains("in pure eval") {
-        failure.hint("flakes are evaluated as `nix build` does, without files and variables of this computer; --option pure-eval false lifts that")
-    } else if error.contains("'getFlake'") {
-        failure.hint("this Nix is too old for flakes: 2.4 was the first with builtins.getFlake")
-    } else if outcome.is_full() {
-        failure.hint("make room in this computer's store, for example with nix-collect-garbage")
-    } else if error.contains("root file system") || error.contains("make the system bootable") {
-        failure.hint("a machine on EC2 needs imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];")
-    } else if error.contains("attribute 'machine' missing") || error.contains("required argument 'machine'") {
-        failure.hint("`machine` reaches a system that is made with a nixpkgs of 21.11 or newer (extendModules)")
-    } else if let Some(version) = nix::old() {
-        failure.hint(format!(
-            "this computer's Nix is {version}, older than the 2.8 that nix-push is tested with: upgrade it"
-        ))
-    } else if let Some(named) = named {
-        failure.hint(named)
-    } else if log::is_verbose() {
-        failure
-    } else {
-        failure.hint("-v shows Nix's whole trace")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_missing_nixpkgs_has_a_hint() {
-        let error = "error: file 'nixpkgs/nixos/lib/eval-config.nix' was not found in the Nix search path (add it using $NIX_PATH or -I)";
-        let outcome = Outcome { stderr: vec![error.into()], ..Outcome::default() };
-        let failure = explain(&Source::Plain("/c".into()), &outcome, None);
-        assert!(failure.hint.is_some_and(|hint| hint.contains("--nixpkgs")));
     }
 }

@@ -131,9 +131,11 @@ call = f: if builtins.isFunction f
   then f (builtins.intersectAttrs (builtins.functionArgs f) (specialArgs // { inherit system; }))
   else f;
 extend = nixos: if nixos ? extendModules then nixos.extendModules { inherit specialArgs; } else nixos;
-toplevel = nixos.config.system.build.toplevel;
+toplevel = nixos.config.system.build.toplevel
+  or (throw "it is no NixOS system: there is no config.system.build.toplevel");
 try = value: let tried = builtins.tryEval (builtins.deepSeq value value); in if tried.success then tried.value else null;
-about = {
+# What is wrong with the system itself is said first.
+about = builtins.seq toplevel.drvPath {
   sshd = try (nixos.config.services.openssh.enable or null);
   root = try (if nixos.config ? fileSystems then nixos.config.fileSystems ? "/" else null);
   efi = try (nixos.config.ec2.efi or null);
@@ -156,7 +158,11 @@ fn nixos(source: &Source, record: &Record, lock: Option<&Lock>) -> Result<String
         Source::Inline(_) => plain("nixpipe-inline".into()),
         Source::Hermetic(file) => format!("extend (call (import {}))", path(file)),
         Source::Flake { reference, name } => format!(
-            "extend ({}).nixosConfigurations.{}",
+            "let
+              systems = ({}).nixosConfigurations or {{ }};
+              name = {};
+              names = if systems == {{ }} then \"none\" else builtins.concatStringsSep \", \" (builtins.attrNames systems);
+            in extend (systems.${{name}} or (throw \"it has no nixosConfigurations.${{name}}; it has: ${{names}}\"))",
             lock.map_or_else(|| format!("builtins.getFlake {}", nix_string(reference)), Lock::expression),
             nix_string(name.as_ref().unwrap_or(&record.name())),
         ),

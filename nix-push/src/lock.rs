@@ -4,7 +4,7 @@
 //! the same for as long as the lock, the expression and the facts that it uses are the same.
 
 use crate::cache::{Cache, Key};
-use crate::evaluate::explain;
+use crate::explain::explain;
 use crate::facts::nix_string;
 use crate::flake_files::Flake;
 use crate::nix;

@@ -31,6 +31,7 @@ mod delta;
 mod digests;
 mod evaluate;
 mod evaluators;
+mod explain;
 mod expression;
 mod facts;
 mod flake_files;

@@ -44,6 +44,11 @@ impl Outcome {
         self.stderr.iter().any(|line| line.contains(words))
     }
 
+    /// Whether an error that it names has these words; what it shows of the code does not count.
+    pub fn failed_with(&self, words: &str) -> bool {
+        self.stderr.iter().any(|line| line.trim_start().starts_with("error:") && line.contains(words))
+    }
+
     /// Whether it failed for want of room, in the store or in Nix's database.
     pub fn is_full(&self) -> bool {
         ["No space left on device", "database or disk is full"].iter().any(|words| self.said(words))
@@ -181,6 +186,10 @@ pub fn follow(machine: &str, child: &mut Child, hold: bool) -> Option<JoinHandle
             if CHATTER.iter().any(|start| text.starts_with(start)) {
                 continue;
             }
+            // Here it is -v that shows the trace.
+            if text.contains("use '--show-trace'") {
+                continue;
+            }
             // What is built is kept by a temporary root instead, which nothing can leave behind.
             if text.is_empty() || text.starts_with("warning: you did not specify '--add-root'") {
                 continue;
@@ -199,9 +208,10 @@ pub fn follow(machine: &str, child: &mut Child, hold: bool) -> Option<JoinHandle
     }))
 }
 
-/// Shows a line of Nix; long lists of what is to be built only with `-v`.
+/// Shows a line of Nix; long lists of what is to be built or fetched, and their headlines, only with `-v`.
 pub fn show(machine: &str, line: &str) {
-    let show = if line.starts_with("  /nix/store/") { log::detail } else { log::event };
+    let listed = line.starts_with("  /nix/store/") || [" built:", " fetched:"].iter().any(|end| line.ends_with(end));
+    let show = if listed || line.contains(" will be fetched (") { log::detail } else { log::event };
     show(machine, &format!("nix: {line}"));
 }
 

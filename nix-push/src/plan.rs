@@ -33,9 +33,9 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
         let Some(evaluated) = &evaluated else {
             return Err(Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store")).into());
         };
-        let Work { build, fetch } =
+        let Work { build, fetch, volume } =
             settings.plans.get(evaluated.drv.clone(), || work(&machine, settings, evaluated))?;
-        let reason = format!("{} derivations to build, {} paths to fetch", build.len(), fetch.len());
+        let reason = format!("{} derivations to build, {} paths to fetch{volume}", build.len(), fetch.len());
         log::event(&machine, &format!("+ {resource}: {reason}; what is to be sent is known after that"));
         record.plan(
             &PlanEntry::new(TOOL.name, "build", &resource, reason).details(json!({ "build": build, "fetch": fetch })),
@@ -78,6 +78,8 @@ pub type Plans = Once<StorePath, Work>;
 pub struct Work {
     build: Vec<String>,
     fetch: Vec<String>,
+    /// Of what is to be fetched, as Nix says it: ` (0.1 MiB download, 0.5 MiB unpacked)`
+    volume: String,
 }
 
 fn work(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Work> {
@@ -107,7 +109,12 @@ impl Work {
             match line.strip_prefix("  ") {
                 Some(path) if fetching => work.fetch.push(path.trim().into()),
                 Some(path) => work.build.push(path.trim().into()),
-                None => fetching = line.contains("fetched"),
+                None => {
+                    fetching = line.contains("fetched");
+                    if let (true, Some(at)) = (fetching, line.find(" (")) {
+                        work.volume = line[at..].trim_end_matches(':').into();
+                    }
+                }
             }
         }
         work
@@ -131,5 +138,6 @@ mod tests {
         .map(String::from);
         let work = Work::parse(&lines);
         assert_eq!((work.build.len(), work.fetch.len()), (2, 1));
+        assert_eq!(work.volume, " (0.1 MiB download, 0.5 MiB unpacked)");
     }
 }

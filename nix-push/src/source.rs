@@ -112,8 +112,13 @@ fn has_scheme(text: &str) -> bool {
 /// that only what git knows is copied to the store.
 fn local_flake(path: &Path) -> Result<String> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let folder = fs::canonicalize(path)
-        .map_err(|error| Failure::new(Kind::Input, format!("cannot read the flake {}: {error}", path.display())))?;
+    let folder = fs::canonicalize(path).map_err(|error| {
+        let failure = Failure::new(Kind::Input, format!("cannot read the flake {}: {error}", path.display()));
+        match path.components().count() {
+            1 => failure.hint(format!("for an entry of Nix's registry, say flake:{}", path.display())),
+            _ => failure,
+        }
+    })?;
     let root = folder.ancestors().find(|folder| folder.join(".git").exists());
     Ok(match root {
         None => format!("path:{}", escape(&folder)),

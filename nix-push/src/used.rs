@@ -48,11 +48,20 @@ impl Facts {
         })
     }
 
-    /// The fact that an error is about, in words: the one that Nix's excerpt of the code names,
-    /// else the last that was looked at.
-    pub fn blamed(&self, stderr: &[String], looked_at: &[String]) -> Option<String> {
-        let code = stderr.iter().rev().filter_map(|line| line.split_once("| ")).map(|(_, code)| code);
-        if let Some(name) = code.clone().find_map(member) {
+    /// The fact that `error` is about, in words: the one at the place in the code that Nix shows,
+    /// else the last that was looked at. None where it cannot be about any.
+    pub fn blamed(&self, error: &str, stderr: &[String], looked_at: &[String]) -> Option<String> {
+        if NOT_ABOUT_FACTS.iter().any(|words| error.contains(words)) {
+            return None;
+        }
+        let absent =
+            error.strip_prefix("attribute '").and_then(|rest| rest.split_once("' missing")).map(|(name, _)| name);
+        let is_meant = |name: &&str| absent.is_none_or(|absent| name.split('.').any(|step| step == absent));
+        // Some versions say the error and its place first, and what led to it after that, some last.
+        let end = stderr.iter().rposition(|line| line.trim_start().starts_with("error:")).unwrap_or(0);
+        let (before, after) = (excerpts(&stderr[..end]), excerpts(&stderr[end..]));
+        if let Some(name) = after.chain(before.collect::<Vec<_>>().into_iter().rev()).filter_map(member).find(is_meant)
+        {
             let steps: Vec<&str> = name.split('.').skip(1).collect();
             let path = serde_json::to_string(&steps).ok()?;
             return Some(match self.shown(&path) {
@@ -60,7 +69,7 @@ impl Facts {
                 None => format!("this machine's record has no `{}`", name.trim_start_matches("machine.")),
             });
         }
-        let shown = self.shown(looked_at.last().filter(|path| *path != "[]")?)?;
+        let shown = self.shown(looked_at.last().filter(|path| *path != "[]" && absent.is_none())?)?;
         Some(format!("the last that it looked at in this machine's record is {shown}"))
     }
 
@@ -96,13 +105,27 @@ pub fn used(named: &[String]) -> Option<Used> {
     used.iter().all(list).then_some(used)
 }
 
-/// The first `machine.a.b` in a line of code.
-fn member(code: &str) -> Option<&str> {
+/// Errors that are the same whatever is in a record.
+const NOT_ABOUT_FACTS: [&str; 4] = ["syntax error", "infinite recursion", "undefined variable", "already defined"];
+
+/// Lines of code that Nix shows, each with the place in it that a caret below marks.
+fn excerpts(stderr: &[String]) -> impl Iterator<Item = (&str, usize)> {
+    stderr.windows(2).filter_map(|lines| {
+        let (_, code) = lines[0].split_once('|')?;
+        let (margin, caret) = lines[1].split_once('|')?;
+        let at = caret.find('^')?;
+        (margin.trim().is_empty() && caret[..at].trim().is_empty()).then_some((code, at))
+    })
+}
+
+/// The first `machine.a.b` in a line of code that does not end before a place.
+fn member((code, place): (&str, usize)) -> Option<&str> {
     let inside = |c: char| c.is_ascii_alphanumeric() || "_-'.".contains(c);
-    let at = code.match_indices("machine.").map(|(at, _)| at).find(|at| !code[..*at].ends_with(inside))?;
-    let name = &code[at..];
-    let end = name.find(|c| !inside(c)).unwrap_or(name.len());
-    Some(name[..end].trim_end_matches('.')).filter(|name| name.len() > "machine.".len())
+    let starts = code.match_indices("machine.").map(|(at, _)| at).filter(|at| !code[..*at].ends_with(inside));
+    let names =
+        starts.map(|at| (at, code[at..].split(|c| !inside(c)).next().unwrap_or_default().trim_end_matches('.')));
+    let mut at_place = names.filter(|(at, name)| at + name.len() > place && name.len() > "machine.".len());
+    at_place.next().map(|(_, name)| name)
 }
 
 #[cfg(test)]
@@ -150,12 +173,25 @@ mod tests {
     #[test]
     fn an_error_names_the_fact_that_it_is_about() {
         let facts = facts(r#"{"role":7}"#);
-        let say =
-            |code: &str| facts.blamed(&[format!("            3|  {code}"), "             |  ^".into()], &[]).unwrap();
-        assert_eq!(say("a = \"${machine.role}\";"), "it is about `machine.role`, a number in this machine's record");
-        assert_eq!(say("b = machine.rule.x;"), "this machine's record has no `rule.x`");
-        assert!(facts.blamed(&["  3| my-machine.role".into()], &[]).is_none());
-        let last = facts.blamed(&[], &["[]".into(), r#"["role"]"#.into()]).unwrap();
+        let blamed = |error: &str, code: &str, at: usize| {
+            let lines =
+                [format!("error: {error}"), format!("            3|{code}"), format!("             |{:at$}^", "")];
+            facts.blamed(error, &lines, &[r#"["role"]"#.into()])
+        };
+        let coerced = "cannot coerce an integer to a string";
+        let said = "it is about `machine.role`, a number in this machine's record";
+        assert_eq!(blamed(coerced, " a = \"${machine.role}\";", 5).unwrap(), said);
+        assert_eq!(blamed(coerced, " a = machine.name; b = \"${machine.role}\";", 23).unwrap(), said);
+        let missing = |name: &str, code: &str, at| blamed(&format!("attribute '{name}' missing"), code, at);
+        assert_eq!(missing("rule", " b = machine.rule.x;", 5).unwrap(), "this machine's record has no `rule.x`");
+        // What is beside the place has nothing to do with it.
+        for code in
+            [" a = machine.role; b = pkgs.none;", " a = x.y.z.v.w.v.u.v.pkgs.none + machine.role;", " my-machine.none"]
+        {
+            assert_eq!(missing("none", code, 23), None, "{code}");
+        }
+        assert_eq!(blamed("syntax error, unexpected ')'", " machine.role )", 14), None);
+        let last = facts.blamed("x", &[], &["[]".into(), r#"["role"]"#.into()]).unwrap();
         assert!(last.ends_with("`machine.role`, a number"), "{last}");
     }
 }

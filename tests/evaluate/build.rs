@@ -194,11 +194,21 @@ fn what_is_missing_here_has_a_message_and_a_hint() {
         ),
         (&format!("{SMALL} nix-push --plan --hermetic large.nix'"), "evaluation", "nix-collect-garbage"),
         ("nix-push --plan --hermetic nowhere.nix", "input", "nowhere.nix"),
+        ("nix-push --plan --hermetic c.nix", "evaluation", "it is no NixOS system"),
+        (
+            "mkdir f; echo '{ outputs = _: { nixosConfigurations = { db = 1; web = 1; }; }; }' > f/flake.nix; nix-push --plan --flake f",
+            "evaluation",
+            "it has no nixosConfigurations.a; it has: db, web",
+        ),
+        ("git init -q f; nix-push --plan f#web", "evaluation", "git add"),
+        ("nix-push --plan --flake nixpkgs", "input", "flake:nixpkgs"),
     ] {
         let ran = folder.sh(command, r#"{"name":"a"}"#);
         let error = &ran.record()["error"];
         assert_eq!(error["kind"], kind, "{command}: {error}");
         assert!(error.to_string().contains(words), "{command}: {error}");
+        let once = ran.stderr.matches(": evaluating ").count() < 2;
+        assert!(once || !command.contains("flake"), "evaluated twice: {}", ran.stderr);
     }
 }
 

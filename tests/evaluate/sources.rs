@@ -256,4 +256,15 @@ fn an_error_names_the_machine_the_fact_and_nix_s_place() {
     assert!(bad["hint"].as_str().unwrap().contains("`machine.role`, a set"), "{bad}");
     assert!(of("none")["error"]["hint"].as_str().unwrap().contains("has no `role`"), "{}", ran.stderr);
     assert!(ran.stderr.lines().any(|line| line.contains("bad: nix:") && line.contains("c.nix:2")), "{}", ran.stderr);
+    // What is wrong for every machine is about no machine's record.
+    for wrong in
+        ["networking.domain = machine.name; )", "environment.etc.r.text = \"${machine.role} ${pkgs.nowhere}\";"]
+    {
+        let text = text
+            .replace("machine, ...", "machine, pkgs, ...")
+            .replace("environment.etc.r.text = \"${machine.role}\";", wrong);
+        std::fs::write(folder.path().join("c.nix"), text).unwrap();
+        let ran = folder.sh("nix-push --plan c.nix", r#"{"name":"good","role":"db"}"#);
+        assert_eq!(ran.record()["error"]["hint"], "-v shows Nix's whole trace", "{}", ran.stderr);
+    }
 }

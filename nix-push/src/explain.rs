@@ -1,0 +1,56 @@
+//! Why an evaluation failed, and what to do about it.
+
+use crate::nix::{self, Outcome};
+use crate::source::Source;
+use crate::used::Facts;
+use machine_record::{Failure, Kind, log};
+
+/// The failure of an evaluation, of which Nix left `outcome`, for a machine of these facts.
+pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Failure {
+    let error = outcome.error();
+    let failure = Failure::new(Kind::Evaluation, format!("cannot evaluate {}: {error}", source.shown()));
+    let named = facts.and_then(|facts| facts.blamed(&error, &outcome.stderr, &outcome.facts));
+    let git = matches!(source, Source::Flake { reference, .. } if reference.starts_with("git+file:"));
+    if error.contains("Nix search path") && error.contains("nixpkgs") {
+        failure.hint("Nix does not find <nixpkgs>: set NIX_PATH=nixpkgs=PATH, or say --nixpkgs PATH")
+    } else if error.contains("requires lock file changes") {
+        failure.hint("its inputs are not locked: run nix flake lock there, with --extra-experimental-features 'nix-command flakes'")
+    } else if error.contains("has no nixosConfigurations") {
+        failure.hint("the name after # says which it is, and else the machine's name: --flake REF#NAME, or `configuration` in the record")
+    } else if error.contains("No such file") && git {
+        failure.hint("a flake sees only the files that git knows: git add those that are new")
+    } else if error.contains("in pure eval") {
+        failure.hint("flakes are evaluated as `nix build` does, without files and variables of this computer; --option pure-eval false lifts that")
+    } else if error.contains("'getFlake'") {
+        failure.hint("this Nix is too old for flakes: 2.4 was the first with builtins.getFlake")
+    } else if outcome.is_full() {
+        failure.hint("make room in this computer's store, for example with nix-collect-garbage")
+    } else if error.contains("root file system") || error.contains("make the system bootable") {
+        failure.hint("a machine on EC2 needs imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];")
+    } else if error.contains("attribute 'machine' missing") || error.contains("required argument 'machine'") {
+        failure.hint("`machine` reaches a system that is made with a nixpkgs of 21.11 or newer (extendModules)")
+    } else if let Some(version) = nix::old() {
+        failure.hint(format!(
+            "this computer's Nix is {version}, older than the 2.8 that nix-push is tested with: upgrade it"
+        ))
+    } else if let Some(named) = named {
+        failure.hint(if log::is_verbose() { named } else { format!("{named}; -v shows Nix's whole trace") })
+    } else if log::is_verbose() {
+        failure
+    } else {
+        failure.hint("-v shows Nix's whole trace")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_nixpkgs_has_a_hint() {
+        let error = "error: file 'nixpkgs/nixos/lib/eval-config.nix' was not found in the Nix search path (add it using $NIX_PATH or -I)";
+        let outcome = Outcome { stderr: vec![error.into()], ..Outcome::default() };
+        let failure = explain(&Source::Plain("/c".into()), &outcome, None);
+        assert!(failure.hint.is_some_and(|hint| hint.contains("--nixpkgs")));
+    }
+}
