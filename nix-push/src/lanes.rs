@@ -15,8 +15,9 @@ use std::time::Duration;
 
 /// What goes on one channel before it is the other's turn: a quarter of what may be under way.
 const PIECE: usize = 512 << 10;
-/// The round trip from which on 2 MiB are less than what a machine takes in meanwhile.
-const FAR: Duration = Duration::from_millis(40);
+/// The round trip in which a machine of two processors takes in about 2 MiB of compressed paths: with a
+/// shorter one it is what is waited for, and not the channel.
+const FAR: Duration = Duration::from_millis(60);
 /// NAR bytes from which on it pays: about three times what fills the first channel.
 const WORTH: u64 = 16 << 20;
 /// Where the machine has the pipe, for a moment.

@@ -1,5 +1,6 @@
 //! What a push would do: what would be built, and what would be sent.
 
+use crate::deliver;
 use crate::evaluate::{Evaluated, Settings, evaluate};
 use crate::evaluators::ASKING;
 use crate::once::Once;
@@ -56,7 +57,7 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
             serve.ask_valid_paths(false, false, &all)?;
             serve.greeted()?;
             let valid: HashSet<StorePath> = serve.valid_paths()?;
-            let missing = push::lacking(&closure.infos.iter().collect::<Vec<_>>(), &valid);
+            let missing = deliver::lacking(&closure.infos.iter().collect::<Vec<_>>(), &valid);
             (missing.len(), missing.iter().map(|info| info.nar_size).sum())
         }
     };

@@ -2,22 +2,17 @@
 //!
 //! Two commands on one connection. The first tells what the machine has, then becomes the serve
 //! protocol: it is asked what is valid, and keeps what is still to come from being collected as
-//! garbage. The second takes the paths as one compressed stream, and roots the system.
+//! garbage. The second, in `intake.rs`, takes the paths as one compressed stream, and roots the system.
 
-use crate::build;
-use crate::delta;
-use crate::lanes::Second;
-use crate::nix;
-use crate::pack::Packing;
 use crate::serve::Serve;
-use anyhow::{Context, Result, bail};
-use machine_record::{Failure, Kind, StorePath, WithKind};
+use anyhow::{Result, bail};
+use machine_record::{Failure, Kind, StorePath};
 use machine_ssh::{Address, Channel, Session, quote};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Where a bare machine keeps its Nix: NixOS, then Nix on another system.
-const PATH: &str = "PATH=/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:$PATH; export PATH\n";
+pub const PATH: &str = "PATH=/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:$PATH; export PATH\n";
 
 /// Marks where the script's words begin, should a login shell have said something before.
 const MARK: &str = "nix-push: facts\n";
@@ -47,7 +42,7 @@ done
 /// moment on when the system is whole. `root` gives it its fixed name, in one step, if it is.
 /// Who may not write there has Nix's daemon make a root of a link at home, once the system is whole;
 /// until then the serve protocol keeps it.
-const ROOT: &str = r#"
+pub const ROOT: &str = r#"
 if [ -w /nix/var/nix/gcroots ]; then
   roots=/nix/var/nix/gcroots/nixpipe
   claim() {
@@ -221,76 +216,7 @@ fn version(words: &str) -> Option<[u32; 3]> {
     numbers.next()
 }
 
-/// Begins the command that takes paths, builds `drv` if there is one, and then roots `toplevel`.
-/// With `folder`, the stream comes as [`Lanes`](crate::lanes::Lanes) sends it.
-pub fn open_intake(
-    session: &Session,
-    packing: Packing,
-    folder: Option<&str>,
-    toplevel: &StorePath,
-    drv: Option<&StorePath>,
-    options: &[String],
-) -> Result<Channel> {
-    let mut take: String = match packing {
-        Packing::Zstd => "zstd -dqc | nix-store --serve --write".into(),
-        Packing::Gzip => "gzip -dc | nix-store --serve --write".into(),
-        Packing::None => "nix-store --serve --write".into(),
-        Packing::Delta(limit) => delta::intake(limit),
-    };
-    if let Some(folder) = folder {
-        take = format!("folder={}\n{}merge | {{\n{take}\n}}", quote(folder), include_str!("merge.sh"));
-    }
-    // What is built is kept by the claim, so Nix's advice to make a root is left out.
-    let build = r#"
-if [ -n "$drv" ] && ! nix-store --check-validity "$top" 2>/dev/null; then
-  nix-store --realise "$drv" "$@" 2>&1 >/dev/null
-fi"#;
-    let script = format!("{PATH}{ROOT}top=$1 drv=$2; shift 2\nclaim || exit\n{take}\n{build}\nroot\n");
-    let mut arguments = vec![toplevel.as_str(), drv.map_or("", StorePath::as_str)];
-    arguments.extend(options.iter().map(String::as_str));
-    session.open(&shell(&script, &arguments))
-}
-
-/// Begins the command by which a second channel reaches an intake that was given `folder`.
-pub fn open_second<'a>(machine: &'a str, session: &'a Session, folder: &str) -> Second<'a> {
-    Second::new(machine, session.open_beside(&shell(&format!("{PATH}{}", include_str!("lane.sh")), &[folder])))
-}
-
-/// Shows what the machine's Nix says while it builds, and waits for the word that the system is
-/// rooted. Gives the last words if it is not.
-pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath) -> Result<()> {
-    let mut said = Vec::new();
-    let mut errors = Vec::new();
-    let mut piece = [0; 4096];
-    loop {
-        match channel.read_some(&mut piece)? {
-            0 => break,
-            count => said.extend_from_slice(&piece[..count]),
-        }
-        while let Some(end) = said.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = said.drain(..=end).collect();
-            match String::from_utf8_lossy(&line).trim_end() {
-                "rooted" => return Ok(()),
-                line if line.contains("--add-root") => {}
-                line => {
-                    nix::show(machine, line);
-                    errors.push(line.to_string());
-                }
-            }
-        }
-    }
-    if let Some(error) = words(errors.join("\n").as_bytes()) {
-        let failure = Failure::new(Kind::Build, format!("the machine cannot build {toplevel}: {error}"));
-        return Err(match build::failed(&errors) {
-            Some(drv) => failure.hint(format!("for the whole log, run on the machine: nix-store --read-log {drv}")),
-            None => failure,
-        }
-        .into());
-    }
-    Err(unkept(channel).into())
-}
-
-fn unkept(channel: &mut Channel) -> Failure {
+pub fn unkept(channel: &mut Channel) -> Failure {
     let words = words(&channel.take_stderr()).unwrap_or_else(|| "it said nothing".into());
     Failure::new(Kind::Copy, format!("the machine cannot keep the system: {words}"))
         .hint("log in as root, or as a user whose home can hold a link to it")
@@ -305,41 +231,9 @@ pub fn words(stderr: &[u8]) -> Option<String> {
 }
 
 /// A command for any login shell that runs `script` under /bin/sh.
-fn shell(script: &str, arguments: &[&str]) -> String {
+pub fn shell(script: &str, arguments: &[&str]) -> String {
     let arguments: String = arguments.iter().map(|argument| format!(" {}", quote(argument))).collect();
     format!("exec /bin/sh -c {} nix-push{arguments}", quote(script))
-}
-
-/// The failure behind an answer that did not come: what the machine's nix-store said, if it did.
-pub fn explain<T>(result: Result<T>, channel: &mut Channel) -> Result<T> {
-    result
-        .map_err(|error| match words(&channel.take_stderr()) {
-            Some(words) => refused(&words).into(),
-            None => error,
-        })
-        .with_kind(Kind::Copy)
-        .context("cannot copy to the machine")
-}
-
-/// Whether Nix or its database complains of a full disk.
-pub fn is_full(words: &str) -> bool {
-    ["No space left on device", "disk is full"].iter().any(|complaint| words.contains(complaint))
-}
-
-/// A failure in the words of the machine's nix-store.
-fn refused(words: &str) -> Failure {
-    let failure = Failure::new(Kind::Copy, format!("the machine said: {words}"));
-    if is_full(words) {
-        failure.hint("make room on the machine, for example with nix-collect-garbage, and run the pipe again: what has arrived stays")
-    } else if words.contains("Permission denied") || words.contains("Operation not permitted") {
-        failure.hint("log in as root: a system is kept under /nix/var/nix/gcroots")
-    } else if words.contains("lacks a valid signature") || words.contains("lacks a signature") {
-        failure.hint(
-            "log in as root or as one of the machine's trusted-users, or sign with --sign-key FILE, a key of its trusted-public-keys",
-        )
-    } else {
-        failure
-    }
 }
 
 #[cfg(test)]
@@ -369,12 +263,5 @@ mod tests {
     fn a_machine_without_nix_is_told_so() {
         let failure = Failure::of(&Facts::parse("tool=gzip").unwrap_err());
         assert_eq!((failure.kind, failure.hint.is_some()), (Kind::Copy, true));
-    }
-
-    #[test]
-    fn a_full_disk_has_a_hint() {
-        let said = b"warning: x\nerror: writing to file '/nix/store/x': No space left on device\n";
-        let failure = refused(&words(said).unwrap());
-        assert!(failure.hint.is_some() && !failure.message.contains("error"), "{failure}");
     }
 }

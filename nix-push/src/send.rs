@@ -2,10 +2,10 @@
 
 use crate::delta;
 use crate::groups;
+use crate::intake;
 use crate::lanes::{Lanes, Second};
 use crate::pack::{Pace, Packer, Packing};
 use crate::pairs::Pairs;
-use crate::remote;
 use crate::serve::{ADDED_ANSWER, HELLO_ANSWER, PathInfo, Request};
 use crate::spool::{Order, Spool};
 use anyhow::{Result, bail};
@@ -50,7 +50,7 @@ pub fn send(
         let mut lanes = Lanes::new(channel, second);
         let result = transfer(&mut lanes, packing, &order, infos.len(), &mut pace, &mut progress);
         order.close();
-        remote::explain(result, lanes.main)
+        intake::explain(result, lanes.main)
     })
 }
 

@@ -1,0 +1,232 @@
+//! One machine's groups: made a little ahead of what is sent, and given out in order.
+
+use super::{AHEAD, Figures, Frame, Name, Order, PART, Part, Place, State};
+use crate::delta;
+use crate::groups::Group;
+use crate::pack::{Packer, Packing};
+use crate::read::Reader;
+use crate::serve::Request;
+use anyhow::{Context, Result, bail};
+use machine_record::{Failure, Kind};
+use std::os::unix::fs::FileExt;
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+
+impl Order<'_> {
+    pub fn groups(&self) -> impl Iterator<Item = &Group<'_>> {
+        self.groups.iter().map(|(group, _)| group)
+    }
+
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Makes what nobody has made, a little ahead of what is sent, until all is made or the order
+    /// is over. Several threads may do so.
+    pub fn make(&self) {
+        let mut reader = Reader::default();
+        while let Some((name, group)) = self.claim() {
+            let mut made = Made { order: self, name, threads: self.threads(group), end: None };
+            made.end = Some(self.compress(group, &mut reader, &made).map_err(|error| Failure::of(&error)));
+        }
+    }
+
+    /// Takes the next group that nobody has begun; it must be made then.
+    fn claim(&self) -> Option<(Name, &Group<'_>)> {
+        let spool = self.spool;
+        let mut state = spool.lock();
+        loop {
+            let next = self.next.load(Ordering::SeqCst);
+            let (group, key) = self.groups.get(next)?;
+            if self.over.load(Ordering::SeqCst) {
+                return None;
+            }
+            let sending = self.sending.load(Ordering::SeqCst);
+            let shared = (self.packing, *key, None);
+            if state.frames.contains_key(&shared) {
+                self.next.store(next + 1, Ordering::SeqCst);
+                continue;
+            }
+            let full = next > sending && self.waiting.load(Ordering::SeqCst) >= spool.share();
+            let need = self.threads(group);
+            if next > sending + AHEAD || full || state.making + need > spool.makers {
+                state = spool.wait(state);
+                continue;
+            }
+            state.making += need;
+            self.next.store(next + 1, Ordering::SeqCst);
+            let own = (self.packing, *key, Some(self.id));
+            let shares = self.packing != Packing::None && spool.shares(&mut state, group);
+            let name = if shares { shared } else { own };
+            state.frames.insert(name, Frame::default());
+            return Some((name, group));
+        }
+    }
+
+    /// How many threads compress a group: a large one is worth all of them.
+    fn threads(&self, group: &Group) -> usize {
+        if group.is_large() { self.spool.makers } else { 1 }
+    }
+
+    fn compress(&self, group: &Group, reader: &mut Reader, made: &Made) -> Result<()> {
+        let mut level = self.level.load(Ordering::Relaxed);
+        if made.name.2.is_some() && self.spool.machines.load(Ordering::SeqCst) > 1 {
+            // One that pauses holds its memory, and each machine may have one.
+            level = level.min(3);
+        }
+        if let Packing::Delta(limit) = self.packing {
+            return delta::compress(group, limit, level, made.threads, reader, &mut |bytes, figures| {
+                let mut figures = figures;
+                for part in bytes.chunks(PART) {
+                    made.give(part.to_vec(), std::mem::take(&mut figures))?;
+                }
+                Ok(())
+            });
+        }
+        let mut packer = Packer::new(self.packing, level, made.threads)?;
+        let mut raw = 0;
+        let figures = |raw: &mut u64| Figures { raw: std::mem::take(raw), saved: 0 };
+        for info in group.infos {
+            packer.pack(&Request::add_to_store_nar(info).0)?;
+            reader.read(info, &mut |bytes| {
+                packer.pack(bytes)?;
+                raw += bytes.len() as u64;
+                if packer.ready().len() >= PART {
+                    made.give(std::mem::take(packer.ready()), figures(&mut raw))?;
+                }
+                Ok(())
+            })?;
+        }
+        made.give(packer.finish()?, figures(&mut raw))
+    }
+
+    /// Waits for a part of a group: its bytes, and what they stand for; `None` after the last.
+    pub fn part(&self, group: usize, part: usize) -> Result<Option<(Vec<u8>, Figures)>> {
+        let spool = self.spool;
+        let key = self.groups[group].1;
+        let mut state = spool.lock();
+        if self.sending.swap(group, Ordering::SeqCst) != group {
+            spool.changed.notify_all();
+        }
+        loop {
+            // What was made for this machine alone is what it has begun with.
+            let name = [Some(self.id), None].map(|owner| (self.packing, key, owner));
+            let name = name.into_iter().find(|name| state.frames.contains_key(name));
+            if let Some(name) = name
+                && let Some(frame) = state.frames.get_mut(&name)
+            {
+                match (frame.parts.get_mut(part), &frame.end) {
+                    (Some(Part { figures, place: Place::Memory(bytes) }), _) => {
+                        let (bytes, figures) = (std::mem::take(bytes), *figures);
+                        frame.waiting -= bytes.len();
+                        self.waiting.fetch_sub(bytes.len(), Ordering::SeqCst);
+                        spool.changed.notify_all();
+                        return Ok(Some((bytes, figures)));
+                    }
+                    (Some(Part { figures, place: Place::File { offset, length } }), _) => {
+                        let (figures, offset, mut bytes) = (*figures, *offset, vec![0; *length]);
+                        let file = state.file.clone().context("there is no spool")?;
+                        drop(state);
+                        file.read_exact_at(&mut bytes, offset).context("cannot read the spool")?;
+                        return Ok(Some((bytes, figures)));
+                    }
+                    (None, Some(Ok(()))) => {
+                        if name.2.is_some() {
+                            state.frames.remove(&name);
+                        }
+                        return Ok(None);
+                    }
+                    (None, Some(Err(failure))) => return Err(failure.clone().into()),
+                    (None, None) => {}
+                }
+            }
+            state = spool.wait(state);
+        }
+    }
+
+    /// Ends the making: all is sent, or nothing more will be.
+    pub fn close(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        let mut state = self.spool.lock();
+        state.frames.retain(|name, _| name.2 != Some(self.id));
+        drop(state);
+        self.spool.changed.notify_all();
+    }
+}
+
+/// A group in the making. Whoever waits for it hears of its end, however it ends.
+struct Made<'a> {
+    order: &'a Order<'a>,
+    name: Name,
+    threads: usize,
+    end: Option<Result<(), Failure>>,
+}
+
+impl Made<'_> {
+    /// Hands out a part.
+    fn give(&self, bytes: Vec<u8>, figures: Figures) -> Result<()> {
+        let spool = self.order.spool;
+        let mut state = spool.lock();
+        if self.name.2.is_none() {
+            let file = state.file.clone().context("there is no spool")?;
+            let (offset, length) = (state.end, bytes.len());
+            state.end += length as u64;
+            drop(state);
+            file.write_all_at(&bytes, offset)
+                .context("cannot keep what is sent to several machines (TMPDIR names another folder)")?;
+            state = spool.lock();
+            if let Some(frame) = state.frames.get_mut(&self.name) {
+                frame.parts.push(Part { figures, place: Place::File { offset, length } });
+            }
+        } else {
+            state = self.pause(state)?;
+            if let Some(frame) = state.frames.get_mut(&self.name) {
+                frame.waiting += bytes.len();
+                self.order.waiting.fetch_add(bytes.len(), Ordering::SeqCst);
+                frame.parts.push(Part { figures, place: Place::Memory(bytes) });
+            }
+        }
+        drop(state);
+        spool.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits while enough of this group is in memory. Others may work in the meantime.
+    fn pause<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>> {
+        let spool = self.order.spool;
+        let mut paused = false;
+        loop {
+            if self.order.over.load(Ordering::SeqCst) {
+                state.making += if paused { self.threads } else { 0 };
+                bail!("it is no longer wanted");
+            }
+            let full = state.frames.get(&self.name).is_some_and(|frame| frame.waiting >= spool.share());
+            if full && !paused {
+                state.making -= self.threads;
+                paused = true;
+                spool.changed.notify_all();
+            } else if !full && !paused {
+                return Ok(state);
+            } else if !full && state.making + self.threads <= spool.makers {
+                state.making += self.threads;
+                paused = false;
+                continue;
+            }
+            state = spool.wait(state);
+        }
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        let spool = self.order.spool;
+        let mut state = spool.lock();
+        state.making -= self.threads;
+        if let Some(frame) = state.frames.get_mut(&self.name) {
+            let fault = || Err(Failure::new(Kind::Internal, "a path was not read to its end: this is a bug"));
+            frame.end = Some(self.end.take().unwrap_or_else(fault));
+        }
+        drop(state);
+        spool.changed.notify_all();
+    }
+}
