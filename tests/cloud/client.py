@@ -43,13 +43,13 @@ def main() -> None:
     elif command in ("cut", "heal", "kill"):
         post(command, machine=words.machine)
     elif command == "delay":
-        post("delay", ms=words.ms)
+        post("delay", ms=words.ms, machine=words.machine)
     elif command == "reset":
         post("reset")
     elif command == "fault":
         post("fault", kind=words.kind, value=words.value, action=words.action, zone=words.zone)
     elif command == "set":
-        post("set", **{words.name: words.seconds})
+        post("set", **{words.name: words.seconds}, machine=words.machine)
     elif command == "iam":
         iam(post, words.policy)
     elif command == "raw":
@@ -72,6 +72,7 @@ def parse(command: str, rest: list[str]) -> argparse.Namespace:
         parser.add_argument("machine", metavar="M", help="name or instance id")
     elif command == "delay":
         parser.add_argument("ms", metavar="MS", type=float)
+        parser.add_argument("machine", metavar="M", nargs="?", help="only this machine (name or instance id)")
     elif command == "fault":
         parser.add_argument("kind", metavar="KIND")
         parser.add_argument("value", metavar="VALUE", nargs="?")
@@ -80,6 +81,7 @@ def parse(command: str, rest: list[str]) -> argparse.Namespace:
     elif command == "set":
         parser.add_argument("name", metavar="NAME")
         parser.add_argument("seconds", metavar="SECONDS", type=float)
+        parser.add_argument("machine", metavar="M", nargs="?", help="only for disk: machines of this name")
     elif command == "iam":
         parser.add_argument("policy", metavar="POLICY|off")
     elif command == "raw":

@@ -67,6 +67,7 @@ class Cloud:
         self.proxy = proxy
         self.lock = threading.RLock()
         self.settings = Settings()
+        self.disks: dict[str, float] = {}  # `settings.disk` of machines of these names
         self.faults = Faults()
         self.addresses = Addresses()
         self.lives: dict[str, Life] = {}
@@ -167,6 +168,7 @@ class Cloud:
             self.tokens.clear()
             self.faults.clear()
             self.settings = Settings()
+            self.disks.clear()
             settings.INITIAL_NO_AUTH_ACTION_COUNT = float("inf")
             if self.proxy:
                 self.proxy.route({})

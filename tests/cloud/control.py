@@ -102,6 +102,12 @@ class Control:
         return {"faults": self.cloud.faults.listed()}
 
     def post_set(self, arguments, body):
+        machine = arguments.pop("machine", None)
+        if machine:
+            if set(arguments) != {"disk"}:
+                raise ValueError("of one machine only its disk can be set")
+            self.cloud.disks[machine] = float(arguments["disk"])
+            return {"disks": self.cloud.disks}
         for name, value in arguments.items():
             if not hasattr(self.cloud.settings, name):
                 raise ValueError(f"no setting is called {name}: there are {' '.join(vars(self.cloud.settings))}")
@@ -112,7 +118,12 @@ class Control:
         milliseconds = float(arguments["ms"])
         if not 0 <= milliseconds <= 10_000:
             raise ValueError("a delay is 0 to 10000 milliseconds for the round trip")
-        self._proxy().delay = milliseconds / 1000
+        proxy = self._proxy()
+        if "machine" in arguments:
+            proxy.delays[self.cloud.find(arguments["machine"]).id] = milliseconds / 1000
+        else:
+            proxy.delays.clear()
+            proxy.delay = milliseconds / 1000
         return {"delayMs": milliseconds}
 
     def post_cut(self, arguments, body):

@@ -17,7 +17,7 @@ class Life:
         self.cloud = cloud
         self.instance = instance
         self.public_key = public_key  # as it was at launch; replacing the key pair later changes nothing
-        disk = int(cloud.settings.disk) or None
+        disk = int(cloud.disks.get(self.name, cloud.settings.disk)) or None
         self.machine = cloud.make_machine(instance.id, disk) if cloud.make_machine else None
         self.up = False  # the machine has power and a place in the network
         self.killed = False

@@ -41,6 +41,7 @@ class Proxy(threading.Thread):
         # Only for connecting, which waits for the machine.
         self.loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(64))
         self.delay = 0.0  # seconds for the round trip
+        self.delays: dict[str, float] = {}  # those of single machines
         self.errors: dict[Place, str] = {}  # those that could not be listened on
         self._counts: dict[tuple[str, int], Count] = collections.defaultdict(Count)
         self._cut: set[str] = set()
@@ -71,9 +72,10 @@ class Proxy(threading.Thread):
         return machine in self._cut
 
     def clear(self) -> None:
-        """Forgets cuts, delay and counts."""
+        """Forgets cuts, delays and counts."""
         self._cut.clear()
         self._counts.clear()
+        self.delays.clear()
         self.delay = 0.0
 
     def count(self, machine: str, port: int = 22) -> Count:
@@ -129,26 +131,30 @@ class Proxy(threading.Thread):
         port = place[1]
         count = self._counts[machine, port]
         count.connections += 1
-        link = Link(self, count, self._links[place])
+        link = Link(self, machine, count, self._links[place])
         self.loop.create_task(link.open(client, lambda: connect(port)))
 
 
 class Link:
     """One connection: two pipes."""
 
-    def __init__(self, proxy: Proxy, count: Count, links: set):
-        self.proxy, self.count, self.links = proxy, count, links
+    def __init__(self, proxy: Proxy, machine: str, count: Count, links: set):
+        self.proxy, self.machine, self.count, self.links = proxy, machine, count, links
         self.loop = proxy.loop
         self.sockets: list[socket.socket] = []
         self.pipes: list[Pipe] = []
         self.client_spoke = True  # so that a machine that greets first and its client's answer make one turn
         links.add(self)
 
+    @property
+    def delay(self) -> float:
+        return self.proxy.delays.get(self.machine, self.proxy.delay)
+
     async def open(self, client: socket.socket, connect) -> None:
         client.setblocking(False)
         self.sockets.append(client)
         born = self.loop.time()
-        delay = self.proxy.delay
+        delay = self.delay
         # The kernel has accepted already. A far machine hears of it when the third packet of the handshake is there.
         if delay:
             await asyncio.sleep(1.5 * delay)
@@ -236,7 +242,7 @@ class Pipe:
         except OSError:
             self.link.reset()
             return
-        delay = self.link.proxy.delay
+        delay = self.link.delay
         if data:
             self.link.heard(len(data), self.to_machine)
         else:
@@ -252,7 +258,7 @@ class Pipe:
             self._stop_reading()
 
     def _most(self) -> int:
-        return MOST_IN_FLIGHT if self.link.proxy.delay else MOST_WAITING
+        return MOST_IN_FLIGHT if self.link.delay else MOST_WAITING
 
     def _arm(self) -> None:
         self.waiting = True

@@ -121,6 +121,10 @@ def main() -> None:
         rate = echo((64 << 20) + 7)
         print(f"{milliseconds} ms: {there_and_back * 1000:.1f} ms measured, {rate:.0f} MB/s")
     proxy.delay = 0.0
+    proxy.delays = {"m": 0.03, "other": 1.0}
+    assert 0.03 <= round_trip()[1] < 0.04, "the delay of one machine is its own"
+    proxy.delays = {"other": 1.0}
+    assert round_trip()[1] < 0.01, "the delay of another machine is not"
 
     before = proxy.count("m", PORT).turns
     with socket.create_connection((ADDRESS, PORT)) as connection:

@@ -53,10 +53,8 @@ impl Machine {
 
     /// A machine whose disk is a file system of its own: a loss of power takes what is not yet written.
     pub fn with_disk(name: &'static str) -> Machine {
-        cloud().run(&["set", "disk", "1500"]);
-        let machine = Machine::new(name);
-        machine.cloud.run(&["set", "disk", "0"]);
-        machine
+        cloud().run(&["set", "disk", "1500", name]);
+        Machine::new(name)
     }
 
     pub fn id(&self) -> String {

@@ -29,10 +29,9 @@ fn round_trips_are_few_and_those_that_the_page_states() {
         (after.0 - before.0, (after.1 - before.1).saturating_sub(signs))
     };
     // With a way to go, what is sent without waiting for an answer is not taken for a round trip.
-    machine.cloud.run(&["delay", "20"]);
+    machine.cloud.run(&["delay", "20", &machine.id()]);
     let unchanged = cost(&systems[0], "unchanged");
     let changed = cost(&systems[1], "switched");
-    machine.cloud.run(&["delay", "0"]);
     let page = std::fs::read_to_string(project().join("nixos-switch/nixos-switch.1")).unwrap();
     for (what, (connections, turns)) in [("unchanged", unchanged), ("changed", changed)] {
         let stated = page.lines().find_map(|line| line.strip_prefix(&format!("{what}: "))).unwrap();
