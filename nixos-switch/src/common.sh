@@ -139,8 +139,10 @@ finish() {
   if [ "$dir" = "$lasting" ]; then
     # Without its notes the unit of the boots would reboot for ever: it goes first.
     rm -f "$control/sysinit.target.wants/nixpipe-boot.service"
+    sync -f "$control" 2>/dev/null
     # Another file system: a rename is what frees the machine all the same.
     cp -a "$dir" "$run/last.new" && mv -T "$run/last.new" "$run/last"
+    [ ! -e "$dir.old" ] || rm -rf "$dir.old"
     mv -T "$dir" "$dir.old"
     rm -rf "$dir.old"
   else

@@ -99,7 +99,7 @@ impl<'a> Wish<'a> {
             ("keep_failed", u8::from(args.no_auto_rollback).to_string()),
         ];
         values.extend(Secrets::values(self.secrets.as_ref()));
-        if mode == "confirm" || mode == "health" {
+        if ["start", "confirm", "health"].contains(&mode) {
             let quoted: Vec<String> = args.health.iter().map(|check| machine_ssh::quote(check)).collect();
             values.push(("health", quoted.join(" ")));
         }

@@ -43,6 +43,15 @@ pub fn report(wish: &Wish, end: End) -> (Option<Activation>, Result<()>) {
 fn verdict(wish: &Wish, answers: &Answers, booted: bool) -> (Option<&'static str>, Result<()>) {
     match answers.stage() {
         Some("unchanged") => return (Some("unchanged"), Ok(())),
+        Some("unhealthy") if !booted => {
+            let words = answers.one("unhealthy").unwrap_or_default();
+            let failure =
+                Failure::new(Kind::Activation, format!("a health check fails on the unchanged system: {words}"));
+            return (
+                Some("unchanged"),
+                Err(failure.hint("nixos-switch --rollback goes back to the previous one").into()),
+            );
+        }
         Some("done") => {}
         _ if booted => return after_a_boot(wish, answers),
         stage => {

@@ -116,14 +116,14 @@ still_to_boot() {
 start() {
   tell
   wished
-  if [ ! -e "$dir" ] && is_done && ! still_to_boot && same_secrets; then fact stage unchanged; tidy; return; fi
+  if [ ! -e "$dir" ] && is_done && ! still_to_boot && same_secrets; then unchanged; return; fi
   take
   settle_keys
   tell
   wished
   way=$action unprotected=0
   if is_done && ! still_to_boot; then
-    if same_secrets; then fact stage unchanged; unlock; tidy; return; fi
+    if same_secrets; then unlock; unchanged; return; fi
     # Only the secrets are new; a specialisation that runs stays.
     [ "$action" = boot ] || system=$running
     check
@@ -136,6 +136,17 @@ start() {
   set_up
   unlock
   follow
+}
+
+# Nothing to do; what --health asks for is to hold all the same.
+unchanged() {
+  mode=health
+  if [ -z "$health" ] || [ "$action" = boot ] || check_health; then
+    fact stage unchanged
+    tidy
+  else
+    fact stage unhealthy
+  fi
 }
 
 same_secrets() { compare_secrets; [ -z "$differs" ]; }
@@ -219,7 +230,7 @@ choose_way() {
 # whoever comes next may clear what a death in here left.
 set_up() {
   if [ "$way" = reboot ]; then mkdir -p "${lasting%/*}" && chmod 700 "${lasting%/*}" && dir=$lasting; fi
-  [ ! -e "$dir.new" ] || rm -rf "$dir.new"
+  for old in "$dir.new" "$lasting.old"; do [ ! -e "$old" ] || rm -rf "$old"; done
   disarm_boot
   mkdir "$dir.new"
   [ "$way" != reboot ] || boot_id >"$dir.new/boot"

@@ -55,6 +55,12 @@ fn what_happens_inside_the_window_loses_nothing() {
     let ran = machine.switch(&new, "--health 'systemctl is-active greeter'").ok();
     assert_eq!(said(&ran).0, "switched");
     machine.assert_keeps(&new, "new", "deployed again after it was rolled back");
+
+    // On a machine that has nothing to be done, what is to hold is asked for all the same.
+    let ran = machine.switch(&new, "--health true --health 'echo it is ill; false' --confirm-timeout 1s");
+    assert_eq!(said(&ran), ("unchanged".into(), "activation".into()), "{}", ran.stderr);
+    assert!(ran.record()["error"]["message"].as_str().unwrap().contains("it is ill"), "{}", ran.stdout);
+    machine.assert_keeps(&new, "new", "an unchanged system that is ill");
 }
 
 #[test]
