@@ -145,6 +145,34 @@ fn a_reboot_that_is_disturbed_ends_in_one_of_two_systems() {
 }
 
 #[test]
+fn a_crash_in_the_last_step_of_a_reboot_is_followed_by_no_other() {
+    let machine = Machine::new("laststep");
+    // What clears the notes away hangs; then the power is cut.
+    let hangs = "environment.systemPackages = [ (lib.hiPrio (pkgs.writeShellScriptBin \"rm\" ''
+        case \"$*\" in */deploy.old) echo clearing away > /dev/console; exec sleep infinity ;; esac
+        exec ${pkgs.coreutils}/bin/rm \"$@\"'')) ];";
+    let old = machine.push_greeter("old", hangs);
+    machine.switch(&old, "").ok();
+    let new = machine.push_greeter("new", KERNEL);
+    assert_eq!(said(&machine.switch(&new, "--reboot if-needed").ok()).0, "rebooted");
+    let end = Instant::now() + Duration::from_secs(60);
+    while !machine.cloud.run(&["console", &machine.id()]).contains("clearing away") {
+        assert!(Instant::now() < end, "it did not hang");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    machine.power_cycle();
+    // The way back has nothing to go by any more: had it begun, it would reboot, and again after that.
+    let unit = machine.ssh("systemctl show --value -p ActiveState nixpipe-boot").ok().stdout;
+    assert_eq!(unit, "inactive\n");
+    let state = machine.state();
+    assert_eq!((state.running, state.entry), (toplevel(&new), toplevel(&new)));
+    machine.switch(&new, "").ok();
+    let next = machine.push_greeter("next", "");
+    machine.switch(&next, "--reboot if-needed").ok();
+    machine.assert_keeps(&next, "next", "a crash in the last step of a reboot");
+}
+
+#[test]
 fn a_reboot_without_a_way_back_must_be_asked_for_by_name() {
     let machine = Machine::new("unprotected");
     let old = machine.push_greeter("old", "");
