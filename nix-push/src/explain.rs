@@ -25,6 +25,8 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
         failure.hint("this Nix is too old for flakes: 2.4 was the first with builtins.getFlake")
     } else if outcome.is_full() {
         failure.hint("make room in this computer's store, for example with nix-collect-garbage")
+    } else if matches!(source, Source::Hermetic(_)) && error.contains("without required argument") {
+        failure.hint("it is given `machine` and `system` alone; a NixOS configuration is named without --hermetic")
     } else if error.contains("root file system") || error.contains("make the system bootable") {
         failure.hint("a machine on EC2 needs imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];")
     } else if error.contains("attribute 'machine' missing") || error.contains("required argument 'machine'") {

@@ -194,7 +194,8 @@ fn what_is_missing_here_has_a_message_and_a_hint() {
         ),
         (&format!("{SMALL} nix-push --plan --hermetic large.nix'"), "evaluation", "nix-collect-garbage"),
         ("nix-push --plan --hermetic nowhere.nix", "input", "nowhere.nix"),
-        ("nix-push --plan --hermetic c.nix", "evaluation", "it is no NixOS system"),
+        ("nix-push --plan --hermetic c.nix", "evaluation", "named without --hermetic"),
+        ("nix-push --plan --hermetic bare.nix", "evaluation", "it is no NixOS system"),
         (
             "mkdir f; echo '{ outputs = _: { nixosConfigurations = { db = 1; web = 1; }; }; }' > f/flake.nix; nix-push --plan --flake f",
             "evaluation",
