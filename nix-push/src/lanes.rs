@@ -282,6 +282,21 @@ mod tests {
     }
 
     #[test]
+    fn one_channel_is_enough_where_the_folder_cannot_be_made_and_one_that_is_there_stays() {
+        let folder = std::env::temp_dir().join(format!("lanes-there-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let script = format!("folder=$1\n{}merge", include_str!("merge.sh"));
+        let mut merge = spawn(&script, folder.to_str().unwrap());
+        let mut main = Input(merge.stdin.take());
+        let mut lanes = Lanes::new(&mut main, Some(After(u32::MAX, None)));
+        lanes.send(b"what fits into a pipe").unwrap();
+        lanes.finish().unwrap();
+        let output = merge.wait_with_output().unwrap();
+        assert_eq!(output.stdout, b"what fits into a pipe");
+        std::fs::remove_dir(&folder).unwrap();
+    }
+
+    #[test]
     fn nothing_comes_behind_the_gap_of_a_channel_that_is_cut() {
         let mut machine = Machine::new("cut");
         let (mut main, second) = machine.inputs();
