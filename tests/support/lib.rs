@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 mod cloud;
+mod computer;
 pub use cloud::{Cloud, cloud};
+pub use computer::{Computer, PATIENCE};
 
 /// The root of the project.
 pub fn project() -> PathBuf {

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tests::{Cloud, Folder, Ran, cloud};
+use tests::{Cloud, Computer, Folder, Ran, cloud};
 
 static CASES: AtomicUsize = AtomicUsize::new(0);
 static LOST: AtomicUsize = AtomicUsize::new(0);
@@ -20,6 +20,8 @@ fn tally(name: &str, case: &str) {
 pub struct Machine {
     pub cloud: Cloud,
     pub folder: Folder,
+    /// What it runs on, if that is no instance of the cloud
+    pub computer: Option<Computer>,
     name: &'static str,
     /// The record that ec2-up wrote
     record: Value,
@@ -48,7 +50,16 @@ impl Machine {
             "nixos-ami -n --release 20.09 --region eu-central-1 --name {name} | keygen | ec2-up --deployment switch-{name}"
         );
         let record = folder.sh(&script, "").ok().record();
-        Machine { cloud, folder, name, record, pushed: AtomicUsize::new(0) }
+        Machine { cloud, folder, computer: None, name, record, pushed: AtomicUsize::new(0) }
+    }
+
+    /// A machine with a kernel of its own.
+    pub fn computer(name: &'static str) -> Machine {
+        let (cloud, folder) = (cloud(), Folder::new(name));
+        let (computer, record) = Computer::new(&folder, name);
+        let machine = Machine { cloud, folder, computer: Some(computer), name, record, pushed: AtomicUsize::new(0) };
+        machine.wait();
+        machine
     }
 
     /// A machine whose disk is a file system of its own: a loss of power takes what is not yet written.
@@ -111,13 +122,16 @@ impl Machine {
     pub fn ssh(&self, command: &str) -> Ran {
         let ssh = &self.record["ssh"];
         let address = ssh["host"].as_str().unwrap();
-        let known = format!("{address} {}\n", ssh["hostKeys"][0].as_str().unwrap());
+        let port = ssh["port"].as_u64().unwrap_or(22);
+        let name = if port == 22 { address.to_string() } else { format!("[{address}]:{port}") };
+        let known = format!("{name} {}\n", ssh["hostKeys"][0].as_str().unwrap());
         std::fs::write(self.folder.path().join("known_hosts"), known).unwrap();
+        let patience = if self.computer.is_some() { 30 } else { 5 };
         let key = self.record["keyPair"]["privateKeyFile"].as_str().unwrap();
         self.folder.sh(
             &format!(
                 "ssh -F none -i {key} -o UserKnownHostsFile=known_hosts -o StrictHostKeyChecking=yes -o BatchMode=yes \
-                 -o ConnectTimeout=5 -o LogLevel=ERROR root@{address} 'exec /bin/sh -s'"
+                 -o ConnectTimeout={patience} -o LogLevel=ERROR -p {port} root@{address} 'exec /bin/sh -s'"
             ),
             command,
         )
@@ -125,9 +139,18 @@ impl Machine {
 
     /// Cuts the power and turns it on again.
     pub fn power_cycle(&self) {
-        self.cloud.run(&["kill", &self.id()]);
-        self.cloud.run(&["heal", &self.id()]);
+        if let Some(computer) = &self.computer {
+            computer.cut();
+            computer.turn_on();
+        } else {
+            self.cloud.run(&["kill", &self.id()]);
+            self.cloud.run(&["heal", &self.id()]);
+        }
         self.wait();
+    }
+
+    fn console(&self) -> String {
+        self.computer.as_ref().map_or_else(|| self.cloud.run(&["console", &self.id()]), |computer| computer.console(0))
     }
 
     /// Waits until a login works: a machine that nobody can enter is lost.
@@ -146,7 +169,7 @@ impl Machine {
             if Instant::now() > end {
                 LOST.fetch_add(1, Ordering::Relaxed);
                 tally(self.name, "nobody can log in");
-                panic!("LOST: nobody can log in to {}\n{}", self.name, self.cloud.run(&["console", &self.id()]));
+                panic!("LOST: nobody can log in to {}\n{}", self.name, self.console());
             }
             std::thread::sleep(Duration::from_millis(300));
         }
@@ -201,7 +224,9 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        down(&self.folder, self.name);
+        if self.computer.is_none() {
+            down(&self.folder, self.name);
+        }
     }
 }
 
