@@ -97,6 +97,38 @@ fn ten_at_once_make_one_key_and_all_are_right() {
 }
 
 #[test]
+fn two_at_once_with_different_wishes_are_not_both_content() {
+    let folder = Folder::new("wishes");
+    for (one, other) in [("--type ed25519", "--type rsa"), ("--type rsa --bits 2048", "--type rsa --bits 3072")] {
+        let both = format!(
+            "rm -f k; keygen -q -n {one} --file k > one & keygen -q -n {other} --file k > other & wait; cat one other"
+        );
+        let records = folder.sh(&both, "").records();
+        let kinds: Vec<_> = records.iter().filter_map(|record| record["error"]["kind"].as_str()).collect();
+        assert_eq!(kinds, ["conflict"], "{both}: {records:?}");
+    }
+}
+
+#[test]
+fn what_ec2_ls_found_is_looked_for_where_keygen_puts_it() {
+    let folder = Folder::new("found");
+    folder.sh("keygen -q -n --type rsa > made", "").ok();
+    folder.sh("jq -c '.keyPair.privateKeyFile = null' made > found", "").ok();
+    let pair = folder.sh("keygen -q < found", "").ok().record()["keyPair"].clone();
+    assert_eq!(pair, folder.sh("cat made", "").record()["keyPair"]);
+    let error = folder.sh("rm id_rsa.pem; keygen -q < found", "").record()["error"].clone();
+    assert_eq!(error["kind"], "not-found");
+    let name = pair["name"].as_str().unwrap();
+    let file = folder.path().join("id_rsa.pem");
+    assert_eq!(error["message"], format!("the private key of {name} is not in {}", file.display()));
+    assert!(error["hint"].as_str().unwrap().contains("--file"), "{error}");
+    // What a person wrote may name the file alone, from the current folder.
+    folder.sh("mv made id_none; keygen -q -n --file k > made", "").ok();
+    let written = folder.sh("echo '{\"keyPair\":{\"privateKeyFile\":\"k\"}}' | keygen -q", "").ok().record();
+    assert_eq!(written["keyPair"], folder.sh("cat made", "").record()["keyPair"]);
+}
+
+#[test]
 fn a_full_disk_leaves_no_file() {
     let folder = Folder::new("full");
     // Needs root: a file system of one page, already full.

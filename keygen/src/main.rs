@@ -97,23 +97,15 @@ fn add_key_pair(args: &Args, record: &mut Record) -> Result<()> {
     let shown = path.display().to_string();
     let public = match key_file::read(&path)? {
         Some(key) => {
-            if let Some(wished) = args.algorithm
-                && wished.name() != key.algorithm.name()
-            {
-                let has = key.algorithm.name();
-                return Err(Failure::new(Kind::Conflict, format!("{shown} is an {has} key, not {}", wished.name()))
-                    .hint("name another file with --file, or leave --type out to use this key")
-                    .into());
-            }
-            if let (Some(wished), Some(has)) = (args.bits, key.bits())
-                && has != u32::from(wished)
-            {
-                return Err(Failure::new(Kind::Conflict, format!("{shown} is an RSA key of {has} bits, not {wished}"))
-                    .hint("name another file with --file, or leave --bits out to use this key")
-                    .into());
-            }
+            fit(args, &key, &shown)?;
             log::event(&record.name(), &format!("using the key in {shown}"));
             key
+        }
+        None if known.as_ref().is_some_and(|pair| pair.private_key_file.is_none()) => {
+            let name = known.map(|pair| pair.name).unwrap_or_default();
+            return Err(Failure::new(Kind::NotFound, format!("the private key of {name} is not in {shown}"))
+                .hint("say where it is with --file, or that the ssh-agent has it with --from-agent")
+                .into());
         }
         None if known.is_some() => {
             return Err(Failure::new(Kind::NotFound, format!("the record's private key is gone: {shown}"))
@@ -136,6 +128,8 @@ fn add_key_pair(args: &Args, record: &mut Record) -> Result<()> {
                 _ => key::make_ed25519(),
             })?;
             let did = if made { "made the key" } else { "using the key" };
+            // Somebody else was faster, perhaps with another wish.
+            fit(args, &key, &shown)?;
             log::event(&record.name(), &format!("{did} in {shown}"));
             key
         }
@@ -143,12 +137,32 @@ fn add_key_pair(args: &Args, record: &mut Record) -> Result<()> {
     finish(record, known, public, Some(shown))
 }
 
+/// Refuses a key that is there and is of another type or size than the flags say.
+fn fit(args: &Args, key: &Key, shown: &str) -> Result<(), Failure> {
+    if let Some(wished) = args.algorithm
+        && wished.name() != key.algorithm.name()
+    {
+        let has = key.algorithm.name();
+        return Err(Failure::new(Kind::Conflict, format!("{shown} is an {has} key, not {}", wished.name()))
+            .hint("name another file with --file, or leave --type out to use this key"));
+    }
+    if let (Some(wished), Some(has)) = (args.bits, key.bits())
+        && has != u32::from(wished)
+    {
+        return Err(Failure::new(Kind::Conflict, format!("{shown} is an RSA key of {has} bits, not {wished}"))
+            .hint("name another file with --file, or leave --bits out to use this key"));
+    }
+    Ok(())
+}
+
 /// The key file: the record's own, else the flag's, else the default.
 fn path(args: &Args, record: &Record, known: Option<&KeyPair>) -> Result<PathBuf> {
     if let Some(path) = known.and_then(|pair| pair.private_key_file.as_ref()) {
-        return Ok(path.into());
+        return Ok(std::path::absolute(path)?);
     }
-    let default = if args.algorithm == Some(Type::Rsa) { "id_rsa.pem" } else { "id_ed25519" };
+    // What ec2-ls found tells the type, and not where the file is.
+    let is_rsa = args.algorithm.map_or(known.is_some_and(|pair| pair.algorithm == "rsa"), |it| it == Type::Rsa);
+    let default = if is_rsa { "id_rsa.pem" } else { "id_ed25519" };
     let template = args.file.as_deref().unwrap_or(default);
     if template.is_empty() {
         return Err(Failure::new(Kind::Input, "--file is empty").into());
@@ -157,7 +171,7 @@ fn path(args: &Args, record: &Record, known: Option<&KeyPair>) -> Result<PathBuf
 }
 
 fn finish(record: &mut Record, known: Option<KeyPair>, key: Key, file: Option<String>) -> Result<()> {
-    if let Some(known) = known.filter(|known| !key.is(&known.public_key)) {
+    if let Some(known) = known.filter(|known| !known.public_key.is_empty() && !key.is(&known.public_key)) {
         let from = file.as_deref().unwrap_or("the ssh-agent");
         let names = known.name;
         return Err(Failure::new(
