@@ -122,8 +122,11 @@ impl Ec2 {
         let pages = call.into_paginator().page_size(1000).items().send();
         pages.collect::<Result<Vec<_>, _>>().await.map_err(|error| {
             let failure = failure(region, &error);
-            // A misspelled region is an address that does not resolve; other servers have their own ways.
-            let unknown = matches!(failure.kind, Kind::Unreachable | Kind::Internal);
+            // A misspelled region is an address that does not resolve, in the words of glibc or of musl; servers
+            // that are not AWS's have their own ways.
+            let nowhere = ["Name or service not known", "Name does not resolve"];
+            let nowhere = nowhere.iter().any(|words| failure.message.contains(words));
+            let unknown = nowhere || failure.kind == Kind::Internal;
             unknown.then(|| self.unknown_region(region)).flatten().unwrap_or(failure)
         })
     }
