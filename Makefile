@@ -38,6 +38,8 @@ install-share:
 	done
 	install -D -m 644 machine-record/machine-record-v1.schema.json "$(share)/nixpipe/machine-record-v1.schema.json"
 	install -D -m 644 docs/iam-policy.json "$(share)/nixpipe/iam-policy.json"
+	find examples -type f | while read -r file; do install -D -m 644 "$$file" "$(share)/doc/nixpipe/$$file" || exit; done
+	install -D -m 755 scripts/deploy "$(share)/doc/nixpipe/examples/deploy"
 	install -D -m 644 README.md "$(share)/doc/nixpipe/README.md"
 	install -D -m 644 LICENSE "$(share)/doc/nixpipe/copyright"
 

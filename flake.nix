@@ -1,7 +1,8 @@
 {
   description = "nixpipe: NixOS from a release number to a running machine, one pipe long";
 
-  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-25.11";
+  # A branch with Rust 1.95 or newer; that of a release keeps the one it began with.
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
 
   outputs = { self, nixpkgs }:
     let

@@ -1,9 +1,11 @@
 # The tools as one Nix package: what `make install` installs, by nixpkgs' own Rust builder.
-{ lib, rustPlatform, pkg-config, openssl, zlib }:
+{ lib, rustc, rustPlatform, pkg-config, openssl, zlib }:
 
 let
   workspace = (builtins.fromTOML (builtins.readFile ./Cargo.toml)).workspace.package;
 in
+assert lib.assertMsg (lib.versionAtLeast rustc.version workspace.rust-version)
+  "nixpipe needs Rust ${workspace.rust-version}, and this nixpkgs has ${rustc.version}: take a newer one";
 rustPlatform.buildRustPackage {
   pname = "nixpipe";
   inherit (workspace) version;

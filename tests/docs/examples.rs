@@ -56,6 +56,8 @@ fn the_examples_deploy_as_they_stand() {
     let yaml = std::fs::read_to_string(project().join("examples/ci/deploy.yml")).unwrap();
     let steps = steps(&yaml);
     assert_eq!(steps.len(), 3);
+    // What `shell: bash` means there; without it, a pipe would end well whatever its first tools did.
+    assert!(yaml.contains("\n    shell: bash\n"));
     for step in &steps {
         folder.sh(&format!("export DEPLOY_KEY=\"$(cat key)\"\nset -eo pipefail\n{step}"), "").ok();
     }

@@ -15,8 +15,14 @@ fn make_install_puts_tools_pages_and_completions_in_their_places_and_uninstall_t
     let root = folder.path().join("root");
     let places = format!("DESTDIR={} PREFIX=/usr", root.display());
     install(&folder, &places);
-    let mut files: Vec<String> =
-        ["man5/machine-record.5", "man7/nixpipe.7"].map(|page| format!("share/man/{page}")).into();
+    let mut files: Vec<String> = [
+        "man/man5/machine-record.5",
+        "man/man7/nixpipe.7",
+        "doc/nixpipe/examples/deploy",
+        "doc/nixpipe/examples/make/Makefile",
+    ]
+    .map(|file| format!("share/{file}"))
+    .into();
     for (tool, _) in TOOLS {
         files.extend([
             format!("bin/{tool}"),
@@ -73,7 +79,7 @@ fn the_flake_offers_a_package_and_every_tool() {
                  cleanSourceWith = { src, filter }: builtins.path { path = src; inherit filter; name = "source"; };
                };
                pkgs = system: {
-                 inherit lib; pkg-config = null; openssl = null; zlib = null;
+                 inherit lib; rustc.version = "1.95.0"; pkg-config = null; openssl = null; zlib = null;
                  rustPlatform.buildRustPackage = args: args // derivation {
                    name = "${args.pname}-${args.version}"; inherit system; builder = "/bin/sh"; src = "${args.src}"; };
                  callPackage = file: args: let f = import file; in
@@ -96,6 +102,12 @@ fn the_flake_offers_a_package_and_every_tool() {
     }
     let version = nix("eval --raw path:./flake#packages.x86_64-linux.default.version");
     assert!(folder.sh("nix-push --version", "").ok().stdout.contains(&version), "{version}");
+    // What is too old is said before anything is built.
+    let old = "sed -i 's/1.95.0/1.91.1/' nixpkgs/flake.nix; nix eval --raw path:./flake#packages.x86_64-linux.default.name \
+               --extra-experimental-features 'nix-command flakes' --impure --override-input nixpkgs path:./nixpkgs \
+               --no-write-lock-file; s=$?; sed -i 's/1.91.1/1.95.0/' nixpkgs/flake.nix; exit $s";
+    let ran = folder.sh(old, "");
+    assert!(ran.status != 0 && ran.stderr.contains("needs Rust 1.95, and this nixpkgs has 1.91.1"), "{}", ran.stderr);
     for (tool, _) in TOOLS {
         let program = nix(&format!("eval --raw path:./flake#apps.aarch64-linux.{tool}.program"));
         assert!(program.ends_with(&format!("-nixpipe-{version}/bin/{tool}")), "{program}");
