@@ -87,14 +87,27 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// usage (status 2).
 pub fn parse<A: Parser + CommandFactory + AsRef<StreamArgs>>() -> A {
     let mut command = A::command().after_help(SHARED);
-    let args = A::from_arg_matches(&command.get_matches_mut()).unwrap_or_else(|error| error.exit());
     let tool = command.get_name().to_string();
+    let matches = command.try_get_matches_from_mut(std::env::args_os());
+    let args = matches.and_then(|matches| A::from_arg_matches(&matches)).unwrap_or_else(|error| stop(&tool, &error));
     if let Some(shell) = args.as_ref().completions {
         clap_complete::generate(shell, &mut command, tool, &mut std::io::stdout());
         std::process::exit(0);
     }
     crate::log::set_up(&tool, args.as_ref());
     args
+}
+
+/// Prints help, or what is wrong with the flags: with the tool's name in front, as there are several in a pipe.
+fn stop(tool: &str, error: &clap::Error) -> ! {
+    if error.use_stderr() {
+        let text = error.render().to_string();
+        let text =
+            text.strip_prefix("error: ").unwrap_or(&text).replace("try '--help'", &format!("try '{tool} --help'"));
+        eprint!("{tool}: {text}");
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 #[cfg(test)]

@@ -164,10 +164,10 @@ pub(crate) fn dial(host: &str, port: u16, jump: Option<&Jump>, timeout: Duration
         let (fd, child) = dial_by(command).context("cannot run /bin/sh")?;
         return Ok(Socket { fd, by: Some(child) });
     }
-    let addresses = (host, port)
-        .to_socket_addrs()
-        .with_context(|| format!("cannot look up {host}"))
-        .with_kind(Kind::Unreachable)?;
+    let addresses = (host, port).to_socket_addrs().map_err(|error| {
+        Failure::new(Kind::Unreachable, format!("cannot look up {host}: {error}"))
+            .hint("is the record's ssh.host right? A name of ssh_config counts where OpenSSH's client is installed")
+    })?;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
     for address in addresses {
         match TcpStream::connect_timeout(&address, timeout) {
@@ -262,8 +262,14 @@ fn log_in(ssh: &ssh2::Session, address: &Address) -> Result<()> {
             _ if address.private_key.is_none() => Kind::Denied,
             _ => Kind::Unreachable,
         };
+        let hint = match address.private_key {
+            Some(_) => "the machine takes the key pair that it was launched with",
+            None => {
+                "the record names no key file: put keygen before this tool (ec2-ls | keygen | …), or ssh-add the key"
+            }
+        };
         Failure::new(kind, format!("cannot log in to {host} as {user} with {with}: {}", plain(&error)))
-            .hint("the machine takes the key pair that it was launched with")
+            .hint(hint)
             .into()
     })
 }

@@ -114,7 +114,8 @@ fn rolled_back(answers: &Answers, status: &str) -> anyhow::Error {
     if status != "0" {
         text += &format!(" (its own switch-to-configuration ended with status {status})");
     }
-    Failure::new(Kind::RolledBack, text + &last_words(answers)).into()
+    let hint = "the whole log is on the machine: journalctl -t nixpipe; mend the configuration and push it again";
+    Failure::new(Kind::RolledBack, text + &last_words(answers)).hint(hint).into()
 }
 
 /// The ends of the logs of the units that failed.

@@ -7,6 +7,8 @@ use machine_record::Records;
 const OLD: &str = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nixos-system-old";
 const NEW: &str = "/nix/store/11bgd045z0d4icpbc2yyz4gx48ak44la-nixos-system-new";
 
+const LOG: &str = "the whole log is on the machine: journalctl -t nixpipe; mend the configuration and push it again";
+
 /// The outcome and the failure of a deployment from `OLD` to `NEW` that begun and of which `said` is known.
 fn of(flags: &str, instance: &str, booted: bool, said: &str) -> (Option<String>, Option<Failure>) {
     let args = Args::parse_from(["nixos-switch"].into_iter().chain(flags.split_whitespace()));
@@ -31,14 +33,14 @@ fn every_end_has_its_outcome_and_says_what_to_do() {
             Some("rolled-back"),
             Kind::RolledBack,
             "the previous system runs again: the new system failed",
-            None,
+            Some(LOG),
         ),
         (
             "rolled-back 4",
             Some("rolled-back"),
             Kind::RolledBack,
             "the previous system runs again: the new system failed (its own switch-to-configuration ended with status 4)",
-            None,
+            Some(LOG),
         ),
         (
             "boot-failed 1",

@@ -18,6 +18,8 @@ fn an_unknown_flag_is_answered_with_the_near_one() {
     ] {
         let ran = folder.sh(&format!("{tool} {wrong}"), "");
         assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{ran:?}");
+        // Of several tools in a pipe, it says which.
+        assert!(ran.stderr.starts_with(&format!("{tool}: ")), "{}", ran.stderr);
         assert!(ran.stderr.contains(wrong) && ran.stderr.contains(&format!("'{near}'")), "{}", ran.stderr);
     }
 }
