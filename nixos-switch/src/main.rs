@@ -34,7 +34,7 @@ goes back to the previous system by itself, at the latest by a reboot.
 
 Examples:
   Deploy to all machines, and count on sshd:
-    ec2-ls | nix-push configuration.nix | nixos-switch --health 'systemctl is-active sshd'
+    ec2-ls | keygen | nix-push configuration.nix | nixos-switch --health 'systemctl is-active sshd'
 
   One machine first, and then the rest:
     head -n 1 pushed.json | nixos-switch && tail -n +2 pushed.json | nixos-switch
@@ -43,7 +43,7 @@ Examples:
     nixos-switch --plan < pushed.json | jq .plan
 
   Back to the generation before:
-    ec2-ls --name web-1 | nixos-switch --rollback";
+    ec2-ls --name web-1 | keygen | nixos-switch --rollback";
 
 /// Switch machines to the systems that were pushed to them
 #[derive(Parser)]

@@ -14,7 +14,7 @@ Examples:
     ec2-ls | jq -r '[.name, .instance.publicIp] | @tsv'
 
   Tomorrow's pipe begins with it (the private key comes from the ssh-agent):
-    ec2-ls | nix-push configuration.nix | nixos-switch";
+    ec2-ls | keygen | nix-push configuration.nix | nixos-switch";
 
 /// List the machines that ec2-up made, as records
 #[derive(Parser)]
