@@ -107,7 +107,7 @@ pub async fn check_chosen(region: &Region, vpc: &str, wish: &Wish) -> Result<(),
 pub async fn keep(region: &Region, machine: &str, instance: &Instance, wish: &Wish) -> Result<(), Failure> {
     let Some(vpc) = instance.vpc_id() else { return Ok(()) };
     if !wish.security_groups.is_empty() {
-        return check_chosen(region, vpc, wish).await;
+        return Ok(());
     }
     if own(region, machine, instance)?.is_some() {
         return ensure(region, machine, vpc, wish).await.map(drop);

@@ -11,6 +11,7 @@ pub mod args;
 mod aws;
 mod batch;
 mod call_error;
+mod checks;
 mod compare;
 mod console;
 mod credits;

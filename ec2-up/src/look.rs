@@ -1,13 +1,14 @@
 //! ec2-up --plan: what would be made, changed and replaced.
 
+use crate::checks;
 use crate::compare::{self, Difference, Mend, Wanted};
 use crate::mend::Allowed;
 use crate::plan::Plan;
 use crate::region::Region;
 use crate::rule_changes::RuleChanges;
-use crate::up::{TOOL, add_ssh, way};
+use crate::up::{TOOL, UpArgs, add_ssh, way};
 use crate::wish::Wish;
-use crate::{address, adopt, group, image, instance, key_pair, subnet, tags};
+use crate::{address, adopt, group, image, instance, key_pair, tags};
 use anyhow::Result;
 use aws_sdk_ec2::types::Instance;
 use machine_record::{KeyPair, PlanEntry, Record, log};
@@ -19,10 +20,10 @@ pub async fn look(
     record: &mut Record,
     region: &Region,
     wish: &Wish,
-    allowed: Allowed,
+    args: &UpArgs,
     found: Option<&Instance>,
 ) -> Result<()> {
-    let name = record.name();
+    let (name, allowed) = (record.name(), args.allowed);
     let other = if allowed.adopt && found.is_none() { adopt::candidate(region, record).await? } else { None };
     if other.is_some() {
         plan.add(record, PlanEntry::new(TOOL.name, "update", format!("instance/{name}"), "it is taken over"))?;
@@ -30,6 +31,25 @@ pub async fn look(
     let found = found.or(other.as_deref());
     let entry = |action: &str, resource: String, reason: &str| PlanEntry::new(TOOL.name, action, resource, reason);
     let pair: Option<KeyPair> = record.section()?;
+    let ami = image::named(record)?;
+    let ami = ami.as_ref().map(|ami| ami.id.as_str());
+    let wanted = Wanted { machine: &name, wish, ami, key_pair: pair.as_ref() };
+    let differences = match found {
+        Some(found) => compare::differences(region, found, &wanted).await?,
+        None => Vec::new(),
+    };
+    let kept = found.filter(|_| !allowed.replaces(&differences));
+    // What the run would refuse is refused here.
+    let ready = match kept {
+        Some(kept) => {
+            checks::kept(region, kept, &differences, wish).await?;
+            None
+        }
+        None => Some(checks::new_machine(region, record, &image::required(record)?, wish, args.host_key).await?),
+    };
+    if found.is_some() && kept.is_none() {
+        record.require::<KeyPair>()?;
+    }
     match &pair {
         Some(pair) => match key_pair::find(region, &pair.name).await? {
             Some(known) => key_pair::compare(pair, &known)?,
@@ -43,30 +63,23 @@ pub async fn look(
         }
         None => {}
     }
-    look_at_group(plan, record, region, wish, allowed, found).await?;
-    let resource = format!("instance/{name}");
-    if wish.elastic_ip && address::find(region, &name).await?.is_empty() {
-        plan.add(record, entry("create", format!("elastic-ip/{name}"), "it has none"))?;
+    let vpc = ready.as_ref().map(|ready| ready.vpc.as_str()).or(kept.and_then(|kept| kept.vpc_id()));
+    look_at_group(plan, record, region, wish, allowed, kept, vpc).await?;
+    if wish.elastic_ip {
+        look_at_address(plan, record, region, kept.and_then(|kept| kept.instance_id())).await?;
     }
+    let resource = format!("instance/{name}");
     let Some(found) = found else {
-        let ami = image::required(record)?;
-        let image = image::check(region, &ami, wish).await?;
-        let vpc = region.vpc(wish.subnet.as_deref()).await?;
-        subnet::first_choice(region, &vpc, wish).await?;
-        group::check_chosen(region, &vpc, wish).await?;
         let entry = entry("create", resource, "no machine has its tags");
-        plan.add(record, entry.details(compare::new_machine(wish, &image)))?;
-        return Ok(());
+        let details = ready.map(|ready| compare::new_machine(wish, &ready.image)).unwrap_or_default();
+        return Ok(plan.add(record, entry.details(details))?);
     };
-    let ami = image::named(record)?;
-    let ami = ami.as_ref().map(|ami| ami.id.as_str());
-    let wanted = Wanted { machine: &name, wish, ami, key_pair: pair.as_ref() };
-    let differences = compare::differences(region, found, &wanted).await?;
-    let anew = allowed.replaces(&differences);
     for difference in &differences {
         let action = match difference.mend {
             Mend::Replace if !allowed.replace => refused(&name, difference, "--replace"),
-            Mend::Resize(_) if !allowed.stop_to_resize && !anew => refused(&name, difference, "--stop-to-resize"),
+            Mend::Resize(_) if !allowed.stop_to_resize && kept.is_some() => {
+                refused(&name, difference, "--stop-to-resize")
+            }
             Mend::Tolerate => {
                 log::event(&name, &format!("  {} (stays: a push updates it)", difference.words()));
                 continue;
@@ -76,11 +89,26 @@ pub async fn look(
         };
         plan.add(record, entry(action, resource.clone(), &difference.words()).details(difference.details()))?;
     }
-    if matches!(instance::state(found), "stopped" | "stopping") {
+    if matches!(instance::state(found), "stopped" | "stopping") && kept.is_some() {
         plan.add(record, entry("start", resource, "it is stopped"))?;
     }
     record.put(&instance::section(found, false))?;
     add_ssh(record, found, None, &way(record)?)
+}
+
+/// Says what would be done about the machine's Elastic IP; without an `id` the machine is a new one.
+async fn look_at_address(plan: &Plan, record: &mut Record, region: &Region, id: Option<&str>) -> Result<()> {
+    let name = record.name();
+    let known = address::find(region, &name).await?;
+    let entry = match known.first() {
+        None => PlanEntry::new(TOOL.name, "create", format!("elastic-ip/{name}"), "it has none"),
+        Some(_) if known.iter().any(|known| id.is_some() && known.instance_id() == id) => return Ok(()),
+        Some(known) => {
+            let resource = format!("elastic-ip/{}", known.public_ip().unwrap_or_default());
+            PlanEntry::new(TOOL.name, "update", resource, "the machine does not have it")
+        }
+    };
+    Ok(plan.add(record, entry)?)
 }
 
 /// Says what would be done about the machine's own security group.
@@ -90,23 +118,21 @@ async fn look_at_group(
     region: &Region,
     wish: &Wish,
     allowed: Allowed,
-    found: Option<&Instance>,
+    kept: Option<&Instance>,
+    vpc: Option<&str>,
 ) -> Result<()> {
     let name = record.name();
-    let own = found.map(|found| group::own(region, &name, found)).transpose()?.flatten();
-    match found {
+    let own = kept.map(|kept| group::own(region, &name, kept)).transpose()?.flatten();
+    match kept {
         _ if !wish.security_groups.is_empty() => return Ok(()),
-        Some(found) if own.is_none() => return Ok(group::check_unowned(found, wish)?),
+        Some(kept) if own.is_none() => return Ok(group::check_unowned(kept, wish)?),
         _ => {}
     }
     let resource = format!("security-group/{}", tags::group_name(&region.deployment, &name)?);
     let entry = |action: &str, reason: &str| PlanEntry::new(TOOL.name, action, resource.clone(), reason);
-    let vpc = match found.and_then(|found| found.vpc_id()) {
-        Some(vpc) => vpc.to_string(),
-        None => region.vpc(wish.subnet.as_deref()).await?,
-    };
+    let Some(vpc) = vpc else { return Ok(()) };
     let known =
-        if allowed.adopt { group::any(region, &name, &vpc).await? } else { group::look(region, &name, &vpc).await? };
+        if allowed.adopt { group::any(region, &name, vpc).await? } else { group::look(region, &name, vpc).await? };
     if known.as_ref().is_some_and(|known| !group::is_ours(region, &name, known)) {
         plan.add(record, entry("update", "it is taken over"))?;
     }

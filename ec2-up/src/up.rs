@@ -1,16 +1,16 @@
 //! ec2-up: finds each machine, makes what is missing, waits until ssh answers with a proven key.
 
 use crate::args::AccountArgs;
-use crate::compare::{self, Mend, Wanted};
+use crate::checks::{self, Ready};
+use crate::compare::{self, Wanted};
 use crate::doing::Doing;
 use crate::host_key::{self, HostKeySource, Trust};
-use crate::instance_type::{self, Needs};
 use crate::launch::{self, Plan as Launch};
 use crate::mend::Allowed;
 use crate::plan::Plan;
 use crate::region::{Region, Regions};
 use crate::wish::{Wish, WishArgs};
-use crate::{address, adopt, group, host_key_file, image, instance, key_pair, look, mend, stream, subnet};
+use crate::{address, adopt, group, host_key_file, image, instance, key_pair, look, mend, stream};
 use anyhow::Result;
 use aws_sdk_ec2::types::Instance;
 use clap::ValueEnum;
@@ -91,7 +91,7 @@ impl Context {
         let _ = step.region.set(region.clone());
         let mut found = instance::find(&region, &name).await?;
         if self.args.stream.plan {
-            return look::look(&self.plan, record, &region, &wish, self.args.allowed, found.as_deref()).await;
+            return look::look(&self.plan, record, &region, &wish, &self.args, found.as_deref()).await;
         }
         if self.args.allowed.adopt {
             group::adopt(&region, &name).await?;
@@ -151,25 +151,24 @@ impl Context {
         add_ssh(record, &running, Some(key), &way)
     }
 
+    /// All that a new machine is made from, checked, with the file of its host key.
+    async fn ready(&self, record: &Record, region: &Region, wish: &Wish) -> Result<(Ready, KeyPair, Wish)> {
+        let ami = image::required(record)?;
+        let pair: KeyPair = record.require()?;
+        let ready = checks::new_machine(region, record, &ami, wish, self.args.host_key).await?;
+        let mut wish = wish.clone();
+        if self.args.host_key == HostKeySource::UserData {
+            // Before the machine, so that a second run sends the same request.
+            let key = host_key_file::ensure(&host_key_file::path(&region.deployment, &record.name(), Some(&pair)))?;
+            wish.user_data = Some(host_key_file::user_data(&key)?);
+        }
+        Ok((ready, pair, wish))
+    }
+
     /// Makes a new machine.
     async fn make(&self, record: &Record, region: &Region, wish: &Wish) -> Result<Rc<Instance>> {
         let name = record.name();
-        let ami = image::required(record)?;
-        let pair: KeyPair = record.require()?;
-        let image = image::check(region, &ami, wish).await?;
-        let vpc = region.vpc(wish.subnet.as_deref()).await?;
-        subnet::first_choice(region, &vpc, wish).await?;
-        group::check_chosen(region, &vpc, wish).await?;
-        let mut wish = wish.clone();
-        if self.args.host_key == HostKeySource::UserData {
-            if wish.user_data.is_some() {
-                let message = "--host-key user-data leaves no room for --user-data";
-                return Err(Failure::new(Kind::Input, message).hint("say --host-key console").into());
-            }
-            // Before the machine, so that a second run sends the same request.
-            let key = host_key_file::ensure(&host_key_file::path(&region.deployment, &name, Some(&pair)))?;
-            wish.user_data = Some(host_key_file::user_data(&key)?);
-        }
+        let (Ready { image, vpc }, pair, wish) = self.ready(record, region, wish).await?;
         let launch = Launch { machine: &name, wish: &wish, image: &image, key_pair: &pair, vpc: &vpc };
         log::event(&name, &format!("starting a {} from {} in {}", image.instance_type, image.id, region.name));
         let made = launch.launch(region).await?;
@@ -194,20 +193,16 @@ impl Context {
             Wanted { machine: &name, wish, ami: ami.as_ref().map(|ami| ami.id.as_str()), key_pair: pair.as_ref() };
         let differences = compare::differences(region, &found, &wanted).await?;
         self.args.allowed.check(id, &differences)?;
-        for difference in &differences {
-            if let Mend::Resize(kind) = &difference.mend {
-                instance_type::check(region, kind, &Needs::of_instance(&found), wish).await?;
-            }
-        }
         if self.args.allowed.replaces(&differences) {
             // Nothing is taken away before it is known that the new one can be made.
-            image::check(region, &image::required(record)?, wish).await?;
-            record.require::<KeyPair>()?;
+            let (ready, pair, wish) = self.ready(record, region, wish).await?;
+            checks::names(region, &name, &ready.vpc, &pair, &wish).await?;
             mend::remove(region, &name, id, &differences).await?;
             record.remove("instance");
             record.remove("ssh");
             return Ok(None);
         }
+        checks::kept(region, &found, &differences, wish).await?;
         if let Some(pair) = &pair {
             key_pair::ensure(region, &name, pair).await?;
         }

@@ -180,3 +180,69 @@ fn a_protected_machine_stays() {
     ));
     assert_eq!(region.sh(&format!("{DOWN} < up.json"), "").ok().record().get("instance"), None);
 }
+
+#[test]
+fn a_machine_is_not_taken_away_for_one_that_cannot_be_made() {
+    let region = Region::new("replace");
+    let machine = region.sh("ec2-up -q --wait running < web-1.json", "").ok().record();
+    let elsewhere = region.boto(
+        "vpc = ec2.create_vpc(CidrBlock='10.9.0.0/16')['Vpc']['VpcId']
+ec2.create_security_group(GroupName='nixpipe-default-web-1', Description='x', VpcId=vpc)
+print(ec2.create_subnet(VpcId=vpc, CidrBlock='10.9.1.0/24')['Subnet']['SubnetId'])",
+    );
+    let own = machine["instance"]["securityGroupId"].as_str().unwrap();
+    std::fs::write(region.folder.path().join("boot.sh"), "#!/bin/sh\n").unwrap();
+    std::fs::write(region.folder.path().join("default-web-1.host-key"), "x").unwrap();
+    region.sh("chmod 600 default-web-1.host-key", "").ok();
+    let before = region.changes().len();
+    for (flags, kind, word) in [
+        ("--subnet subnet-12345678".to_string(), "not-found", "no subnet"),
+        ("--spot --ipv6".into(), "input", "IPv6"),
+        (format!("--subnet {elsewhere} --security-group {own}"), "input", "is one of vpc-"),
+        (format!("--subnet {elsewhere}"), "conflict", "was not made by ec2-up"),
+        ("--spot --host-key user-data --user-data boot.sh".into(), "input", "leaves no room"),
+        ("--spot --host-key user-data".into(), "input", "cannot use the host key"),
+        ("--spot --instance-type t4g.small".into(), "input", "cannot run"),
+        ("--volume-size 1".into(), "input", "too small"),
+    ] {
+        for plan in ["", "--plan"] {
+            let ran = region.sh(&format!("ec2-up -q {plan} --replace {flags} < web-1.json"), "");
+            let error = ran.record()["error"].clone();
+            assert_eq!((ran.status, &error["kind"]), (1, &Value::from(kind)), "{plan} {flags}: {error}");
+            assert!(error["message"].as_str().unwrap().contains(word), "{plan} {flags}: {error}");
+        }
+    }
+    assert_eq!(region.changes()[before..], [""; 0]);
+    assert_eq!(region.sh("ec2-ls -q", "").ok().record()["instance"]["id"], machine["instance"]["id"]);
+}
+
+#[test]
+fn a_plan_refuses_what_the_run_would_and_names_all_that_it_makes() {
+    let region = Region::new("plan-refuses");
+    region.sh("ec2-up -q --wait running < web-1.json", "").ok();
+    let subnet = region.boto(
+        "vpc = ec2.create_vpc(CidrBlock='10.9.0.0/16')['Vpc']['VpcId']
+tags = [{'Key': 'nixpipe:name', 'Value': 'web-1'}, {'Key': 'nixpipe:deployment', 'Value': 'default'}]
+ec2.allocate_address(Domain='vpc', TagSpecifications=[{'ResourceType': 'elastic-ip', 'Tags': tags}])
+print(ec2.create_subnet(VpcId=vpc, CidrBlock='10.9.1.0/24')['Subnet']['SubnetId'])",
+    );
+    for (command, kind) in [
+        ("cat web-1.json | ec2-up -q --plan --stop-to-resize --instance-type t4g.small", "input"),
+        ("jq -c '.ami.id = \"ami-00000000\"' web-1.json | ec2-up -q --plan --replace --spot", "not-found"),
+        ("jq -c 'del(.keyPair)' web-1.json | ec2-up -q --plan --replace --spot", "input"),
+    ] {
+        let refused = region.sh(command, "");
+        assert_eq!((refused.status, &refused.record()["error"]["kind"]), (1, &Value::from(kind)), "{command}");
+    }
+    let plan = region.sh(&format!("ec2-up -q --plan --elastic-ip --replace --subnet {subnet} < web-1.json"), "");
+    let plan = plan.ok().record()["plan"].clone();
+    let entries = plan.as_array().unwrap().iter().map(|entry| {
+        let resource = entry["resource"].as_str().unwrap().split('/').next().unwrap().to_string();
+        format!("{} {resource}", entry["action"].as_str().unwrap())
+    });
+    assert_eq!(
+        entries.collect::<Vec<_>>(),
+        ["create security-group", "update elastic-ip", "replace instance"],
+        "{plan}"
+    );
+}
