@@ -129,12 +129,25 @@ impl Wish {
     pub fn of(record: &Record, args: &WishArgs) -> Result<Wish, Failure> {
         let member: Member = record.section()?.unwrap_or_default();
         warn_of_unknown(record)?;
+        for (name, list, hint) in [
+            (
+                "sshFrom",
+                &member.ssh_from,
+                "name who may reach ssh, as in [\"10.0.0.0/8\"], or leave it out for everybody",
+            ),
+            ("securityGroups", &member.security_groups, "name one, or leave it out for a group of the machine's own"),
+        ] {
+            // To read it as `not said` would open ssh to everybody.
+            if list.as_ref().is_some_and(Vec::is_empty) {
+                return Err(Failure::new(Kind::Input, format!("wish.{name} is an empty list")).hint(hint));
+            }
+        }
         let listed = |own: Option<Vec<String>>, flags: &Vec<String>| own.or((!flags.is_empty()).then(|| flags.clone()));
         let ssh = listed(member.ssh_from, &args.ssh_from).unwrap_or_default();
         let open = listed(member.open, &args.open);
         let tags = match member.tags {
             Some(tags) => tags,
-            None => args.tag.iter().map(|tag| pair(tag)).collect::<Result<_, _>>()?,
+            None => tags_of(&args.tag)?,
         };
         for (key, value) in &tags {
             tags::check(key, value)?;
@@ -145,20 +158,27 @@ impl Wish {
             return Err(Failure::new(Kind::Input, "a security group of your choice keeps its own rules")
                 .hint("leave --open and --ssh-from out, or --security-group"));
         }
+        let instance_type = member.instance_type.or_else(|| args.instance_type.clone());
+        let subnet = member.subnet.or_else(|| args.subnet.clone());
+        let instance_profile = member.instance_profile.or_else(|| args.instance_profile.clone());
+        not_empty("the instance type", instance_type.as_deref())?;
+        not_empty("the subnet", subnet.as_deref())?;
+        not_empty("the instance profile", instance_profile.as_deref())?;
+        not_empty("a security group", security_groups.first().map(String::as_str))?;
         Ok(Wish {
-            instance_type: member.instance_type.or_else(|| args.instance_type.clone()),
+            instance_type,
             volume_size: member.volume_size.or(args.volume_size),
             volume_type: member.volume_type.or_else(|| args.volume_type.clone()).map(volume_type).transpose()?,
             ssh: ssh.iter().map(|from| Rule::ssh(from)).collect::<Result<_, _>>()?,
             open: open.map(|ports| ports.iter().map(|port| Rule::parse(port)).collect()).transpose()?,
-            subnet: member.subnet.or_else(|| args.subnet.clone()),
+            subnet,
             security_groups,
             ipv6: member.ipv6.unwrap_or(args.ipv6),
             tags,
             spot: member.spot.unwrap_or(args.spot),
             imds: member.imds.map(|word| choice("imds", &word)).transpose()?.or(args.imds),
             credits: member.credits.map(|word| choice("credits", &word)).transpose()?.or(args.credits),
-            instance_profile: member.instance_profile.or_else(|| args.instance_profile.clone()),
+            instance_profile,
             elastic_ip: member.elastic_ip.unwrap_or(args.elastic_ip),
             user_data: member
                 .user_data
@@ -232,6 +252,27 @@ fn choice<T: ValueEnum>(member: &str, word: &str) -> Result<T, Failure> {
     })
 }
 
+/// Tags of flags, each key once.
+fn tags_of(flags: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut tags = BTreeMap::new();
+    for flag in flags {
+        let (key, value) = pair(flag)?;
+        if let Some(other) = tags.insert(key.clone(), value.clone()).filter(|other| *other != value) {
+            return Err(Failure::new(Kind::Input, format!("the tag {key} is said twice: {other} and {value}"))
+                .hint("say --tag once for each key"));
+        }
+    }
+    Ok(tags)
+}
+
+/// A name that is empty is none: an unset variable of a script, most of the time.
+fn not_empty(what: &str, name: Option<&str>) -> Result<(), Failure> {
+    match name {
+        Some("") => Err(Failure::new(Kind::Input, format!("{what} is empty")).hint("name one, or leave it out")),
+        _ => Ok(()),
+    }
+}
+
 fn pair(text: &str) -> Result<(String, String), Failure> {
     let (key, value) = text.split_once('=').ok_or_else(|| {
         Failure::new(Kind::Input, format!("not a tag: {text:?}")).hint("write KEY=VALUE, as in team=web")
@@ -299,14 +340,31 @@ mod tests {
             "--tag nixpipe:name=x",
             "--volume-type io2",
             "--volume-type gp9",
+            "--tag a=b --tag a=c",
+            "--instance-type=",
+            "--subnet=",
+            "--instance-profile=",
+            "--security-group=",
             "--security-group sg-1 --open 80",
             "--security-group sg-1 --ssh-from 10.0.0.0/8",
         ] {
             let flags: Vec<&str> = flags.split(' ').collect();
             assert_eq!(wish("{}", &flags).unwrap_err().kind, Kind::Input, "{flags:?}");
         }
-        for member in [r#"{"imds":"v2"}"#, r#"{"credits":"many"}"#, r#"{"volumeSize":"50"}"#, r#"{"tags":{"a":1}}"#] {
-            assert_eq!(wish(&format!("{{\"wish\":{member}}}"), &[]).unwrap_err().kind, Kind::Input, "{member}");
+        for member in [
+            r#"{"sshFrom":[]}"#,
+            r#"{"securityGroups":[]}"#,
+            r#"{"subnet":""}"#,
+            r#"{"imds":"v2"}"#,
+            r#"{"credits":"many"}"#,
+            r#"{"volumeSize":"50"}"#,
+            r#"{"tags":{"a":1}}"#,
+        ] {
+            assert_eq!(
+                wish(&format!("{{\"wish\":{member}}}"), &["--ssh-from", "10.0.0.0/8"]).unwrap_err().kind,
+                Kind::Input,
+                "{member}"
+            );
         }
     }
 }

@@ -246,3 +246,22 @@ print(ec2.create_subnet(VpcId=vpc, CidrBlock='10.9.1.0/24')['Subnet']['SubnetId'
         "{plan}"
     );
 }
+
+#[test]
+fn an_empty_list_never_opens_ssh_to_everybody() {
+    let region = Region::new("empty-list");
+    region.cloud("raw POST clear-log");
+    for (wish, flags) in [
+        ("{sshFrom: []}", ""),
+        ("{sshFrom: []}", "--ssh-from 10.0.0.0/8"),
+        ("{securityGroups: []}", "--security-group sg-12345678"),
+    ] {
+        for plan in ["", "--plan"] {
+            let ran = region.sh(&format!("jq -c '.wish = {wish}' web-1.json | ec2-up -q {plan} {flags}"), "");
+            let error = ran.record()["error"].clone();
+            assert_eq!((ran.status, &error["kind"]), (1, &Value::from("input")), "{wish} {flags}: {error}");
+            assert!(error["message"].as_str().unwrap().contains("empty list"), "{error}");
+        }
+    }
+    assert_eq!(region.changes(), [""; 0]);
+}
