@@ -25,17 +25,40 @@ pub async fn adopt_instance(region: &Region, record: &Record) -> Result<Option<R
 /// # Errors
 /// Kind `conflict` where it belongs to another machine or deployment.
 pub async fn candidate(region: &Region, record: &Record) -> Result<Option<Rc<Instance>>, Failure> {
-    let Some(named) = instance::named(record)? else { return Ok(None) };
-    let name = record.name();
-    let found = region.by_id.of(&named.id, Duration::from_millis(20)).await?.pop();
-    let Some(found) = found.filter(|found| !instance::is_gone(found)) else { return Ok(None) };
+    let Some(found) = alive(region, record).await? else { return Ok(None) };
+    let (name, id) = (record.name(), found.instance_id().unwrap_or_default());
     for (key, ours) in [(tags::NAME, name.as_str()), (tags::DEPLOYMENT, region.deployment.as_str())] {
         if let Some(other) = tags::value(found.tags(), key).filter(|other| *other != ours) {
-            let message = format!("{} belongs to another machine: its tag {key} is {other}", named.id);
+            let message = format!("{id} belongs to another machine: its tag {key} is {other}");
             return Err(Failure::new(Kind::Conflict, message).hint("remove that tag first, if it really goes over"));
         }
     }
     Ok(Some(found))
+}
+
+/// The instance that the record names, which is the machine though its tags did not find it, as EC2 shows tags late.
+///
+/// # Errors
+/// Kind `conflict` where it lives and is not the machine: another one would be made, and paid for, beside it.
+pub async fn visible(region: &Region, record: &Record) -> Result<Option<Rc<Instance>>, Failure> {
+    let Some(found) = alive(region, record).await? else { return Ok(None) };
+    let tag = |key| tags::value(found.tags(), key);
+    if tag(tags::NAME) == Some(&record.name()) && tag(tags::DEPLOYMENT) == Some(&region.deployment) {
+        return Ok(Some(found));
+    }
+    let its = match tag(tags::DEPLOYMENT).filter(|other| *other != region.deployment) {
+        Some(other) => format!("say --deployment {other}"),
+        None => "say --adopt to take it over".into(),
+    };
+    Err(instance::not_this(region, &record.name(), &found)
+        .hint(format!("{its}; for another machine beside it take `instance` out of the record")))
+}
+
+/// The instance that the record names, if it lives.
+async fn alive(region: &Region, record: &Record) -> Result<Option<Rc<Instance>>, Failure> {
+    let Some(named) = instance::named(record)? else { return Ok(None) };
+    let found = region.by_id.of(&named.id, Duration::from_millis(20)).await?.pop();
+    Ok(found.filter(|found| !instance::is_gone(found)))
 }
 
 /// Gives something the machine's tags.

@@ -1,7 +1,7 @@
 //! The instance: found by its tags, waited for, written into the record.
 
-use crate::launch;
 use crate::region::Region;
+use crate::{launch, tags};
 use aws_sdk_ec2::primitives::DateTimeFormat;
 use aws_sdk_ec2::types::{Instance, InstanceStateName};
 use machine_record::{Failure, Instance as Section, Kind, Record, Section as _};
@@ -48,6 +48,14 @@ pub async fn find(region: &Region, machine: &str) -> Result<Option<Rc<Instance>>
         );
     }
     Ok(found.pop())
+}
+
+/// What a caller says of an instance that is not the machine, whatever the record says.
+pub fn not_this(region: &Region, machine: &str, other: &Instance) -> Failure {
+    let tag = |key| tags::value(other.tags(), key).unwrap_or("none");
+    let (id, name, deployment) = (other.instance_id().unwrap_or_default(), tag(tags::NAME), tag(tags::DEPLOYMENT));
+    let what = format!("{id} is the machine {name} of the deployment {deployment}");
+    Failure::new(Kind::Conflict, format!("{what}, not {machine} of {}", region.deployment))
 }
 
 /// All instances with the machine's tags, those that are shutting down too.

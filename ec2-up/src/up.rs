@@ -90,6 +90,9 @@ impl Context {
         let region = self.regions.of(&self.args.account.region_of(record).await?).await?;
         let _ = step.region.set(region.clone());
         let mut found = instance::find(&region, &name).await?;
+        if found.is_none() && !self.args.allowed.adopt {
+            found = adopt::visible(&region, record).await?;
+        }
         if self.args.stream.plan {
             return look::look(&self.plan, record, &region, &wish, &self.args, found.as_deref()).await;
         }
