@@ -108,7 +108,9 @@ impl CallError {
             "VcpuLimitExceeded" | "InstanceLimitExceeded" | "MaxSpotInstanceCountExceeded" => {
                 "ask for a higher quota in the Service Quotas console, or take a smaller --instance-type".into()
             }
-            "VolumeModificationRateExceeded" => "EBS changes a volume once in six hours: try again later".into(),
+            "VolumeModificationRateExceeded" | "IncorrectModificationState" => {
+                "EBS changes a volume once in six hours: try again later".into()
+            }
             "PendingVerification" => {
                 "AWS is still checking the account for this region: try again in some hours".into()
             }
@@ -166,12 +168,12 @@ fn kind(code: &str) -> Kind {
         | "ThrottlingException"
         | "EC2ThrottledException"
         | "SlowDown"
+        | "IncorrectModificationState"
         | "SpotMaxPriceTooLow" => Kind::Limit,
         _ if code.ends_with("Exceeded") || code.starts_with("Insufficient") => Kind::Limit,
         "InvalidAMIID.Unavailable" => Kind::NotFound,
         _ if code.ends_with(".NotFound") => Kind::NotFound,
         "IdempotentParameterMismatch"
-        | "IncorrectModificationState"
         | "DependencyViolation"
         | "OperationNotPermitted"
         | "IncorrectInstanceState"

@@ -2,6 +2,7 @@
 
 use crate::image::Checked;
 use crate::region::Region;
+use crate::volume::Change;
 use crate::wish::{Credits, Imds, Wish};
 use crate::{credits, instance, tags};
 use aws_sdk_ec2::types::{HttpTokensState, Instance, Volume};
@@ -24,11 +25,7 @@ pub struct Difference {
 pub enum Mend {
     /// With one call, while the machine runs
     Tags(BTreeMap<String, String>),
-    Volume {
-        id: String,
-        size: Option<u32>,
-        kind: Option<String>,
-    },
+    Volume(Change),
     Imds(Imds),
     Credits(Credits),
     /// The security groups to be in
@@ -145,7 +142,7 @@ fn of_volume(id: &str, volume: &Volume, wish: &Wish) -> Vec<Difference> {
     let kind = volume.volume_type().map_or("unknown", |kind| kind.as_str());
     let size = wish.volume_size.filter(|want| *want > have);
     let other = wish.volume_type.clone().filter(|want| want != kind);
-    let change = || Mend::Volume { id: id.into(), size, kind: other.clone() };
+    let change = || Mend::Volume(Change { id: id.into(), size, kind: other.clone() });
     if let Some(want) = wish.volume_size.filter(|want| *want != have) {
         // EBS volumes only ever grow.
         let mend = if want > have { change() } else { Mend::Replace };
@@ -224,7 +221,8 @@ mod tests {
         let mends =
             |flags: &[&str]| of_volume("vol-1", &volume, &wish(flags)).into_iter().map(|d| d.mend).collect::<Vec<_>>();
         assert_eq!(mends(&["--volume-size", "50", "--volume-type", "gp3"]), []);
-        let change = |size, kind: Option<&str>| Mend::Volume { id: "vol-1".into(), size, kind: kind.map(String::from) };
+        let change =
+            |size, kind: Option<&str>| Mend::Volume(Change { id: "vol-1".into(), size, kind: kind.map(String::from) });
         assert_eq!(mends(&["--volume-size", "60"]), [change(Some(60), None)]);
         let both = change(Some(60), Some("gp2"));
         assert_eq!(mends(&["--volume-size", "60", "--volume-type", "gp2"]), [both, change(Some(60), Some("gp2"))]);

@@ -37,4 +37,5 @@ mod subnet;
 mod tags;
 pub mod up;
 mod user_data;
+mod volume;
 mod wish;

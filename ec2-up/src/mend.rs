@@ -104,24 +104,7 @@ async fn in_place(region: &Region, machine: &str, found: &Instance, difference: 
             });
             call.await.map(drop).map_err(failed)
         }
-        Mend::Volume { id: volume, size, kind } => {
-            let call = region.aws.call(machine, "ModifyVolume", volume, |client| {
-                let call = client.modify_volume().volume_id(volume);
-                let call = call.set_size(size.and_then(|size| i32::try_from(size).ok()));
-                call.set_volume_type(kind.as_deref().map(Into::into)).send()
-            });
-            match call.await {
-                // The answer to our own first try was lost, or a change of some minutes ago goes on.
-                Err(error) if error.is(&["IncorrectModificationState"]) => {
-                    log::event(machine, &format!("{volume} is being changed already"));
-                }
-                done => drop(done.map_err(failed)?),
-            }
-            if size.is_some() {
-                log::event(machine, "the larger volume is seen after a reboot, or after growpart and resize2fs");
-            }
-            Ok(())
-        }
+        Mend::Volume(change) => change.make(region, machine).await,
         Mend::Imds(imds) => {
             let tokens = match imds {
                 Imds::Required => HttpTokensState::Required,
