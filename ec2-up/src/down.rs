@@ -4,7 +4,7 @@ use crate::args::AccountArgs;
 use crate::doing::Doing;
 use crate::plan::Plan;
 use crate::region::{Region, Regions};
-use crate::{address, group, instance, key_pair, list, stream, tags};
+use crate::{address, group, group_users, instance, key_pair, list, stream, tags};
 use anyhow::Result;
 use aws_sdk_ec2::types::SecurityGroup;
 use machine_record::{Failure, Job, KeyPair, Kind, PlanEntry, Record, StreamArgs, Tool, log};
@@ -105,7 +105,8 @@ async fn one(context: Rc<Context>, mut job: Job) {
 
 impl Context {
     async fn machine(&self, record: &mut Record, step: &Doing) -> Result<()> {
-        let name = record.string("name")?.ok_or_else(|| Failure::new(Kind::Input, "the record has no `name`"))?;
+        let nameless = || Failure::new(Kind::Input, "the record has no `name`").hint("say --name machine");
+        let name = record.string("name")?.ok_or_else(nameless)?;
         let region = self.regions.of(&self.args.account.region_of(record).await?).await?;
         let _ = step.region.set(region.clone());
         let pair: Option<KeyPair> = record.section()?;
@@ -121,6 +122,7 @@ impl Context {
         self.check_instance(record, &region, &ids).await?;
         self.gone.borrow_mut().extend(ids.iter().cloned());
         let groups = group::ours(&region, &name).await?;
+        self.gone.borrow_mut().extend(groups.iter().filter_map(|group| group.group_id().map(String::from)));
         if self.args.stream.plan {
             return self.look(record, &region, &name, &ids, &groups, keys).await;
         }
@@ -134,14 +136,17 @@ impl Context {
         let mut released = address::release(&region, &name).await?;
         step.set("losing its security group");
         for group in &groups {
-            group::delete(&region, &name, group).await?;
+            if self.goes(&region, &name, group).await? {
+                group::delete(&region, &name, group).await?;
+                released = true;
+            }
         }
         step.set("losing its key pair");
         for key in keys.let_go() {
             let gone = self.gone.borrow().clone();
             released |= key_pair::release(&region, &name, &key, &gone).await?;
         }
-        if ids.is_empty() && groups.is_empty() && !released {
+        if ids.is_empty() && !released {
             log::event(
                 &name,
                 &format!("no machine of that name in {} of {}: nothing to do", region.name, region.deployment),
@@ -154,6 +159,17 @@ impl Context {
         Ok(())
     }
 
+    /// Whether nobody else uses a security group.
+    async fn goes(&self, region: &Region, machine: &str, group: &SecurityGroup) -> Result<bool, Failure> {
+        let gone = self.gone.borrow().clone();
+        let used = group_users::others(region, group.group_id().unwrap_or_default(), &gone).await?;
+        if used {
+            let name = group.group_name().unwrap_or_default();
+            log::event(machine, &format!("the security group {name} stays: others use it"));
+        }
+        Ok(!used)
+    }
+
     /// The record may name an instance that does not carry the machine's tags: that one is not ours to remove.
     async fn check_instance(&self, record: &Record, region: &Region, ids: &[String]) -> Result<(), Failure> {
         let Some(named) = instance::named(record)? else { return Ok(()) };
@@ -162,18 +178,8 @@ impl Context {
         }
         let found = region.by_id.of(&named.id, Duration::from_millis(20)).await?;
         let Some(other) = found.iter().find(|instance| !instance::is_gone(instance)) else { return Ok(()) };
-        let tag = |key| tags::value(other.tags(), key).unwrap_or("none");
-        let (name, deployment) = (tag(tags::NAME), tag(tags::DEPLOYMENT));
-        Err(Failure::new(
-            Kind::Conflict,
-            format!(
-                "{} is the machine {name} of the deployment {deployment}, not {} of {}",
-                named.id,
-                record.name(),
-                region.deployment
-            ),
-        )
-        .hint("say its --deployment; what has no tags of ec2-up is never removed"))
+        Err(instance::not_this(region, &record.name(), other)
+            .hint("say its --deployment; what has no tags of ec2-up is never removed"))
     }
 
     /// Says what would be removed.
@@ -195,6 +201,9 @@ impl Context {
             self.plan.add(record, entry(resource, address.allocation_id().unwrap_or_default()))?;
         }
         for group in groups {
+            if !self.goes(region, name, group).await? {
+                continue;
+            }
             let resource = format!("security-group/{}", group.group_name().unwrap_or_default());
             self.plan.add(record, entry(resource, group.group_id().unwrap_or_default()))?;
         }

@@ -18,6 +18,7 @@ mod credits;
 mod doing;
 pub mod down;
 mod group;
+mod group_users;
 mod host_key;
 mod host_key_file;
 mod image;

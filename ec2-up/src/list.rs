@@ -2,7 +2,7 @@
 
 use crate::args::AccountArgs;
 use crate::region::{Region, Regions, filter, instances, security_groups};
-use crate::{console, host_key, instance, key_pair, tags};
+use crate::{console, group_users, host_key, instance, key_pair, tags};
 use anyhow::{Context, Result};
 use aws_sdk_ec2::types::{Instance, KeyPairInfo};
 use machine_record::{Failure, Instance as Section, KeyPair, Kind, Record, Ssh, StreamArgs, Tool, log};
@@ -37,60 +37,71 @@ pub fn run(args: ListArgs) -> ExitCode {
     machine_record::run(TOOL, &stream, |jobs| {
         let Some(seed) = jobs.take(1).and_then(|mut jobs| jobs.pop()) else { return Ok(()) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-        let found = tokio::task::LocalSet::new().block_on(&runtime, async {
-            let listing = everywhere(&args);
-            let limit = args.account.timeout;
-            let late = || Failure::new(Kind::Timeout, format!("not listed in {} s", limit.as_secs()));
-            tokio::time::timeout(limit, listing).await.unwrap_or_else(|_| Err(late()))
-        });
-        match found {
-            Ok(records) => {
-                for record in records {
-                    if args.stream.name.as_ref().is_none_or(|name| *name == record.name()) {
-                        seed.another(record).finish(Ok(()));
-                    }
+        let give = |records: Vec<Record>| {
+            for record in records {
+                if args.stream.name.as_ref().is_none_or(|name| *name == record.name()) {
+                    seed.another(record).finish(Ok(()));
                 }
-                seed.discard();
-                Ok(())
             }
-            Err(error) => {
-                seed.discard();
-                Err(error.into())
-            }
-        }
+        };
+        let listed = tokio::task::LocalSet::new().block_on(&runtime, everywhere(&args, give));
+        seed.discard();
+        Ok(listed?)
     })
 }
 
-/// The records of one region, or of all of them, one region after the other.
-async fn everywhere(args: &ListArgs) -> Result<Vec<Record>, Failure> {
+/// Gives the records of one region, or of each as it answers.
+///
+/// # Errors
+/// A region that fails keeps no other back. Of several failures all but the last are said here.
+async fn everywhere(args: &ListArgs, give: impl Fn(Vec<Record>)) -> Result<(), Failure> {
+    let limit = args.account.timeout;
+    let end = tokio::time::Instant::now() + limit;
+    let late = || Failure::new(Kind::Timeout, format!("not listed in {} s", limit.as_secs()));
     let regions = Regions::new(&args.account);
+    let found = tokio::time::timeout_at(end, names(args, &regions)).await;
+    let mut missing: BTreeSet<String> = found.unwrap_or_else(|_| Err(late()))?.into_iter().collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for name in missing.clone() {
+        let (region, args) = (regions.of(&name).await?, args.clone());
+        tasks.spawn_local(async move {
+            let _step = log::step(&region.name, "listing");
+            (name, if args.orphans { orphans(&region).await } else { known(&region).await })
+        });
+    }
+    let mut failures = Vec::new();
+    while let Ok(Some(done)) = tokio::time::timeout_at(end, tasks.join_next()).await {
+        let (name, found) = done.map_err(|error| Failure::new(Kind::Internal, error.to_string()))?;
+        missing.remove(&name);
+        match found {
+            Ok(records) => give(records),
+            Err(failure) => failures.push((name, failure)),
+        }
+    }
+    failures.extend(missing.into_iter().map(|name| (name, late())));
+    let mut failures = failures.into_iter().map(|(name, failure)| match args.all_regions {
+        true => Failure { message: format!("{name}: {}", failure.message), ..failure },
+        false => failure,
+    });
+    let last = failures.next_back();
+    failures.for_each(|failure| log::failure("", &failure));
+    last.map_or(Ok(()), Err)
+}
+
+/// The regions to list.
+async fn names(args: &ListArgs, regions: &Regions) -> Result<Vec<String>, Failure> {
     // Any region can tell of the others; the first that holds without configuration is EC2's oldest.
     let first = match args.account.default_region().await {
         Err(_) if args.all_regions => "us-east-1".to_string(),
         named => named?,
     };
+    if !args.all_regions {
+        return Ok(vec![first]);
+    }
     let first = regions.of(&first).await?;
-    let mut names = vec![first.name.clone()];
-    if args.all_regions {
-        let known = first.aws.call("", "DescribeRegions", "", |client| client.describe_regions().send()).await;
-        let known = known.map_err(|error| error.failure("cannot list the regions"))?;
-        names = known.regions().iter().filter_map(|region| region.region_name().map(String::from)).collect();
-        names.sort();
-    }
-    // All regions at the same time, their records in the order of the names.
-    let mut tasks = Vec::new();
-    for name in names {
-        let (region, args) = (regions.of(&name).await?, args.clone());
-        tasks.push(tokio::task::spawn_local(async move {
-            let _step = log::step(&region.name, "listing");
-            if args.orphans { orphans(&region).await } else { known(&region).await }
-        }));
-    }
-    let mut records = Vec::new();
-    for task in tasks {
-        records.extend(task.await.map_err(|error| Failure::new(Kind::Internal, error.to_string()))??);
-    }
-    Ok(records)
+    let known = first.aws.call("", "DescribeRegions", "", |client| client.describe_regions().send()).await;
+    let known = known.map_err(|error| error.failure("cannot list the regions"))?;
+    Ok(known.regions().iter().filter_map(|region| region.region_name().map(String::from)).collect())
 }
 
 /// The machines of a region, with the host keys that their consoles show where no tag holds them.
@@ -135,7 +146,11 @@ async fn orphans(region: &Region) -> Result<Vec<Record>, Failure> {
             left.entry(name.into()).or_default().push(what);
         }
     };
-    for group in security_groups(&region.aws, std::slice::from_ref(&ours)).await? {
+    let mut groups = security_groups(&region.aws, std::slice::from_ref(&ours)).await?;
+    let ids: Vec<String> = groups.iter().filter_map(|group| group.group_id().map(String::from)).collect();
+    let used = group_users::used(region, &ids).await?;
+    groups.retain(|group| !group.group_id().is_some_and(|id| used.contains(id)));
+    for group in groups {
         add(group.tags(), format!("security-group/{}", group.group_name().unwrap_or_default()));
     }
     let addresses =

@@ -4,7 +4,7 @@ use crate::args::AccountArgs;
 use crate::aws::Aws;
 use crate::batch::Batcher;
 use crate::call_error::CallError;
-use crate::{key_pair, tags};
+use crate::{group_users, key_pair, tags};
 use aws_sdk_ec2::types::{
     Address, Filter, Image, Instance, InstanceTypeInfo, KeyPairInfo, SecurityGroup, Subnet, Volume,
 };
@@ -35,6 +35,8 @@ pub struct Region {
     pub pairs_by_name: Rc<Batcher<Rc<KeyPairInfo>>>,
     /// Instances of the account that are not terminated, by the name of their key pair
     pub users_of_pair: Rc<Batcher<Rc<Instance>>>,
+    /// Ids of the account's machines and groups that use a security group, by its id
+    pub users_of_group: Rc<Batcher<String>>,
     pub images: Once<String, Option<Rc<Image>>>,
     pub types: Once<String, Rc<InstanceTypeInfo>>,
     pub key_pairs: Once<String, bool>,
@@ -114,6 +116,8 @@ impl Region {
             let key = |found: &Instance| found.key_name().unwrap_or_default().to_string();
             Ok(found.into_iter().map(|found| (key(&found), Rc::new(found))).collect())
         });
+        let a = aws.clone();
+        let users_of_group = Batcher::start(async move |groups| group_users::find(&a, groups).await);
         Region {
             name: name.into(),
             deployment,
@@ -126,6 +130,7 @@ impl Region {
             addresses,
             pairs_by_name,
             users_of_pair,
+            users_of_group,
             images: Once::default(),
             types: Once::default(),
             key_pairs: Once::default(),

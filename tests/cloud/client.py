@@ -47,7 +47,7 @@ def main() -> None:
     elif command == "reset":
         post("reset")
     elif command == "fault":
-        post("fault", kind=words.kind, value=words.value, action=words.action, zone=words.zone)
+        post("fault", kind=words.kind, value=words.value, action=words.action, zone=words.zone, region=words.region)
     elif command == "set":
         post("set", **{words.name: words.seconds}, machine=words.machine)
     elif command == "iam":
@@ -78,6 +78,7 @@ def parse(command: str, rest: list[str]) -> argparse.Namespace:
         parser.add_argument("value", metavar="VALUE", nargs="?")
         parser.add_argument("--action", help="only this EC2 action, such as RunInstances")
         parser.add_argument("--zone", help="capacity only: the availability zone that is full")
+        parser.add_argument("--region", help="deny only: the region that refuses; every one unless said")
     elif command == "set":
         parser.add_argument("name", metavar="NAME")
         parser.add_argument("seconds", metavar="SECONDS", type=float)

@@ -97,7 +97,8 @@ class Control:
 
     def post_fault(self, arguments, body):
         self.cloud.faults.add(
-            arguments["kind"], arguments.get("value"), arguments.get("action"), arguments.get("zone")
+            arguments["kind"], arguments.get("value"), arguments.get("action"), arguments.get("zone"),
+            arguments.get("region"),
         )
         return {"faults": self.cloud.faults.listed()}
 

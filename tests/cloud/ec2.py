@@ -68,7 +68,7 @@ class CloudEC2(GroupCalls, ImageCalls, LaunchCalls, StateCalls, EC2Response):
     def _check(self) -> None:
         """What EC2 checks for every action alike: permission, the form of ids, tags, and that ids are known yet."""
         for action in self._needed_actions():
-            if self.cloud.faults.denied(action):
+            if self.cloud.faults.denied(action, self.region):
                 raise EC2ClientError("UnauthorizedOperation", denied(action, self.region))
         for name, prefix in IDS.items():
             values = self.params.get(name)

@@ -19,6 +19,7 @@ class Fault:
     left: int | None = None  # None: until cleared
     seconds: float = 0.0
     zone: str | None = None  # `capacity` only: the availability zone that is full
+    region: str | None = None  # `deny` only: None is every region
 
 
 class Faults:
@@ -26,7 +27,7 @@ class Faults:
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
 
-    def add(self, kind: str, value: str | None, action: str | None, zone: str | None) -> None:
+    def add(self, kind: str, value: str | None, action: str | None, zone: str | None, region: str | None = None) -> None:
         """Adds a fault as a person names it: `throttle 3`, `late 2.5`, `deny RunInstances`."""
         if kind == "clear":
             self.clear()
@@ -40,7 +41,7 @@ class Faults:
         elif kind == "deny":
             if not (value or action):
                 raise ValueError("deny takes the name of an action, such as RunInstances")
-            fault = Fault(kind, value or action)
+            fault = Fault(kind, value or action, region=region)
         elif kind == "no-console":
             fault = Fault(kind)
         else:
@@ -69,9 +70,9 @@ class Faults:
                     return True
         return False
 
-    def denied(self, action: str) -> bool:
+    def denied(self, action: str, region: str) -> bool:
         with self._lock:
-            return any(f.kind == "deny" and f.action == action for f in self._faults)
+            return any(f.kind == "deny" and f.action == action and f.region in (None, region) for f in self._faults)
 
     def late(self, action: str) -> float:
         """How many seconds that which `action` makes stays unseen."""

@@ -2,7 +2,7 @@
 
 use crate::region::{DOWN, Region, UP};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tests::sample;
 
 #[test]
@@ -176,10 +176,24 @@ fn all_regions_are_listed_with_what_their_consoles_show() {
     std::fs::write(&console, block).unwrap();
     region.cloud(&format!("raw POST console machine=in-us-east-1 < {}", console.display()));
     let listed = region.sh("ec2-ls -q --all-regions", "").ok().records();
-    let names: Vec<_> = listed.iter().map(|record| record["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["in-eu-central-1", "in-eu-west-1", "in-us-east-1"]);
-    let keys: Vec<_> = listed.iter().map(|record| record["ssh"]["hostKeys"].as_array().unwrap().len()).collect();
-    assert_eq!((keys, &listed[2]["ssh"]["hostKeys"][0]), (vec![0, 0, 1], &Value::from(print)));
+    let keys: BTreeMap<_, _> =
+        listed.iter().map(|record| (record["name"].as_str().unwrap(), &record["ssh"]["hostKeys"])).collect();
+    let none = Value::Array(vec![]);
+    let expected = [("in-eu-central-1", &none), ("in-eu-west-1", &none), ("in-us-east-1", &Value::from(vec![print]))];
+    assert_eq!(keys, BTreeMap::from(expected));
+    // A region that fails is named, and keeps no other back.
+    region.cloud("fault deny DescribeInstances --region eu-west-1");
+    region.cloud("fault deny DescribeInstances --region eu-west-2");
+    let some = region.sh("ec2-ls -q --all-regions", "");
+    let names: BTreeSet<_> = some.records().iter().map(|record| record["name"].to_string()).collect();
+    assert_eq!((some.status, names.len()), (1, 2), "{}", some.stderr);
+    assert!(!names.contains("\"in-eu-west-1\""), "{names:?}");
+    for place in ["eu-west-1", "eu-west-2"] {
+        let line = format!("ec2-ls: {place}: cannot list machines: DescribeInstances: UnauthorizedOperation");
+        assert_eq!(some.stderr.matches(&line).count(), 1, "{}", some.stderr);
+    }
+    assert_eq!(some.stderr.matches("cannot list machines").count(), 2, "{}", some.stderr);
+    region.cloud("fault clear");
     // A record knows its region.
     region.sh("ec2-ls -q --all-regions | AWS_REGION=eu-west-1 ec2-down -q", "").ok();
     assert_eq!(region.sh("ec2-ls -q --all-regions; ec2-ls -q --all-regions --orphans", "").ok().stdout, "");
@@ -214,4 +228,91 @@ fn a_run_that_is_killed_is_completed_by_the_next() {
         region.sh(&format!("{DOWN} < up.json"), "").ok();
         assert_eq!(region.sh("ec2-ls -q; ec2-ls -q --orphans", "").ok().stdout, "", "down, killed after {seconds} s");
     }
+}
+
+#[test]
+fn a_volume_that_is_not_as_wished_is_not_reported_as_done() {
+    let region = Region::new("volume-again");
+    region.cloud("set modifying 3600");
+    let up = |wish: &str| region.sh(&format!("ec2-up -q --wait running {wish} < web-1.json"), "");
+    up("").ok();
+    up("--volume-size 60").ok();
+    // The same once more is done, another is not.
+    up("--volume-size 60").ok();
+    for wish in ["--volume-size 80", "--volume-type gp2"] {
+        let again = up(wish);
+        let error = again.record()["error"].clone();
+        assert_eq!((again.status, error["kind"].as_str().unwrap()), (1, "limit"), "{error}");
+        assert!(error["hint"].as_str().unwrap().contains("once in six hours"), "{error}");
+    }
+    assert_eq!(region.boto("print([v['Size'] for v in ec2.describe_volumes()['Volumes']])"), "[60]");
+}
+
+#[test]
+fn a_living_machine_of_the_record_is_not_made_a_second_time() {
+    let region = Region::new("second");
+    region.sh("ec2-up -q --wait running --deployment staging < web-1.json > up.json", "").ok();
+    let id = region.sh("jq -r .instance.id up.json", "").ok().stdout.trim().to_string();
+    for plan in ["", "--plan"] {
+        let refused = region.sh(&format!("ec2-up -q --wait running {plan} < up.json"), "");
+        let error = refused.record()["error"].clone();
+        assert_eq!((refused.status, error["kind"].as_str().unwrap()), (1, "conflict"), "{error}");
+        assert!(
+            error["message"]
+                .as_str()
+                .unwrap()
+                .contains(&format!("{id} is the machine web-1 of the deployment staging"))
+        );
+        assert!(error["hint"].as_str().unwrap().contains("--deployment staging"), "{error}");
+    }
+    assert_eq!(region.count("RunInstances"), 1);
+    // One that somebody else made needs a word; one that is gone is none.
+    region.boto(&format!(
+        "ec2.delete_tags(Resources=['{id}'], Tags=[{{'Key': 'nixpipe:name'}}, {{'Key': 'nixpipe:deployment'}}])"
+    ));
+    let error = region.sh("ec2-up -q --wait running < up.json", "").record()["error"].clone();
+    assert!(error["hint"].as_str().unwrap().contains("--adopt"), "{error}");
+    region.boto(&format!("ec2.terminate_instances(InstanceIds=['{id}'])"));
+    let fresh = region.sh("ec2-up -q --wait running < up.json", "").ok().record();
+    assert_eq!(fresh["instance"]["created"], true);
+}
+
+#[test]
+fn a_security_group_that_others_use_stays() {
+    let region = Region::new("group-users");
+    let group = region.sh("ec2-up -q --wait running < web-1.json | tee up.json", "").ok().record();
+    let group = group["instance"]["securityGroupId"].as_str().unwrap().to_string();
+    let ami = region.sh("jq -r .ami.id web-1.json", "").ok().stdout;
+    let other = region.boto(&format!(
+        "run = ec2.run_instances(ImageId='{}', InstanceType='t3.micro', MinCount=1, MaxCount=1, SecurityGroupIds=['{group}'])
+print(run['Instances'][0]['InstanceId'])",
+        ami.trim()
+    ));
+    let plan = region.sh("ec2-down --plan < up.json", "").ok();
+    assert!(plan.stderr.contains("the security group nixpipe-default-web-1 stays: others use it"), "{}", plan.stderr);
+    assert!(!plan.record()["plan"].to_string().contains("security-group"), "{}", plan.record());
+    let down = region.sh("ec2-down --timeout 1m < up.json", "").ok();
+    assert!(down.stderr.contains("the security group nixpipe-default-web-1 stays: others use it"), "{}", down.stderr);
+    assert_eq!((region.count("DeleteSecurityGroup"), region.count("DeleteKeyPair")), (0, 1));
+    assert_eq!(region.sh("ec2-ls -q --orphans", "").ok().stdout, "", "it has a user");
+    // A rule of another group is a use, too, in and out.
+    let rule = format!(
+        "IpPermissions=[{{'IpProtocol': 'tcp', 'FromPort': 80, 'ToPort': 80, 'UserIdGroupPairs': [{{'GroupId': '{group}'}}]}}]"
+    );
+    let second = region.boto(&format!(
+        "ec2.terminate_instances(InstanceIds=['{other}'])
+second = ec2.create_security_group(GroupName='second', Description='x')['GroupId']
+ec2.authorize_security_group_ingress(GroupId=second, {rule})
+print(second)"
+    ));
+    let down = || region.sh("ec2-down -q --timeout 1m -n --name web-1", "").ok();
+    down();
+    region.boto(&format!("ec2.authorize_security_group_egress(GroupId='{second}', {rule})\nec2.revoke_security_group_ingress(GroupId='{second}', {rule})"));
+    down();
+    assert_eq!(region.count("DeleteSecurityGroup"), 0);
+    region.boto(&format!("ec2.revoke_security_group_egress(GroupId='{second}', {rule})"));
+    assert_eq!(region.sh("ec2-ls -q --orphans", "").ok().records().len(), 1);
+    down();
+    assert_eq!(region.count("DeleteSecurityGroup"), 1);
+    assert_eq!(region.sh("ec2-ls -q; ec2-ls -q --orphans", "").ok().stdout, "");
 }
