@@ -78,9 +78,10 @@ fn what_is_refused_changes_nothing() {
     refused(&new, "--specialisation nowhere", "not-found");
 
     machine
-        .ssh("systemd-run --quiet $(command -v flock) /run/nixos/switch-to-configuration.lock $(command -v sleep) 6")
+        .ssh("systemd-run --quiet --unit=holder $(command -v flock) /run/nixos/switch-to-configuration.lock $(command -v sleep) 900")
         .ok();
     refused(&new, "--lock-timeout 1s", "locked");
+    machine.ssh("systemctl stop holder").ok();
 
     let inhibited = machine.push_greeter("new", "system.switch.inhibitors.dbus-implementation = \"broker\";");
     refused(&inhibited, "", "activation");
