@@ -3,6 +3,7 @@
 use crate::nix_files::{home, programs};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -70,7 +71,7 @@ impl Flake {
         reads.program("git")?;
         let inside = |name: &str| self.folder.join(".git").join(name);
         ensure!(fs::symlink_metadata(inside("")).is_ok_and(|meta| meta.is_dir()), "its .git is no folder");
-        for name in ["HEAD", "index", "packed-refs", "config", "config.worktree", "shallow", "info/attributes"] {
+        for name in ["HEAD", "index", "packed-refs", "config", "config.worktree", "shallow"] {
             reads.say("entry", &inside(name))?;
         }
         // What would give names another meaning, or keep them elsewhere.
@@ -89,23 +90,28 @@ impl Flake {
             ensure!(!commit.starts_with("ref:"), "a branch is another's name");
             reads.say("entry", &branch)?;
         }
+        let mut folders = BTreeSet::from([self.folder.clone()]);
         for line in self.ask_git(&["ls-files", "--stage", "-z"])?.split_terminator('\0') {
             let (about, name) = line.split_once('\t').context("cannot understand git ls-files")?;
             ensure!(!about.starts_with("160000"), "it has submodules");
             let file = self.folder.join(name);
-            let filters = || fs::read_to_string(&file).unwrap_or_default().contains("filter");
-            ensure!(!name.ends_with(".gitattributes") || !filters(), "git changes its files");
+            reads.say("entry", &file)?;
+            folders.extend(file.ancestors().skip(1).take_while(|above| *above != self.folder).map(PathBuf::from));
+        }
+        let users = home("XDG_CONFIG_HOME", ".config").join("git");
+        let prefix = programs("git").pop().and_then(|git| Some(git.parent()?.parent()?.join("etc")));
+        let everybodys: Vec<PathBuf> = [PathBuf::from("/etc")].into_iter().chain(prefix).collect();
+        // What git makes of a file is up to these, whether it knows them or not (gitattributes(5)).
+        let attributes = folders.iter().map(|folder| folder.join(".gitattributes"));
+        let others = everybodys.iter().map(|etc| etc.join("gitattributes"));
+        for file in attributes.chain(others).chain([users.join("attributes"), inside("info/attributes")]) {
+            let filters = fs::read_to_string(&file).unwrap_or_default().contains("filter");
+            ensure!(!filters, "git changes its files: {}", file.display());
             reads.say("entry", &file)?;
         }
-        for file in [
-            PathBuf::from("/etc/gitconfig"),
-            home("", ".gitconfig"),
-            home("XDG_CONFIG_HOME", ".config").join("git/config"),
-        ] {
+        let others = everybodys.iter().map(|etc| etc.join("gitconfig"));
+        for file in others.chain([home("", ".gitconfig"), users.join("config")]) {
             reads.say("file", &file)?;
-        }
-        if let Some(folder) = programs("git").pop().as_deref().and_then(Path::parent).and_then(Path::parent) {
-            reads.say("file", &folder.join("etc/gitconfig"))?;
         }
         // Each entry is where it is from, and the setting.
         let settings = self.ask_git(&["config", "--list", "--show-origin", "-z"])?;
