@@ -106,6 +106,25 @@ async fn allocate(region: &Region, machine: &str, own: &BTreeMap<String, String>
     }
 }
 
+/// The machine's addresses that nothing has: each is paid for all the same.
+pub async fn idle(region: &Region, machine: &str) -> Result<Vec<Rc<Address>>, Failure> {
+    let mut found = find(region, machine).await?;
+    found.retain(|address| address.association_id().is_none_or(str::is_empty));
+    Ok(found)
+}
+
+/// Gives back those that nothing has.
+pub async fn tidy(region: &Region, machine: &str) -> Result<(), Failure> {
+    for address in idle(region, machine).await? {
+        match give_back(region, machine, &address).await {
+            // Another run has put it to use since.
+            Err(failure) if failure.kind == Kind::Conflict => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
 /// Gives the machine's addresses back, once the instance is terminated; true if there was one.
 pub async fn release(region: &Region, machine: &str) -> Result<bool, Failure> {
     let found = find(region, machine).await?;

@@ -2,9 +2,11 @@
 
 use crate::aws::Aws;
 use crate::region::{Region, filter, instances, security_groups};
+use crate::{group, tags};
 use aws_sdk_ec2::types::SecurityGroup;
-use machine_record::Failure;
+use machine_record::{Failure, log};
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// The machines in one of the groups, and the groups with a rule that names one: the id of each, after the group's.
@@ -53,4 +55,43 @@ pub async fn used(region: &Region, groups: &[String]) -> Result<BTreeSet<String>
         used.extend(find(&region.aws, groups.to_vec()).await?.into_iter().map(|(group, _)| group));
     }
     Ok(used)
+}
+
+/// The machine's own groups that it is not in any more, and nobody else: of a VPC where it was, or given up for
+/// groups of choice.
+pub async fn left(
+    region: &Region,
+    machine: &str,
+    kept: &[&str],
+    gone: &[String],
+) -> Result<Vec<Rc<SecurityGroup>>, Failure> {
+    let found = region.groups.of(&tags::group_name(&region.deployment, machine)?, Duration::from_millis(20)).await?;
+    let mut left = Vec::new();
+    for group in found.into_iter().filter(|found| group::is_ours(region, machine, found)) {
+        let id = group.group_id().unwrap_or_default();
+        if !kept.contains(&id) && !others(region, id, gone).await? {
+            left.push(group);
+        }
+    }
+    Ok(left)
+}
+
+/// Deletes what is left of a machine's own groups; what EC2 still sees in use waits for the next run.
+pub async fn tidy(region: &Region, machine: &str, kept: &[&str]) -> Result<(), Failure> {
+    for group in left(region, machine, kept, &[]).await? {
+        let (id, name) = (group.group_id().unwrap_or_default(), group.group_name().unwrap_or_default());
+        let deleted = region
+            .aws
+            .call(machine, "DeleteSecurityGroup", id, |client| client.delete_security_group().group_id(id).send());
+        match deleted.await {
+            Err(error) if error.is(&["DependencyViolation", "InvalidGroup.InUse"]) => {
+                log::event(machine, &format!("the security group {name} ({id}) is left: run it again to delete it"));
+            }
+            Err(error) if !error.is(&["InvalidGroup.NotFound"]) => {
+                return Err(error.failure(format!("cannot delete the security group {id}, which it has left")));
+            }
+            _ => log::event(machine, &format!("deleted the security group {name} ({id}), which it has left")),
+        }
+    }
+    Ok(())
 }

@@ -8,7 +8,7 @@ use crate::region::Region;
 use crate::rule_changes::RuleChanges;
 use crate::up::{TOOL, UpArgs, add_ssh, way};
 use crate::wish::Wish;
-use crate::{address, adopt, group, image, instance, key_pair, tags};
+use crate::{address, adopt, group, group_users, image, instance, key_pair, tags};
 use anyhow::Result;
 use aws_sdk_ec2::types::Instance;
 use machine_record::{KeyPair, PlanEntry, Record, log};
@@ -65,7 +65,27 @@ pub async fn look(
     }
     let vpc = ready.as_ref().map(|ready| ready.vpc.as_str()).or(kept.and_then(|kept| kept.vpc_id()));
     look_at_group(plan, record, region, wish, allowed, kept, vpc).await?;
-    if wish.elastic_ip {
+    // It is in those that it leaves until then.
+    let gone: Vec<String> = found.and_then(|found| found.instance_id()).map(String::from).into_iter().collect();
+    let own = match vpc {
+        Some(vpc) => group::any(region, &name, vpc).await?,
+        None => None,
+    };
+    let groups: Vec<&str> = match kept {
+        _ if !wish.security_groups.is_empty() => wish.security_groups.iter().map(String::as_str).collect(),
+        Some(kept) => kept.security_groups().iter().filter_map(|group| group.group_id()).collect(),
+        None => own.iter().filter_map(|own| own.group_id()).collect(),
+    };
+    for group in group_users::left(region, &name, &groups, &gone).await? {
+        let resource = format!("security-group/{}", group.group_id().unwrap_or_default());
+        plan.add(record, entry("delete", resource, "the machine has left it"))?;
+    }
+    if !wish.elastic_ip {
+        for address in address::idle(region, &name).await? {
+            let resource = format!("elastic-ip/{}", address.public_ip().unwrap_or_default());
+            plan.add(record, entry("delete", resource, "nothing has it"))?;
+        }
+    } else {
         look_at_address(plan, record, region, kept.and_then(|kept| kept.instance_id())).await?;
     }
     let resource = format!("instance/{name}");

@@ -10,7 +10,7 @@ use crate::mend::Allowed;
 use crate::plan::Plan;
 use crate::region::{Region, Regions};
 use crate::wish::{Wish, WishArgs};
-use crate::{address, adopt, group, host_key_file, image, instance, key_pair, look, mend, stream};
+use crate::{address, adopt, group, group_users, host_key_file, image, instance, key_pair, look, mend, stream};
 use anyhow::Result;
 use aws_sdk_ec2::types::Instance;
 use clap::ValueEnum;
@@ -125,6 +125,13 @@ impl Context {
             started = address::ensure(&region, &name, &id, &wish.tags).await?;
             record.put(&instance::section(&started, created))?;
         }
+        if !wish.elastic_ip {
+            address::tidy(&region, &name).await?;
+        }
+        let chosen = wish.security_groups.iter().map(String::as_str);
+        let groups = started.security_groups().iter().filter_map(|group| group.group_id());
+        let kept: Vec<&str> = if wish.security_groups.is_empty() { groups.collect() } else { chosen.collect() };
+        group_users::tidy(&region, &name, &kept).await?;
         if self.args.wait == Wait::None {
             return add_ssh(record, &started, None, &way);
         }

@@ -242,7 +242,7 @@ print(ec2.create_subnet(VpcId=vpc, CidrBlock='10.9.1.0/24')['Subnet']['SubnetId'
     });
     assert_eq!(
         entries.collect::<Vec<_>>(),
-        ["create security-group", "update elastic-ip", "replace instance"],
+        ["create security-group", "delete security-group", "update elastic-ip", "replace instance"],
         "{plan}"
     );
 }
