@@ -110,7 +110,7 @@ fn what_the_old_system_cannot_repair_is_undone_by_a_reboot() {
     .take(sample(3, 1))
     {
         let new = machine.push_greeter("new", &once(script));
-        let ran = machine.switch(&new, "--confirm-timeout 3s --return-timeout 4s --connect-timeout 2s");
+        let ran = machine.switch(&new, "--confirm-timeout 3s --return-timeout 4s --connect-timeout 5s");
         assert_eq!(said(&ran), ("rolled-back".into(), "rolled-back".into()), "{case}: {}", ran.stderr);
         assert_eq!(ran.record()["activation"]["rebooted"], true, "{case}: {}", ran.stderr);
         machine.assert_keeps(&old, "old", case);

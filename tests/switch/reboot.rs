@@ -91,7 +91,7 @@ fn a_reboot_that_nobody_confirms_is_undone_by_another() {
         "dead",
         &format!("{KERNEL} system.extraSystemBuilderCmds = \"printf '#!/bin/sh\\\\nexit 1\\\\n' > $out/init\";"),
     );
-    let child = machine.begin(&dead, "--reboot if-needed --connect-timeout 2s");
+    let child = machine.begin(&dead, "--reboot if-needed --connect-timeout 5s");
     let end = Instant::now() + Duration::from_secs(120);
     while !machine.cloud.run(&["console", &machine.id()]).contains("Kernel panic") && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(200));

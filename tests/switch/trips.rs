@@ -15,6 +15,10 @@ fn counts(machine: &Machine) -> (u64, u64) {
 
 #[test]
 fn round_trips_are_few_and_those_that_the_page_states() {
+    // The page states those of libssh2; OpenSSH's client asks in ways of its own.
+    if std::env::var_os("NIXPIPE_TEST_SSH").is_some() {
+        return;
+    }
     let machine = Machine::new("trips");
     let systems = [machine.push_greeter("one", ""), machine.push_greeter("two", "")];
     machine.switch(&systems[0], "").ok();
