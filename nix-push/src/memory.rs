@@ -123,7 +123,8 @@ mod tests {
         assert!(children().contains(&shell.id()));
         let one = Held::by(shell.id()).unwrap();
         assert!(one.own > 1 << 20, "{one:?}");
-        assert!(held(&[]) >= held(&[shell.id()]) + (1 << 20) - (256 << 10));
+        // What other tests hold at the same time comes and goes.
+        assert!((0..100).any(|_| held(&[]) >= held(&[shell.id()]) + (1 << 20) - (256 << 10)));
         drop(shell.stdin.take());
         shell.wait().unwrap();
     }
