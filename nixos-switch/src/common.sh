@@ -41,6 +41,9 @@ line_of() { line='' && read -r line 2>/dev/null <"$1" || :; }
 
 boot_id() { line_of /proc/sys/kernel/random/boot_id && echo "$line"; }
 
+# A note of a commit that a loss of power kept from getting its name says nothing.
+forget_note() { [ ! -e "$pending.new" ] || rm -f "$pending.new"; }
+
 # A file of one line that is whole or absent.
 put() { printf '%s\n' "$2" >"$1.new" && mv -T "$1.new" "$1"; }
 

@@ -143,6 +143,7 @@ unchanged() {
   mode=health
   if [ -z "$health" ] || [ "$action" = boot ] || check_health; then
     fact stage unchanged
+    forget_note
     tidy
   else
     fact stage unhealthy

@@ -111,9 +111,11 @@ fn a_computer_that_loses_its_power_boots_one_of_the_two() {
         // What it says of itself is what is so: whether the wished system runs and boots, and what was cut short.
         let status = machine.switch(&new, &format!("{SLOW} --status")).ok().record()["status"].clone();
         assert_eq!(status["running"], json!(state.running), "{case}");
-        let whole = state.running == path && state.profile == path && state.entry == path && state.left.is_empty();
+        // The note of a commit may have been lost before it had its name.
+        let pending = state.left.split_whitespace().any(|left| left == "commit-pending");
+        let whole = state.running == path && state.profile == path && state.entry == path && !pending;
         assert_eq!(status["matches"], json!(whole), "{case}: {state:?}");
-        assert_eq!(status["left"].as_array().unwrap().is_empty(), !state.left.contains("commit-pending"), "{case}");
+        assert_eq!(status["left"].as_array().unwrap().is_empty(), !pending, "{case}: {state:?}");
         // Run again, either way it finishes.
         machine.switch(record, SLOW).ok();
         machine.assert_keeps(record, text, &case);
