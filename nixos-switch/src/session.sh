@@ -140,10 +140,11 @@ start() {
 
 # Nothing to do; what --health asks for is to hold all the same.
 unchanged() {
+  # Before the health checks: while they run, another deployment may come to its own commit.
+  forget_note
   mode=health
   if [ -z "$health" ] || [ "$action" = boot ] || check_health; then
     fact stage unchanged
-    forget_note
     tidy
   else
     fact stage unhealthy
