@@ -49,9 +49,10 @@ impl Record {
             // The position is one within the member: no help to the reader of a stream.
             let error = error.to_string();
             let cause = error.split(" at line ").next().unwrap_or(&error);
-            let text = "expected a string";
-            let hint =
-                if cause.ends_with(text) { "write it in quotes" } else { "machine-record(5) says what belongs there" };
+            let hint = match cause.ends_with("expected a string") {
+                true => "write it in quotes",
+                false => "machine-record(5) says what belongs there",
+            };
             Failure::new(Kind::Input, format!("cannot use the record's `{member}`: {cause}")).hint(hint)
         })
     }

@@ -110,6 +110,7 @@ fn refused(words: &str) -> Failure {
         failure
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ Examples:
   Names and addresses:
     ec2-ls | jq -r '[.name, .instance.publicIp] | @tsv'
 
-  Tomorrow's pipe begins with it (the private key comes from the ssh-agent):
+  Tomorrow's pipe begins with it (keygen says where the private key is):
     ec2-ls | keygen | nix-push configuration.nix | nixos-switch";
 
 /// List the machines that ec2-up made, as records
