@@ -5,7 +5,11 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_ec2::Client;
+use aws_sdk_ec2::config::SharedHttpClient;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_smithy_http_client::{Builder, Connector};
 use machine_record::log;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -50,6 +54,7 @@ impl Aws {
             .region(Region::new(region.to_string()))
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
+            .http_client(https())
             .load()
             .await;
         let (reads, writes) = (Semaphore::new(IN_FLIGHT), Semaphore::new(IN_FLIGHT));
@@ -132,6 +137,17 @@ impl Aws {
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
+}
+
+/// HTTPS as the SDK makes it by itself, with the environment's proxies, but ring for its cryptography.
+fn https() -> SharedHttpClient {
+    Builder::new().build_with_connector_fn(|settings, components| {
+        let ring = Provider::Rustls(CryptoMode::Ring);
+        let mut connector = Connector::builder().tls_provider(ring).proxy_config(ProxyConfig::from_env());
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        connector.build()
+    })
 }
 
 /// A number from 0 to 1 that differs from call to call; it only spreads the retries.

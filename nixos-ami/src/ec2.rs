@@ -7,8 +7,12 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_ec2::Client;
+use aws_sdk_ec2::config::SharedHttpClient;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{Filter, Image as Ec2Image};
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_smithy_http_client::{Builder, Connector};
 use machine_record::{Ami, Failure, Kind, log};
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
@@ -143,12 +147,24 @@ impl Ec2 {
                 .region(Region::new(region.to_string()))
                 .retry_config(RetryConfig::standard().with_max_attempts(8).with_max_backoff(Duration::from_secs(20)))
                 .timeout_config(timeouts)
+                .http_client(https())
                 .load()
                 .await;
             Client::new(&config)
         };
         self.clients.of(region.to_string(), make).await
     }
+}
+
+/// HTTPS as the SDK makes it by itself, with the environment's proxies, but ring for its cryptography.
+fn https() -> SharedHttpClient {
+    Builder::new().build_with_connector_fn(|settings, components| {
+        let ring = Provider::Rustls(CryptoMode::Ring);
+        let mut connector = Connector::builder().tls_provider(ring).proxy_config(ProxyConfig::from_env());
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        connector.build()
+    })
 }
 
 /// The region of the AWS profile in use, if it names one.

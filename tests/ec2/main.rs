@@ -6,6 +6,7 @@
 
 mod faults;
 mod host_keys;
+mod https;
 mod images;
 mod life;
 mod network;
