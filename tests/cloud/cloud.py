@@ -33,6 +33,8 @@ class Settings:
     console: float = 5.0
     # A volume that was changed cannot be changed again for this long; hours on EC2.
     modifying: float = 2.0
+    # The most that one answer of a call with pages holds, the first being empty; 0: as EC2 does.
+    page: float = 0
 
 
 @dataclasses.dataclass

@@ -19,6 +19,7 @@ from groups import GroupCalls
 from images import ImageCalls
 from instance import CloudInstance
 from launch import LaunchCalls
+from paging import PagedCalls
 from states import StateCalls
 
 ACCOUNT = "123456789012"
@@ -35,7 +36,7 @@ MALFORMED = {
 FORM = re.compile(r"(i|ami|sg|vol)-([0-9a-f]{8}|[0-9a-f]{17})")
 
 
-class CloudEC2(GroupCalls, ImageCalls, LaunchCalls, StateCalls, EC2Response):
+class CloudEC2(GroupCalls, ImageCalls, LaunchCalls, PagedCalls, StateCalls, EC2Response):
     cloud = None  # set by `install`
 
     # moto lets every RunInstances say `pending`; a repeated one has to show the state of now.
@@ -70,6 +71,8 @@ class CloudEC2(GroupCalls, ImageCalls, LaunchCalls, StateCalls, EC2Response):
         for action in self._needed_actions():
             if self.cloud.faults.denied(action, self.region):
                 raise EC2ClientError("UnauthorizedOperation", denied(action, self.region))
+        if error := self.cloud.faults.error(self._get_action()):
+            raise EC2ClientError(*error)
         for name, prefix in IDS.items():
             values = self.params.get(name)
             for value in values if isinstance(values, list) else [values]:

@@ -7,7 +7,6 @@ from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult
 from moto.ec2.exceptions import EC2ClientError, InvalidSecurityGroupNotFoundError
 
-from paging import page
 
 # EC2 API reference, CreateSecurityGroup: what a name and a description in a VPC may hold.
 ALLOWED = re.compile(r"[A-Za-z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
@@ -65,7 +64,7 @@ class GroupCalls:
         filters = self._filters_from_querystring()
         if filters:
             groups = [g for g in groups if g.matches_filters(filters)]
-        groups, token = page(groups, self._get_param("MaxResults"), self._get_param("NextToken"))
+        groups, token = self._page(groups)
         return ActionResult({"SecurityGroups": groups, "NextToken": token})
 
     def delete_security_group(self):

@@ -11,7 +11,6 @@ from moto.ec2.exceptions import EC2ClientError, InvalidAMIIdError
 from moto.ec2.models.amis import Ami
 from moto.ec2.utils import generic_filter
 
-from paging import page
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TABLE = REPOSITORY / "nixos-ami/data/nixos-amis.json"
@@ -182,5 +181,5 @@ class ImageCalls:
         if self._get_param("ExecutableUsers", []):
             images = [a for a in images if a.is_public]
         images = generic_filter(self._filters_from_querystring(), images)
-        images, token = page(images, self._get_param("MaxResults"), self._get_param("NextToken"), least=1)
+        images, token = self._page(images, least=1)
         return ActionResult({"Images": images, "NextToken": token})

@@ -12,6 +12,7 @@ from moto.ec2.exceptions import (
 )
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES
 from moto.ec2.utils import parse_user_data
+from moto.iam.models import iam_backends
 
 from cloud import Token
 from images import instance_ami
@@ -48,6 +49,8 @@ class LaunchCalls:
             public = pair.material_public if pair else None
             self.cloud.launch(instance, public.decode() if isinstance(public, bytes) else public)
             self.cloud.born(instance.id, "RunInstances")
+            if reason := self.cloud.faults.reason():
+                self.cloud.lives[instance.id].fail(*reason)
         if token:
             self.cloud.tokens[self.region, token] = Token(digest, reservation, [i.id for i in reservation.instances])
         return ActionResult(reservation)
@@ -100,10 +103,22 @@ class LaunchCalls:
                 raise EC2ClientError(
                     "InvalidParameter", f"Security group {group} and subnet {subnet.id} belong to different networks."
                 )
+        self._check_profile()
         zone = subnet.availability_zone
         if self.cloud.faults.capacity("RunInstances", zone):
             raise no_capacity(kind, zone, self.region)
         return ami
+
+    def _check_profile(self) -> None:
+        """moto answers for one that is not there as IAM does."""
+        for member, key in (("Name", "name"), ("Arn", "arn")):
+            wanted = self._get_param(f"IamInstanceProfile.{member}")
+            known = iam_backends[self.current_account][self.partition].get_instance_profiles() if wanted else []
+            if wanted and not any(getattr(profile, key) == wanted for profile in known):
+                raise EC2ClientError(
+                    "InvalidParameterValue",
+                    f"Value ({wanted}) for parameter iamInstanceProfile.{key} is invalid. Invalid IAM Instance Profile {key}",
+                )
 
     def _subnet(self, interfaces: list[dict]):
         """The subnet of the request, or the default one of its zone, which moto would leave out."""

@@ -23,6 +23,7 @@ class Life:
         self.killed = False
         self.console_text: bytes | None = None  # a text put in place of the machine's, by a test
         self._goal: str | None = None
+        self._reason: tuple[str, str] | None = None  # of a launch that fails
         self._due = 0.0
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         self._busy = 0
@@ -65,6 +66,14 @@ class Life:
 
     # What `local-cloud kill` and `heal` ask for.
 
+    def fail(self, code: str, message: str) -> None:
+        """Lets the launch end in `terminated`, as EC2 does when a quota of volumes is used up or a host fails."""
+        with self.cloud.lock:
+            if self._goal == "running":
+                self._reason = (code, message)
+                self._goal = "terminated"
+                self._do(self._destroy)
+
     def kill(self) -> None:
         self.killed, self.up = True, False
         self._do(self._kill)
@@ -99,6 +108,8 @@ class Life:
         goal, self._goal = self._goal, None
         if goal == "terminated":
             self.instance.terminate()  # frees the network interface and the volumes
+            if self._reason:
+                self.instance.state_reason.code, self.instance.state_reason.message = self._reason
         elif goal == "stopped":
             self.instance.stop()
             self._keep_elastic_ip()
@@ -176,16 +187,8 @@ class Life:
                     return
 
     def _failed(self, job, error: Exception) -> None:
-        if job != self._create:
-            return
-        # As EC2 does when a host fails: the instance goes from pending to terminated and says so.
-        with self.cloud.lock:
-            if self._goal == "running":
-                self.instance.state_reason.code = "Server.InternalError"
-                self.instance.state_reason.message = f"Server.InternalError: Internal error on launch: {error}"
-                self._goal = "terminated"
-                self._jobs.put(self._destroy)
-                self._busy += 1
+        if job == self._create:
+            self.fail("Server.InternalError", f"Server.InternalError: Internal error on launch: {error}")
 
     def _create(self) -> None:
         self.machine.create()

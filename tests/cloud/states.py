@@ -12,7 +12,6 @@ from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.utils import filter_dict_attribute_mapping, filter_reservations, is_tag_filter
 
 from launch import check_type, check_type_and_image, no_capacity
-from paging import page
 
 MOST_CONSOLE = 64 << 10  # EC2 API reference, GetConsoleOutput
 
@@ -42,7 +41,7 @@ class StateCalls:
             if name not in filter_dict_attribute_mapping and not is_tag_filter(name):
                 raise EC2ClientError("InvalidParameterValue", f"The filter '{name}' is invalid")
         reservations = filter_reservations(reservations, filters)
-        reservations, token = page(reservations, size, self._get_param("NextToken"))
+        reservations, token = self._page(reservations)
         return ActionResult({"Reservations": reservations, "NextToken": token})
 
     def describe_instance_status(self):
@@ -62,7 +61,7 @@ class StateCalls:
                 instances = [i for i in instances if i.instance_status["Status"] in values]
             else:
                 raise EC2ClientError("InvalidParameterValue", f"The filter '{name}' is invalid")
-        instances, token = page(instances, self._get_param("MaxResults"), self._get_param("NextToken"))
+        instances, token = self._page(instances)
         return ActionResult({"InstanceStatuses": instances, "NextToken": token})
 
     def terminate_instances(self):
@@ -78,6 +77,12 @@ class StateCalls:
         for life in lives:
             if life.instance.state in ("shutting-down", "terminated"):
                 raise wrong_state(life, "stopped")
+            if life.instance.lifecycle == "spot":
+                raise EC2ClientError(
+                    "UnsupportedOperation",
+                    f"You can't stop the Spot Instance '{life.id}' because it is associated with a one-time Spot Instance "
+                    "request. You can only stop Spot Instances associated with persistent Spot Instance requests.",
+                )
         self.error_on_dryrun()
         return self._change("StoppingInstances", lives, "stop", ("stopping", "stopped"))
 
@@ -160,6 +165,10 @@ class StateCalls:
 
     def describe_instance_credit_specifications(self):
         lives = self._lives(self._get_param("InstanceIds", []))
+        for life in lives:
+            if not INSTANCE_TYPES[life.instance.instance_type].get("BurstablePerformanceSupported"):
+                # EC2 API reference, DescribeInstanceCreditSpecifications: an error for all that are asked for.
+                raise EC2ClientError("InvalidParameterValue", f"{life.id} is not a burstable performance instance")
         return ActionResult({
             "InstanceCreditSpecifications": [
                 {"InstanceId": life.id, "CpuCredits": credits_of(life.instance)} for life in lives
