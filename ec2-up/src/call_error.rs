@@ -1,7 +1,8 @@
 //! Errors of EC2 for people: of which kind they are, and what to do.
 
+use crate::quota;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use machine_record::{Failure, Kind};
+use machine_record::{Failure, Kind, is_unknown_host};
 use std::error::Error;
 use std::rc::Rc;
 
@@ -60,21 +61,21 @@ impl CallError {
     /// Whether EC2 had no room in the zone, there or for the moment; or does not have the type there at all.
     pub fn is_capacity(&self) -> bool {
         self.is(&["InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientReservedInstanceCapacity"])
+            || self.is(&["InsufficientFreeAddressesInSubnet"])
             || (self.is(&["Unsupported"]) && self.message.contains("Availability Zone"))
+    }
+
+    /// Whether EC2 knows no such instance profile, or not yet: IAM tells it seconds after one was made.
+    pub fn is_unknown_profile(&self) -> bool {
+        self.is(&["InvalidParameterValue"]) && self.message.contains("iamInstanceProfile")
     }
 
     /// Whether nobody knows what came of the call.
     pub fn is_transient(&self) -> bool {
         match &self.code {
             Some(_) => self.is(&["InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"]),
-            None => matches!(self.kind, Kind::Timeout | Kind::Unreachable) && !self.is_nowhere(),
+            None => matches!(self.kind, Kind::Timeout | Kind::Unreachable) && !is_unknown_host(&self.message),
         }
-    }
-
-    /// Whether the name of EC2's server is known not to exist, as that of a misspelled region: in the words
-    /// of glibc and of musl (`EAI_NONAME` of getaddrinfo(3)). A name server that does not answer has others.
-    fn is_nowhere(&self) -> bool {
-        ["Name or service not known", "Name does not resolve"].iter().any(|words| self.message.contains(words))
     }
 
     /// Says what failed, of which kind that is, and what to do.
@@ -94,7 +95,7 @@ impl CallError {
             return match self.kind {
                 Kind::Denied => Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile with SSO: aws sso login".into()),
                 Kind::Timeout => Some("run it again: nothing is made twice; or wait longer with --call-timeout".into()),
-                _ if self.is_nowhere() => Some(format!("is {} a region of EC2?", self.region)),
+                _ if is_unknown_host(&self.message) => Some(format!("is {} a region of EC2?", self.region)),
                 _ => unanswered(),
             };
         };
@@ -105,9 +106,6 @@ impl CallError {
             }
             "InternalError" => return unanswered(),
             "OptInRequired" => "enable the region or the product for the account".into(),
-            "VcpuLimitExceeded" | "InstanceLimitExceeded" | "MaxSpotInstanceCountExceeded" => {
-                "ask for a higher quota in the Service Quotas console, or take a smaller --instance-type".into()
-            }
             "VolumeModificationRateExceeded" | "IncorrectModificationState" => {
                 "EBS changes a volume once in six hours: try again later".into()
             }
@@ -117,12 +115,17 @@ impl CallError {
             "RequestLimitExceeded" => {
                 "EC2 was asked too much at once: run it again, or wait longer with --timeout".into()
             }
-            _ if code.ends_with("LimitExceeded") => "ask for a higher quota in the Service Quotas console".into(),
             "InsufficientInstanceCapacity" | "InsufficientHostCapacity" => {
                 "try again later, or another --instance-type or --subnet".into()
             }
+            "InsufficientFreeAddressesInSubnet" => "take another --subnet".into(),
+            "InsufficientAddressCapacity" => "EC2 has no address to give at the moment: try again later".into(),
             "VPCIdNotSpecified" | "DefaultVpcDoesNotExist" | "MissingInput" => "name a subnet with --subnet".into(),
-            _ => return None,
+            "Blocked" => "AWS has blocked the account: ask its Support".into(),
+            _ if self.is_unknown_profile() => {
+                "name one of the account: aws iam list-instance-profiles shows them".into()
+            }
+            _ => return quota::hint(code, &self.region),
         })
     }
 }
@@ -221,11 +224,8 @@ mod tests {
         for (code, hint) in [
             ("ExpiredToken", "check the AWS credentials and the clock"),
             ("OptInRequired", "enable the region or the product for the account"),
-            (
-                "VcpuLimitExceeded",
-                "ask for a higher quota in the Service Quotas console, or take a smaller --instance-type",
-            ),
-            ("AddressLimitExceeded", "ask for a higher quota in the Service Quotas console"),
+            ("NewLimitExceeded", "ask for a higher quota of eu-central-1 in the Service Quotas console"),
+            ("InsufficientFreeAddressesInSubnet", "take another --subnet"),
             ("VolumeModificationRateExceeded", "EBS changes a volume once in six hours: try again later"),
             ("PendingVerification", "AWS is still checking the account for this region: try again in some hours"),
             ("RequestLimitExceeded", "EC2 was asked too much at once: run it again, or wait longer with --timeout"),

@@ -95,13 +95,18 @@ fn of_instance(deployment: &str, instance: &Instance, wanted: &Wanted) -> Vec<Di
     };
     let wish = wanted.wish;
     let kind = instance.instance_type().map(|kind| kind.as_str());
-    let resize = Mend::Resize(wish.instance_type.clone().unwrap_or_default());
+    // EC2 does not stop a spot machine that was asked for once.
+    let is_spot = instance.instance_lifecycle().is_some();
+    let resize = match is_spot {
+        true => Mend::Replace,
+        false => Mend::Resize(wish.instance_type.clone().unwrap_or_default()),
+    };
     compare("type", kind, wish.instance_type.as_deref(), resize);
     compare("image", instance.image_id(), wanted.ami, Mend::Tolerate);
     compare("subnet", instance.subnet_id(), wish.subnet.as_deref(), Mend::Replace);
     let key_pair = instance.key_name().unwrap_or("none");
     compare("key pair", Some(key_pair), wanted.key_pair.map(|pair| pair.name.as_str()), Mend::Replace);
-    let market = if instance.instance_lifecycle().is_some() { "spot" } else { "on demand" };
+    let market = if is_spot { "spot" } else { "on demand" };
     compare("market", Some(market), wish.spot.then_some("spot"), Mend::Replace);
     // EC2 tells the profile's ARN: arn:aws:iam::123456789012:instance-profile/name
     let profile = instance.iam_instance_profile().and_then(|profile| profile.arn()).unwrap_or("none");

@@ -80,10 +80,11 @@ async fn find(region: &Region, id: &str) -> Result<Option<Rc<Image>>, Failure> {
         let found = region.aws.call("", "DescribeImages", id, |client| {
             // By a filter: an unknown id among the parameters is an error. Deprecated images live, too.
             let call = client.describe_images().include_deprecated(true).filters(filter("image-id", [id.to_string()]));
-            call.filters(filter("state", ["available".to_string()])).send()
+            let call = call.filters(filter("state", ["available".to_string()]));
+            call.into_paginator().items().send().collect::<Result<Vec<_>, _>>()
         });
         let found = found.await.map_err(|error| error.failure(format!("cannot look for the image {id}")))?;
-        Ok(found.images.unwrap_or_default().into_iter().next().map(Rc::new))
+        Ok(found.into_iter().next().map(Rc::new))
     };
     region.images.of(id.to_string(), ask).await
 }

@@ -80,7 +80,7 @@ pub async fn wait(region: &Region, id: &str, wanted: &str) -> Result<Rc<Instance
     loop {
         match region.by_id.of(id, pause).await?.pop() {
             Some(instance) if state(&instance) == wanted => return Ok(instance),
-            Some(instance) if is_gone(&instance) => return Err(launch::ended(&instance)),
+            Some(instance) if is_gone(&instance) => return Err(launch::ended(region, &instance)),
             // What is seen may be from before a start; but a stop that somebody asked for never ends.
             Some(instance)
                 if matches!((wanted, state(&instance)), ("running", "stopping" | "stopped"))

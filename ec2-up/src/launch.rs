@@ -4,7 +4,7 @@ use crate::call_error::CallError;
 use crate::image::Checked;
 use crate::region::Region;
 use crate::wish::{Imds, Wish};
-use crate::{group, instance, key_pair, subnet, tags};
+use crate::{group, instance, key_pair, quota, subnet, tags};
 use aws_sdk_ec2::types::{
     BlockDeviceMapping, CreditSpecificationRequest, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification,
     Instance, InstanceMarketOptionsRequest, InstanceMetadataEndpointState, InstanceMetadataOptionsRequest,
@@ -21,6 +21,9 @@ const GENERATIONS: u32 = 1000;
 
 /// How long a group or key pair that was just made may stay unknown.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long EC2 may take to hear from IAM of an instance profile that was just made.
+const IAM: Duration = Duration::from_secs(20);
 
 /// All that a new machine is made from.
 pub struct Plan<'a> {
@@ -49,6 +52,12 @@ impl Plan<'_> {
             if error.is(&["InvalidGroup.NotFound", "InvalidKeyPair.NotFound"]) && started.elapsed() < PATIENCE {
                 key_pair::forget(region, self.key_pair);
                 tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+            if error.is_unknown_profile() && started.elapsed() < IAM {
+                let pause = Duration::from_secs(4);
+                log::event(self.machine, &format!("{error}: again in {} s, if it is a new one", pause.as_secs()));
+                tokio::time::sleep(pause).await;
                 continue;
             }
             if error.is_capacity() && self.wish.subnet.is_none() {
@@ -200,16 +209,23 @@ pub async fn be_the_only_one(record: &mut Record, region: &Region, ours: &Instan
 }
 
 /// What a caller says when a launch has not become a machine.
-pub fn ended(instance: &Instance) -> Failure {
+pub fn ended(region: &Region, instance: &Instance) -> Failure {
     let id = instance.instance_id().unwrap_or_default();
     let reason = instance.state_reason();
     let code = reason.and_then(|reason| reason.code()).unwrap_or_default();
     let text = reason.and_then(|reason| reason.message()).unwrap_or("EC2 gives no reason");
-    let kind = match code {
-        "Server.InsufficientInstanceCapacity" | "Client.VolumeLimitExceeded" | "Server.SpotInstanceTermination" => {
-            Kind::Limit
-        }
-        _ => Kind::Conflict,
+    // EC2 user guide, "Troubleshoot instance launch issues".
+    let again = "run ec2-up again for a new one".to_string();
+    let (kind, hint) = match code {
+        "Server.InsufficientInstanceCapacity" | "Server.SpotInstanceTermination" => (Kind::Limit, again),
+        "Client.InternalError" => (
+            Kind::Denied,
+            "may the caller use the KMS key that encrypts volumes, the account's default one for EBS?".into(),
+        ),
+        _ => match quota::hint(code.trim_start_matches("Client."), &region.name) {
+            Some(hint) => (Kind::Limit, hint),
+            None => (Kind::Conflict, again),
+        },
     };
-    Failure::new(kind, format!("{id} was terminated: {text}")).hint("run ec2-up again for a new one")
+    Failure::new(kind, format!("{id} was terminated: {text}")).hint(hint)
 }

@@ -140,7 +140,13 @@ async fn stop(region: &Region, machine: &str, id: &str) -> Result<(), Failure> {
     log::event(machine, &format!("stopping {id}"));
     let stopped =
         region.aws.call(machine, "StopInstances", id, |client| client.stop_instances().instance_ids(id).send());
-    stopped.await.map_err(|error| error.failure(format!("cannot stop {id}")))?;
+    stopped.await.map_err(|error| {
+        let failure = error.failure(format!("cannot stop {id}"));
+        match error.is(&["OperationNotPermitted"]) {
+            true => failure.hint("it is protected: take the stop protection off first, if it may really stop"),
+            false => failure,
+        }
+    })?;
     instance::wait(region, id, "stopped").await.map(drop)
 }
 

@@ -4,7 +4,7 @@ use crate::args::AccountArgs;
 use crate::aws::Aws;
 use crate::batch::Batcher;
 use crate::call_error::CallError;
-use crate::{group_users, key_pair, tags};
+use crate::{credits, group_users, key_pair, tags};
 use aws_sdk_ec2::types::{
     Address, Filter, Image, Instance, InstanceTypeInfo, KeyPairInfo, SecurityGroup, Subnet, Volume,
 };
@@ -29,6 +29,8 @@ pub struct Region {
     pub groups_by_id: Rc<Batcher<Rc<SecurityGroup>>>,
     /// Volumes by id
     pub volumes: Rc<Batcher<Rc<Volume>>>,
+    /// CPU credits of instances by id
+    pub credits: Rc<Batcher<Result<String, Failure>>>,
     /// Elastic IPs by `nixpipe:name`
     pub addresses: Rc<Batcher<Rc<Address>>>,
     /// Key pairs by name, with their public keys
@@ -91,6 +93,8 @@ impl Region {
             let key = |found: &Volume| found.volume_id().unwrap_or_default().to_string();
             Ok(found.into_iter().map(|found| (key(&found), Rc::new(found))).collect())
         });
+        let a = aws.clone();
+        let credits = Batcher::start(async move |ids| credits::find_all(&a, ids).await);
         let (a, d) = (aws.clone(), deployment.clone());
         let addresses = Batcher::start(async move |names| {
             let ours = filter(&format!("tag:{}", tags::DEPLOYMENT), [d.clone()]);
@@ -127,6 +131,7 @@ impl Region {
             groups,
             groups_by_id,
             volumes,
+            credits,
             addresses,
             pairs_by_name,
             users_of_pair,

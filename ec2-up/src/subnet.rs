@@ -76,10 +76,11 @@ impl Region {
         }
         let ask = || async {
             let found = self.aws.call("", "DescribeVpcs", "is-default", |client| {
-                client.describe_vpcs().filters(filter("is-default", ["true".to_string()])).send()
+                let call = client.describe_vpcs().filters(filter("is-default", ["true".to_string()]));
+                call.into_paginator().items().send().collect::<Result<Vec<_>, _>>()
             });
             let found = found.await.map_err(|error| error.failure("cannot look for the default VPC"))?;
-            found.vpcs().first().and_then(|vpc| vpc.vpc_id()).map(String::from).ok_or_else(|| {
+            found.first().and_then(|vpc| vpc.vpc_id()).map(String::from).ok_or_else(|| {
                 Failure::new(Kind::Input, format!("the account has no default VPC in {}", self.name))
                     .hint("name a subnet with --subnet")
             })

@@ -33,8 +33,19 @@ pub fn of_machine(deployment: &str, name: &str, own: &BTreeMap<String, String>) 
     tags
 }
 
-/// Checks a tag that the user gives.
-pub fn check(key: &str, value: &str) -> Result<(), Failure> {
+/// Nothing has more tags (EC2 user guide, "Tag restrictions"); four are ours.
+const MOST: usize = 50 - 4;
+
+/// Checks the tags that the user gives.
+pub fn check(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
+    if tags.len() > MOST {
+        return Err(Failure::new(Kind::Input, format!("{} tags are too many", tags.len()))
+            .hint(format!("EC2 takes 50, four of them ec2-up's own: leave {} out", tags.len() - MOST)));
+    }
+    tags.iter().try_for_each(|(key, value)| check_one(key, value))
+}
+
+fn check_one(key: &str, value: &str) -> Result<(), Failure> {
     let reserved = key.to_lowercase().starts_with("aws:") || key.starts_with("nixpipe:") || key == "Name";
     if reserved {
         return Err(Failure::new(Kind::Input, format!("the tag {key} is not yours to set"))
@@ -83,10 +94,17 @@ mod tests {
 
     #[test]
     fn the_tools_own_tags_are_not_the_users() {
-        assert!(check("team", "web").is_ok());
+        assert!(check_one("team", "web").is_ok());
         for key in ["nixpipe:name", "aws:x", "Name", ""] {
-            assert!(check(key, "x").is_err(), "{key}");
+            assert!(check_one(key, "x").is_err(), "{key}");
         }
+    }
+
+    #[test]
+    fn there_is_room_for_the_tools_own_tags() {
+        let tags = |count| (0..count).map(|number| (number.to_string(), String::new())).collect();
+        assert!(check(&tags(46)).is_ok());
+        assert!(check(&tags(47)).unwrap_err().hint.unwrap().ends_with("leave 1 out"));
     }
 
     #[test]

@@ -45,10 +45,11 @@ impl Change {
     async fn goes_on(&self, region: &Region, machine: &str) -> Result<bool, Failure> {
         let asked = region.aws.call(machine, "DescribeVolumesModifications", &self.id, |client| {
             // By a filter: a volume that was never changed would be an error.
-            client.describe_volumes_modifications().filters(filter("volume-id", [self.id.clone()])).send()
+            let call = client.describe_volumes_modifications().filters(filter("volume-id", [self.id.clone()]));
+            call.into_paginator().items().send().collect::<Result<Vec<_>, _>>()
         });
         let asked = asked.await.map_err(|error| error.failure("cannot look at the changes of the root volume"))?;
-        let last = asked.volumes_modifications().last();
+        let last = asked.last();
         Ok(last.is_some_and(|last| {
             use VolumeModificationState::{Completed, Failed};
             !matches!(last.modification_state(), Some(Completed | Failed))

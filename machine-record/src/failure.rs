@@ -75,6 +75,13 @@ impl Failure {
     }
 }
 
+/// Whether the text of an error says that a host's name does not exist, as that of a misspelled region.
+///
+/// In the words of glibc and of musl for `EAI_NONAME` (getaddrinfo(3)). A name server that does not answer has others.
+pub fn is_unknown_host(message: &str) -> bool {
+    ["Name or service not known", "Name does not resolve"].iter().any(|words| message.contains(words))
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.message)
@@ -123,5 +130,13 @@ mod tests {
         assert_eq!(Failure::of(&error).kind, Kind::Limit);
         let error = Err::<(), _>(std::io::Error::other("gone")).with_kind(Kind::Copy).unwrap_err();
         assert_eq!(Failure::of(&error).kind, Kind::Copy);
+    }
+
+    #[test]
+    fn a_name_that_does_not_exist_is_told_from_a_name_server_that_does_not_answer() {
+        let lookup = "failed to lookup address information: ";
+        assert!(is_unknown_host(&format!("{lookup}Name or service not known")));
+        assert!(is_unknown_host(&format!("{lookup}Name does not resolve")));
+        assert!(!is_unknown_host(&format!("{lookup}Temporary failure in name resolution")));
     }
 }

@@ -13,7 +13,7 @@ use aws_sdk_ec2::types::{Filter, Image as Ec2Image};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_http_client::{Builder, Connector};
-use machine_record::{Ami, Failure, Kind, log};
+use machine_record::{Ami, Failure, Kind, is_unknown_host, log};
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
 use std::hash::Hash;
@@ -126,11 +126,8 @@ impl Ec2 {
         let pages = call.into_paginator().page_size(1000).items().send();
         pages.collect::<Result<Vec<_>, _>>().await.map_err(|error| {
             let failure = failure(region, &error);
-            // A misspelled region is an address that does not resolve, in the words of glibc or of musl; servers
-            // that are not AWS's have their own ways.
-            let nowhere = ["Name or service not known", "Name does not resolve"];
-            let nowhere = nowhere.iter().any(|words| failure.message.contains(words));
-            let unknown = nowhere || failure.kind == Kind::Internal;
+            // A misspelled region is an address that does not resolve; servers that are not AWS's have their own ways.
+            let unknown = is_unknown_host(&failure.message) || failure.kind == Kind::Internal;
             unknown.then(|| self.unknown_region(region)).flatten().unwrap_or(failure)
         })
     }
