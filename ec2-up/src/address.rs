@@ -72,7 +72,7 @@ async fn keep_one(
         let has = |address: &Address| address.instance_id() == Some(id);
         has(b).cmp(&has(a)).then(a.allocation_id().cmp(&b.allocation_id()))
     });
-    for other in known.iter().skip(1).filter(|other| other.association_id().is_none_or(str::is_empty)) {
+    for other in known.iter().skip(1).filter(|other| is_idle(other)) {
         match give_back(region, machine, other).await {
             // Another run has put it to use since: it is looked at again in the next round or run.
             Err(failure) if failure.kind == Kind::Conflict => {}
@@ -109,8 +109,13 @@ async fn allocate(region: &Region, machine: &str, own: &BTreeMap<String, String>
 /// The machine's addresses that nothing has: each is paid for all the same.
 pub async fn idle(region: &Region, machine: &str) -> Result<Vec<Rc<Address>>, Failure> {
     let mut found = find(region, machine).await?;
-    found.retain(|address| address.association_id().is_none_or(str::is_empty));
+    found.retain(|address| is_idle(address));
     Ok(found)
+}
+
+/// Whether nothing has the address.
+pub fn is_idle(address: &Address) -> bool {
+    address.association_id().is_none_or(str::is_empty)
 }
 
 /// Gives back those that nothing has.
@@ -125,13 +130,34 @@ pub async fn tidy(region: &Region, machine: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Gives the machine's addresses back, once the instance is terminated; true if there was one.
-pub async fn release(region: &Region, machine: &str) -> Result<bool, Failure> {
-    let found = find(region, machine).await?;
-    for address in &found {
-        give_back(region, machine, address).await?;
+/// Gives the machine's addresses back, once the instances `gone` are terminated; true if there was one.
+pub async fn release(region: &Region, machine: &str, gone: &[String]) -> Result<bool, Failure> {
+    let mut released = false;
+    for address in find(region, machine).await? {
+        if !is_others(region, machine, &address, gone).await? {
+            give_back(region, machine, &address).await?;
+            released = true;
+        }
     }
-    Ok(!found.is_empty())
+    Ok(released)
+}
+
+/// Whether somebody has given the address to something else than a machine that goes; says so.
+pub async fn is_others(region: &Region, machine: &str, address: &Address, gone: &[String]) -> Result<bool, Failure> {
+    let user = match address.instance_id().filter(|id| !id.is_empty()) {
+        Some(id) if gone.iter().any(|gone| gone == id) => return Ok(false),
+        // EC2 may show an instance of before.
+        Some(id) => {
+            let found = region.by_id.of(id, Duration::from_millis(20)).await?;
+            found.iter().any(|found| !instance::is_gone(found)).then_some(id)
+        }
+        None => address.network_interface_id().filter(|id| !id.is_empty()),
+    };
+    if let Some(user) = user {
+        let ip = address.public_ip().unwrap_or_default();
+        log::event(machine, &format!("the Elastic IP {ip} stays: it is used by {user}"));
+    }
+    Ok(user.is_some())
 }
 
 async fn give_back(region: &Region, machine: &str, address: &Address) -> Result<(), Failure> {

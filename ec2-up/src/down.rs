@@ -4,7 +4,7 @@ use crate::args::AccountArgs;
 use crate::doing::Doing;
 use crate::plan::Plan;
 use crate::region::{Region, Regions};
-use crate::{address, group, group_users, instance, key_pair, list, stream, tags};
+use crate::{address, group, group_users, instance, key_pair, leftovers, list, stream, tags};
 use anyhow::Result;
 use aws_sdk_ec2::types::SecurityGroup;
 use machine_record::{Failure, Job, KeyPair, Kind, PlanEntry, Record, StreamArgs, Tool, log};
@@ -15,6 +15,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 const NAME: &str = "ec2-down";
+
+/// The pause between two tries to delete a security group.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// The flags of ec2-down.
 #[derive(clap::Args, Clone, Debug)]
@@ -30,10 +33,10 @@ pub struct DownArgs {
     pub stream: StreamArgs,
 }
 
-struct Context {
-    args: DownArgs,
+pub(crate) struct Context {
+    pub args: DownArgs,
     regions: Regions,
-    plan: Plan,
+    pub plan: Plan,
     /// How many machines in hand hold on to a key pair, by region and name
     holders: RefCell<HashMap<(String, String), usize>>,
     /// Instances that go, or would go: EC2 may still list them
@@ -113,6 +116,10 @@ impl Context {
         // Held from the start, so that of machines that go together the last one takes the key pair along.
         let mut keys = Held { context: self, region: &region.name, names: Vec::new() };
         keys.hold(pair.map(|pair| pair.name));
+        if let Some(named) = record.read::<Vec<String>>(leftovers::MEMBER)? {
+            self.leftovers(record, &region, &name, &named, step, keys).await?;
+            return Ok(());
+        }
         let found = instance::all(&region, &name).await?;
         let mut ids: Vec<String> = Vec::new();
         for instance in &found {
@@ -133,19 +140,13 @@ impl Context {
         }
         instance::wait_gone(&region, &ids).await?;
         step.set("losing its address");
-        let mut released = address::release(&region, &name).await?;
+        let mut released = address::release(&region, &name, &ids).await?;
         step.set("losing its security group");
         for group in &groups {
-            if self.goes(&region, &name, group).await? {
-                group::delete(&region, &name, group).await?;
-                released = true;
-            }
+            released |= self.delete_group(&region, &name, group).await?;
         }
         step.set("losing its key pair");
-        for key in keys.let_go() {
-            let gone = self.gone.borrow().clone();
-            released |= key_pair::release(&region, &name, &key, &gone).await?;
-        }
+        released |= self.release_keys(&region, &name, keys).await?;
         if ids.is_empty() && !released {
             log::event(
                 &name,
@@ -159,15 +160,40 @@ impl Context {
         Ok(())
     }
 
-    /// Whether nobody else uses a security group.
-    async fn goes(&self, region: &Region, machine: &str, group: &SecurityGroup) -> Result<bool, Failure> {
+    /// Whether nobody else uses a security group; else says who.
+    pub async fn goes(&self, region: &Region, machine: &str, group: &SecurityGroup) -> Result<bool, Failure> {
         let gone = self.gone.borrow().clone();
-        let used = group_users::others(region, group.group_id().unwrap_or_default(), &gone).await?;
-        if used {
-            let name = group.group_name().unwrap_or_default();
-            log::event(machine, &format!("the security group {name} stays: others use it"));
+        let users = group_users::others(region, group.group_id().unwrap_or_default(), &gone).await?;
+        if users.is_empty() {
+            return Ok(true);
         }
-        Ok(!used)
+        let (name, users) = (group.group_name().unwrap_or_default(), Vec::from_iter(users).join(", "));
+        log::event(machine, &format!("the security group {name} stays: it is used by {users}"));
+        Ok(false)
+    }
+
+    /// Deletes a security group that nobody else uses, waiting for EC2 to see that; true if it did.
+    ///
+    /// The machine's own time limit ends this.
+    pub async fn delete_group(&self, region: &Region, machine: &str, group: &SecurityGroup) -> Result<bool, Failure> {
+        // Somebody may come to use it in the meantime.
+        while self.goes(region, machine, group).await? {
+            if group::delete(region, machine, group).await? {
+                return Ok(true);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(false)
+    }
+
+    /// Deletes the key pairs that nobody else holds; true if there was one.
+    pub async fn release_keys(&self, region: &Region, machine: &str, keys: Held<'_>) -> Result<bool, Failure> {
+        let mut released = false;
+        for key in keys.let_go() {
+            let gone = self.gone.borrow().clone();
+            released |= key_pair::release(region, machine, &key, &gone).await?;
+        }
+        Ok(released)
     }
 
     /// The record may name an instance that does not carry the machine's tags: that one is not ours to remove.
@@ -192,11 +218,13 @@ impl Context {
         groups: &[Rc<SecurityGroup>],
         keys: Held<'_>,
     ) -> Result<()> {
-        let entry = |resource: String, reason: &str| PlanEntry::new(NAME, "delete", resource, reason);
         for id in ids {
             self.plan.add(record, entry(format!("instance/{name}"), id))?;
         }
         for address in address::find(region, name).await? {
+            if address::is_others(region, name, &address, ids).await? {
+                continue;
+            }
             let resource = format!("elastic-ip/{}", address.public_ip().unwrap_or_default());
             self.plan.add(record, entry(resource, address.allocation_id().unwrap_or_default()))?;
         }
@@ -207,6 +235,11 @@ impl Context {
             let resource = format!("security-group/{}", group.group_name().unwrap_or_default());
             self.plan.add(record, entry(resource, group.group_id().unwrap_or_default()))?;
         }
+        self.look_at_keys(record, region, keys).await
+    }
+
+    /// Says which key pairs would be deleted.
+    pub async fn look_at_keys(&self, record: &mut Record, region: &Region, keys: Held<'_>) -> Result<()> {
         for key in keys.let_go() {
             let found = key_pair::find(region, &key).await?;
             let ours = found.is_some_and(|found| tags::value(found.tags(), tags::DEPLOYMENT).is_some());
@@ -219,8 +252,12 @@ impl Context {
     }
 }
 
+pub(crate) fn entry(resource: String, reason: &str) -> PlanEntry {
+    PlanEntry::new(NAME, "delete", resource, reason)
+}
+
 /// The key pairs that a machine in hand holds on to.
-struct Held<'a> {
+pub(crate) struct Held<'a> {
     context: &'a Context,
     region: &'a str,
     names: Vec<String>,

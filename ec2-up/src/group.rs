@@ -27,7 +27,7 @@ pub async fn look(region: &Region, machine: &str, vpc: &str) -> Result<Option<Rc
     if is_ours(region, machine, &group) {
         return Ok(Some(group));
     }
-    Err(others(&group).hint("rename or delete it, or take it over with --adopt"))
+    Err(others(&group))
 }
 
 /// Finds the group of the machine's name in a VPC, whoever made it.
@@ -42,23 +42,48 @@ pub async fn ours(region: &Region, machine: &str) -> Result<Vec<Rc<SecurityGroup
     found.retain(|group| {
         let ours = is_ours(region, machine, group);
         if !ours {
-            log::event(machine, &format!("{}: it stays", others(group)));
+            log::event(machine, &format!("{}: it stays", others(group).message));
         }
         ours
     });
     Ok(found)
 }
 
+/// What a caller says of a group of the machine's name that is not the machine's.
 fn others(group: &SecurityGroup) -> Failure {
     let (name, id) = (group.group_name().unwrap_or_default(), group.group_id().unwrap_or_default());
-    Failure::new(Kind::Conflict, format!("the security group {name} ({id}) was not made by ec2-up"))
+    match owner(group) {
+        // As web-1 of `a` and 1 of `a-web`: both are called nixpipe-a-web-1.
+        Some((other, deployment)) => {
+            let message = format!("the security group {name} ({id}) is that of {other} of the deployment {deployment}");
+            Failure::new(Kind::Conflict, message).hint("give the machine or the deployment another name")
+        }
+        None => Failure::new(Kind::Conflict, format!("the security group {name} ({id}) was not made by ec2-up"))
+            .hint("rename or delete it, or take it over with --adopt"),
+    }
+}
+
+/// The machine and the deployment that a group is of, if it is one of ours.
+fn owner(group: &SecurityGroup) -> Option<(&str, &str)> {
+    Some((tags::value(group.tags(), tags::NAME)?, tags::value(group.tags(), tags::DEPLOYMENT)?))
+}
+
+/// Whether a group is that of no machine of ours.
+pub fn is_nobodys(group: &SecurityGroup) -> bool {
+    owner(group).is_none()
 }
 
 /// Tags a group of the machine's name, so that it is one of ours.
+///
+/// # Errors
+/// Kind `conflict` where it is that of another machine.
 pub async fn adopt(region: &Region, machine: &str) -> Result<(), Failure> {
     let name = tags::group_name(&region.deployment, machine)?;
     for group in region.groups.of(&name, SOON).await? {
         if !is_ours(region, machine, &group) {
+            if !is_nobodys(&group) {
+                return Err(others(&group));
+            }
             adopt::adopt(region, machine, group.group_id().unwrap_or_default()).await?;
         }
     }
@@ -256,23 +281,19 @@ fn same<E: Into<aws_sdk_ec2::Error>>(
     error.map_service_error(Into::into)
 }
 
-/// Deletes a group of ours, waiting for EC2 to see that nothing uses it any more.
-pub async fn delete(region: &Region, machine: &str, group: &SecurityGroup) -> Result<(), Failure> {
+/// Deletes a group of ours; false if EC2 sees a use of it: the interface of a terminated machine lingers.
+pub async fn delete(region: &Region, machine: &str, group: &SecurityGroup) -> Result<bool, Failure> {
     let id = group.group_id().unwrap_or_default();
-    loop {
-        let deleted = region
-            .aws
-            .call(machine, "DeleteSecurityGroup", id, |client| client.delete_security_group().group_id(id).send());
-        match deleted.await {
-            Ok(_) => break,
-            Err(error) if error.is(&["InvalidGroup.NotFound"]) => break,
-            // The network interface of a terminated instance lingers. The machine's own time limit ends this.
-            Err(error) if error.is(&["DependencyViolation", "InvalidGroup.InUse"]) => {
-                tokio::time::sleep(PAUSE * 2).await
-            }
-            Err(error) => return Err(error.failure(format!("cannot delete the security group {id}"))),
+    let deleted = region
+        .aws
+        .call(machine, "DeleteSecurityGroup", id, |client| client.delete_security_group().group_id(id).send());
+    match deleted.await {
+        Err(error) if error.is(&["DependencyViolation", "InvalidGroup.InUse"]) => return Ok(false),
+        Err(error) if !error.is(&["InvalidGroup.NotFound"]) => {
+            return Err(error.failure(format!("cannot delete the security group {id}")));
         }
+        _ => {}
     }
     log::event(machine, &format!("deleted the security group {}", group.group_name().unwrap_or(id)));
-    Ok(())
+    Ok(true)
 }

@@ -3,19 +3,20 @@
 use crate::aws::Aws;
 use crate::region::{Region, filter, instances, security_groups};
 use crate::{group, tags};
-use aws_sdk_ec2::types::SecurityGroup;
+use aws_sdk_ec2::types::{NetworkInterface, SecurityGroup};
 use machine_record::{Failure, log};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// The machines in one of the groups, and the groups with a rule that names one: the id of each, after the group's.
+/// Who uses one of the groups: machines in it, interfaces of something else than a machine, and groups with a rule that
+/// names it. Each after the group's id.
 ///
 /// Of all deployments and of no deployment; machines that are being terminated do not count.
 pub async fn find(aws: &Aws, groups: Vec<String>) -> Result<Vec<(String, String)>, Failure> {
     let mut users = Vec::new();
-    let mut add = |group: Option<&str>, user: Option<&str>| {
-        if let (Some(group), Some(user)) = (group, user)
+    let mut add = |group: Option<&str>, user: &str| {
+        if let Some(group) = group
             && group != user
             && groups.iter().any(|one| one == group)
         {
@@ -26,14 +27,43 @@ pub async fn find(aws: &Aws, groups: Vec<String>) -> Result<Vec<(String, String)
     let machines = [filter("instance.group-id", groups.clone()), filter("instance-state-name", states)];
     let machines = instances(aws, &machines).await;
     for machine in machines.map_err(|error| error.failure("cannot look for machines that use the security group"))? {
-        machine.security_groups().iter().for_each(|group| add(group.group_id(), machine.instance_id()));
+        machine.security_groups().iter().for_each(|of| add(of.group_id(), machine.instance_id().unwrap_or_default()));
+    }
+    for interface in interfaces(aws, &groups).await? {
+        interface.groups().iter().for_each(|of| add(of.group_id(), &shown(&interface)));
     }
     for by in ["ip-permission.group-id", "egress.ip-permission.group-id"] {
         for user in security_groups(aws, &[filter(by, groups.clone())]).await? {
-            named(&user).for_each(|group| add(Some(group), user.group_id()));
+            named(&user).for_each(|group| add(Some(group), user.group_id().unwrap_or_default()));
         }
     }
     Ok(users)
+}
+
+/// Network interfaces in one of the groups that are not a machine's, such as those of a load balancer or a database.
+async fn interfaces(aws: &Aws, groups: &[String]) -> Result<Vec<NetworkInterface>, Failure> {
+    let what = groups.join(",");
+    let found = aws.call("", "DescribeNetworkInterfaces", &what, |client| {
+        let call = client.describe_network_interfaces().filters(filter("group-id", groups.to_vec()));
+        call.into_paginator().page_size(1000).items().send().collect::<Result<Vec<_>, _>>()
+    });
+    let found = found.await.map_err(|error| error.failure("cannot look for interfaces that use the security group"))?;
+    let foreign = |interface: &NetworkInterface| {
+        // That of a terminated machine of ours stays for a while; EC2 takes it away by itself.
+        let ours = tags::value(interface.tag_set(), tags::DEPLOYMENT).is_some();
+        !ours && interface.attachment().and_then(|attachment| attachment.instance_id()).is_none()
+    };
+    Ok(found.into_iter().filter(foreign).collect())
+}
+
+/// An interface with what its owner says of it.
+fn shown(interface: &NetworkInterface) -> String {
+    let id = interface.network_interface_id().unwrap_or_default();
+    let owner = interface.attachment().and_then(|attachment| attachment.instance_owner_id());
+    match interface.description().filter(|text| !text.is_empty()).or(owner) {
+        Some(what) => format!("{id} ({what})"),
+        None => id.into(),
+    }
 }
 
 /// The groups that a group's rules name.
@@ -42,10 +72,10 @@ fn named(group: &SecurityGroup) -> impl Iterator<Item = &str> {
     rules.flat_map(|rule| rule.user_id_group_pairs()).filter_map(|pair| pair.group_id())
 }
 
-/// Whether anybody uses the group but the machines and groups that go, which EC2 may still list.
-pub async fn others(region: &Region, group: &str, gone: &[String]) -> Result<bool, Failure> {
+/// Who uses the group, without the machines and groups that go, which EC2 may still list.
+pub async fn others(region: &Region, group: &str, gone: &[String]) -> Result<BTreeSet<String>, Failure> {
     let users = region.users_of_group.of(group, Duration::from_millis(20)).await?;
-    Ok(users.iter().any(|user| !gone.contains(user)))
+    Ok(users.into_iter().filter(|user| !gone.contains(user)).collect())
 }
 
 /// Those of the groups that somebody uses, asked for together.
@@ -69,7 +99,7 @@ pub async fn left(
     let mut left = Vec::new();
     for group in found.into_iter().filter(|found| group::is_ours(region, machine, found)) {
         let id = group.group_id().unwrap_or_default();
-        if !kept.contains(&id) && !others(region, id, gone).await? {
+        if !kept.contains(&id) && others(region, id, gone).await?.is_empty() {
             left.push(group);
         }
     }
@@ -79,18 +109,9 @@ pub async fn left(
 /// Deletes what is left of a machine's own groups; what EC2 still sees in use waits for the next run.
 pub async fn tidy(region: &Region, machine: &str, kept: &[&str]) -> Result<(), Failure> {
     for group in left(region, machine, kept, &[]).await? {
-        let (id, name) = (group.group_id().unwrap_or_default(), group.group_name().unwrap_or_default());
-        let deleted = region
-            .aws
-            .call(machine, "DeleteSecurityGroup", id, |client| client.delete_security_group().group_id(id).send());
-        match deleted.await {
-            Err(error) if error.is(&["DependencyViolation", "InvalidGroup.InUse"]) => {
-                log::event(machine, &format!("the security group {name} ({id}) is left: run it again to delete it"));
-            }
-            Err(error) if !error.is(&["InvalidGroup.NotFound"]) => {
-                return Err(error.failure(format!("cannot delete the security group {id}, which it has left")));
-            }
-            _ => log::event(machine, &format!("deleted the security group {name} ({id}), which it has left")),
+        if !group::delete(region, machine, &group).await? {
+            let (id, name) = (group.group_id().unwrap_or_default(), group.group_name().unwrap_or_default());
+            log::event(machine, &format!("the security group {name} ({id}) is left: run it again to delete it"));
         }
     }
     Ok(())

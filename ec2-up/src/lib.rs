@@ -26,6 +26,7 @@ mod instance;
 mod instance_type;
 mod key_pair;
 mod launch;
+mod leftovers;
 pub mod list;
 mod look;
 mod mend;

@@ -1,8 +1,8 @@
 //! ec2-ls: the machines of a deployment as records, from what the account knows.
 
 use crate::args::AccountArgs;
-use crate::region::{Region, Regions, filter, instances, security_groups};
-use crate::{console, group_users, host_key, instance, key_pair, tags};
+use crate::region::{Region, Regions, filter, instances};
+use crate::{console, host_key, instance, key_pair, leftovers, tags};
 use anyhow::{Context, Result};
 use aws_sdk_ec2::types::{Instance, KeyPairInfo};
 use machine_record::{Failure, Instance as Section, KeyPair, Kind, Record, Ssh, StreamArgs, Tool, log};
@@ -19,7 +19,7 @@ pub struct ListArgs {
     #[arg(long, conflicts_with = "region")]
     pub all_regions: bool,
 
-    /// List what ec2-up made and no machine uses, as records for ec2-down
+    /// List what ec2-up made and nobody uses, as records for ec2-down
     #[arg(long)]
     pub orphans: bool,
 
@@ -66,7 +66,7 @@ async fn everywhere(args: &ListArgs, give: impl Fn(Vec<Record>)) -> Result<(), F
         let (region, args) = (regions.of(&name).await?, args.clone());
         tasks.spawn_local(async move {
             let _step = log::step(&region.name, "listing");
-            (name, if args.orphans { orphans(&region).await } else { known(&region).await })
+            (name, if args.orphans { leftovers::find(&region, &BTreeSet::new()).await } else { known(&region).await })
         });
     }
     let mut failures = Vec::new();
@@ -134,60 +134,6 @@ async fn known(region: &Rc<Region>) -> Result<Vec<Record>, Failure> {
     Ok(records)
 }
 
-/// A record for each machine that is gone while something of it is left, and for each unused key pair.
-///
-/// The member `orphans` names what is left; ec2-down removes it.
-async fn orphans(region: &Region) -> Result<Vec<Record>, Failure> {
-    let alive: BTreeSet<String> = machines(region).await?.iter().map(Record::name).collect();
-    let ours = filter(&format!("tag:{}", tags::DEPLOYMENT), [region.deployment.clone()]);
-    let mut left: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut add = |tags: &[aws_sdk_ec2::types::Tag], what: String| {
-        if let Some(name) = tags::value(tags, tags::NAME).filter(|name| !alive.contains(*name)) {
-            left.entry(name.into()).or_default().push(what);
-        }
-    };
-    let mut groups = security_groups(&region.aws, std::slice::from_ref(&ours)).await?;
-    let ids: Vec<String> = groups.iter().filter_map(|group| group.group_id().map(String::from)).collect();
-    let used = group_users::used(region, &ids).await?;
-    groups.retain(|group| !group.group_id().is_some_and(|id| used.contains(id)));
-    for group in groups {
-        add(group.tags(), format!("security-group/{}", group.group_name().unwrap_or_default()));
-    }
-    let addresses =
-        region.aws.call("", "DescribeAddresses", "", |client| client.describe_addresses().filters(ours.clone()).send());
-    for address in addresses.await.map_err(|error| error.failure("cannot look for Elastic IPs"))?.addresses() {
-        add(address.tags(), format!("elastic-ip/{}", address.public_ip().unwrap_or_default()));
-    }
-    let mut records = Vec::new();
-    for (name, what) in left {
-        let mut record = Record::default();
-        record.set("name", &name)?;
-        record.set("region", &region.name)?;
-        record.set("orphans", &what)?;
-        records.push(record);
-    }
-    let by = format!("tag:{}", tags::DEPLOYMENT);
-    let pairs = key_pair::find_all(&region.aws, &by, vec![region.deployment.clone()]).await?;
-    let used = key_pair::used(region, pairs.iter().filter_map(|pair| pair.key_name())).await?;
-    for pair in pairs {
-        let name = pair.key_name().unwrap_or_default();
-        if used.contains(name) {
-            continue;
-        }
-        let mut record = Record::default();
-        // Key pairs belong to no one machine; a record has a name nevertheless.
-        let id: String = pair.key_pair_id().unwrap_or_default().chars().filter(char::is_ascii_alphanumeric).collect();
-        record.set("name", &format!("orphan-{id}"))?;
-        record.set("region", &region.name)?;
-        record.set("orphans", &[format!("key-pair/{name}")])?;
-        if let Some(pair) = section(&pair) {
-            record.put(&pair)?;
-        }
-        records.push(record);
-    }
-    Ok(records)
-}
-
 /// A record for each machine that is not terminated, by name.
 async fn machines(region: &Region) -> Result<Vec<Record>, Failure> {
     let states = ["pending", "running", "stopping", "stopped"].map(String::from);
@@ -209,7 +155,8 @@ pub async fn whole(region: &Region) -> Result<Vec<Record>, Failure> {
     // Two machines of one name go together: their tags are the same.
     let mut seen = BTreeSet::new();
     records.retain(|record| seen.insert(record.name()));
-    records.extend(orphans(region).await?);
+    // Those that live go with all that is theirs.
+    records.extend(leftovers::find(region, &seen).await?);
     Ok(records)
 }
 
@@ -220,7 +167,7 @@ async fn key_pairs(region: &Region, machines: &[Instance]) -> Result<BTreeMap<St
     let mut pairs = BTreeMap::new();
     for names in names.chunks(crate::batch::MOST) {
         for found in key_pair::find_all(&region.aws, "key-name", names.to_vec()).await? {
-            if let Some(pair) = section(&found) {
+            if let Some(pair) = pair_section(&found) {
                 pairs.insert(pair.name.clone(), pair);
             }
         }
@@ -229,7 +176,7 @@ async fn key_pairs(region: &Region, machines: &[Instance]) -> Result<BTreeMap<St
 }
 
 /// A key pair as a record's section.
-fn section(found: &KeyPairInfo) -> Option<KeyPair> {
+pub fn pair_section(found: &KeyPairInfo) -> Option<KeyPair> {
     let public_key = found.public_key()?.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
     let algorithm = if public_key.starts_with("ssh-rsa ") { "rsa" } else { "ed25519" };
     // Where the private key is, EC2 does not know: the ssh-agent is asked for it.

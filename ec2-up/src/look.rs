@@ -151,8 +151,10 @@ async fn look_at_group(
     let resource = format!("security-group/{}", tags::group_name(&region.deployment, &name)?);
     let entry = |action: &str, reason: &str| PlanEntry::new(TOOL.name, action, resource.clone(), reason);
     let Some(vpc) = vpc else { return Ok(()) };
-    let known =
-        if allowed.adopt { group::any(region, &name, vpc).await? } else { group::look(region, &name, vpc).await? };
+    let known = match group::any(region, &name, vpc).await? {
+        Some(known) if allowed.adopt && group::is_nobodys(&known) => Some(known),
+        _ => group::look(region, &name, vpc).await?,
+    };
     if known.as_ref().is_some_and(|known| !group::is_ours(region, &name, known)) {
         plan.add(record, entry("update", "it is taken over"))?;
     }

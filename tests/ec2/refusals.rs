@@ -78,6 +78,7 @@ fn wishes_that_cannot_work_are_refused_before_anything_is_made() {
         ("ec2-up --open 90-80 < web-1.json", "input", "90-80"),
         ("ec2-up --open 80:10.0.0.0/33 < web-1.json", "input", "10.0.0.0/33"),
         ("ec2-up --tag aws:x=y < web-1.json", "input", "aws:x"),
+        ("ec2-up --tag $(seq -s, -f %g= 47) < web-1.json", "input", "47 tags are too many"),
         ("jq -c '.wish = {imds: \"v2\"}' web-1.json | ec2-up", "input", "required"),
         ("jq -c '.name = \"a_b\"' web-1.json | ec2-up", "input", "a_b"),
         // A paravirtual image of 2014 on a type of today.
@@ -139,6 +140,11 @@ fn what_ec2_would_not_take_is_said_when_the_time_is_up() {
 fn a_machine_is_not_stopped_for_a_type_that_cannot_run_it() {
     let region = Region::new("stop");
     region.sh(&format!("{UP} < web-1.json"), "").ok();
+    region.cloud("fault error OperationNotPermitted --action StopInstances");
+    let refused = region.sh(&format!("{UP} --stop-to-resize --instance-type t3.small < web-1.json"), "").record();
+    assert_eq!(refused["error"]["kind"], "conflict", "{refused}");
+    assert!(refused["error"]["hint"].as_str().unwrap().contains("stop protection"), "{refused}");
+    region.cloud("fault clear");
     let before = region.changes().len();
     for kind in ["t4g.small", "t9.nano"] {
         let refused = region.sh(&format!("{UP} --stop-to-resize --instance-type {kind} < web-1.json"), "").record();
@@ -264,4 +270,21 @@ fn an_empty_list_never_opens_ssh_to_everybody() {
         }
     }
     assert_eq!(region.changes(), [""; 0]);
+}
+
+#[test]
+fn deployments_and_machines_whose_names_run_together_stay_apart() {
+    let region = Region::new("together-names");
+    // Both groups would be called nixpipe-a-web-1.
+    region.sh("jq -c '.name = \"1\"' web-1.json | ec2-up -q --wait running --deployment a-web > first.json", "").ok();
+    for flags in ["", "--adopt", "--plan", "--plan --adopt"] {
+        let refused = region.sh(&format!("ec2-up -q --wait running --deployment a {flags} < web-1.json"), "");
+        let error = refused.record()["error"].clone();
+        assert_eq!((refused.status, &error["kind"]), (1, &Value::from("conflict")), "{flags}: {error}");
+        assert!(error["message"].as_str().unwrap().ends_with("is that of 1 of the deployment a-web"), "{error}");
+    }
+    region.sh(&format!("{DOWN} -n --name web-1 --deployment a"), "").ok();
+    assert_eq!((region.count("CreateTags"), region.count("DeleteSecurityGroup")), (0, 0));
+    region.sh(&format!("{DOWN} --deployment a-web < first.json"), "").ok();
+    assert_eq!(region.sh("for d in a a-web; do ec2-ls -q --orphans --deployment $d; done", "").ok().stdout, "");
 }

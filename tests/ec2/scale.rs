@@ -23,7 +23,7 @@ fn calls_grow_with_pages_and_none_is_lost_or_doubled() {
     assert_eq!(region.made("RunInstances", "i-").len(), machines);
     let calls = |action| region.count(action);
     assert_eq!((calls("ImportKeyPair"), calls("DescribeVpcs"), calls("DescribeInstanceTypes")), (1, 1, 1));
-    for action in ["DescribeInstances", "DescribeSecurityGroups", "DescribeKeyPairs"] {
+    for action in ["DescribeInstances", "DescribeSecurityGroups", "DescribeKeyPairs", "DescribeNetworkInterfaces"] {
         assert!(calls(action) < machines / 2, "{action}: {} calls for {machines} machines", calls(action));
     }
     region.sh(&format!("{memory} ec2-down -q < up.json > down.json"), "").ok();

@@ -82,6 +82,7 @@ fn each_call_that_is_denied_says_what_it_was_for() {
         &format!("{UP} --credits standard < web-1.json"),
         "cannot change the CPU credits of i-",
     );
+    denied("DescribeNetworkInterfaces", &format!("{DOWN} --plan < up.json"), "cannot look for interfaces that use the");
     denied("DescribeAddresses", &format!("{DOWN} < up.json"), "cannot look for Elastic IPs");
     denied("ReleaseAddress", &format!("{DOWN} < up.json"), "cannot give the Elastic IP back");
 }
