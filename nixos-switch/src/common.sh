@@ -33,13 +33,19 @@ stc_lock=/run/nixos/switch-to-configuration.lock
 find_deployment() { dir=$run/deploy; [ ! -e "$lasting" ] || dir=$lasting; }
 find_deployment
 
-# Where a link ends, or nothing.
-target() { readlink -e "$1" || :; }
+# Processes are what a switch takes time for, so most of these leave their answer in a variable.
 
-# Reads the first line of a file into `line`, without a process: they are what a switch takes time for.
+# Where a link ends, or nothing; for a folder, in `path`.
+target() { readlink -e "$1" || :; }
+folder() { path='' && cd -P "$1" 2>/dev/null && path=$PWD && cd "$home" || :; }
+home=$PWD
+
+# Reads the first line of a file into `line`.
 line_of() { line='' && read -r line 2>/dev/null <"$1" || :; }
 
 boot_id() { line_of /proc/sys/kernel/random/boot_id && echo "$line"; }
+
+uptime_seconds() { read -r up _ </proc/uptime && up=${up%.*}; }
 
 # A note of a commit that a loss of power kept from getting its name says nothing.
 forget_note() { [ ! -e "$pending.new" ] || rm -f "$pending.new"; }
@@ -56,7 +62,7 @@ decided() { [ -e "$dir/$1-$token" ]; }
 
 # What a deployment needs is kept from a garbage collector by roots of fixed names. They go by way
 # of links in $dir, so that none outlives the deployment, whatever ends it. `pushed` is nix-push's.
-root() { mkdir -p "$roots" && ln -sf "$dir/previous" "$dir/next" "$dir/tools" "$dir/shell" "$roots"; }
+root() { { [ -d "$roots" ] || mkdir -p "$roots"; } && ln -sf "$dir/previous" "$dir/next" "$dir/tools" "$dir/shell" "$roots"; }
 unroot() { rm -f "$roots/previous" "$roots/next" "$roots/tools" "$roots/shell"; }
 
 # The machine is changed by one process at a time. Children are started with fd 9 closed: one
@@ -64,31 +70,41 @@ unroot() { rm -f "$roots/previous" "$roots/next" "$roots/tools" "$roots/shell"; 
 lock() { exec 9>"$run/lock" && flock -w "${1:-600}" 9; }
 unlock() { exec 9>&-; }
 
-# The system that the boot loader starts by default; nothing if the loader is not known.
+# The system that the boot loader starts by default, in `entry`; nothing if the loader is not known.
 # NixOS writes GRUB's menu, systemd-boot's entries or extlinux's menu (nixpkgs
 # nixos/modules/system/boot/loader); each names the system as init=/nix/store/.../init.
 boot_entry() {
+  entry=''
   if [ -f /boot/loader/loader.conf ]; then
-    entry=$(sed -n 's/^default  *//p' /boot/loader/loader.conf)
+    file=$(sed -n 's/^default  *//p' /boot/loader/loader.conf)
     # Boot counting adds +N to a name.
-    for file in "/boot/loader/entries/${entry%.conf}".conf "/boot/loader/entries/${entry%.conf}"+*.conf; do
-      [ -f "$file" ] && first_init "$file" && return
+    for file in "/boot/loader/entries/${file%.conf}".conf "/boot/loader/entries/${file%.conf}"+*.conf; do
+      [ -n "$entry" ] || [ ! -f "$file" ] || first_init "$file"
     done
   elif [ -f /boot/grub/grub.cfg ]; then
-    # NixOS puts the default system first; any other default is the user's own.
-    entry=$(sed -n '/^ *set default="\{0,1\}\([0-9a-z]*\)"\{0,1\} *$/{s//\1/p;q;}' /boot/grub/grub.cfg)
-    [ "${entry:-0}" = 0 ] && first_init /boot/grub/grub.cfg
+    first_init /boot/grub/grub.cfg
   elif [ -f /boot/extlinux/extlinux.conf ]; then
     first_init /boot/extlinux/extlinux.conf
   fi
-  :
 }
-first_init() { sed -n '\|.*init=\(/nix/store/[^/ ]*\)/.*|{s//\1/p;q;}' "$1"; }
+# NixOS puts the default system first into GRUB's menu; any other default is the user's own.
+first_init() {
+  entry=$(sed -n -e '/^ *set default="\{0,1\}0*[1-9a-z][0-9a-z]*"\{0,1\} *$/q' \
+    -e '\|.*init=\(/nix/store/[^/ ]*\)/.*|{s//\1/p;q;}' "$1")
+}
+
+# The running system and its /etc, which an overlay has no link for (nixpkgs system.etc.overlay).
+runs() { [ /run/current-system -ef "$1" ]; }
+is_etc_of() { [ ! -e /etc/static ] || [ /etc/static -ef "$1/etc" ]; }
 
 # What a killed switch-to-configuration leaves behind: units it had yet to start.
 leftover() { [ -e /run/nixos/start-list ] || [ -e /run/nixos/restart-list ] || [ -e /run/nixos/reload-list ]; }
 
-failed_units() { systemctl list-units --failed --plain --no-legend --no-pager | cut -d' ' -f1 | sort; }
+failed_units() { systemctl list-units --failed --plain --no-legend --no-pager; }
+# Those that have failed since `failed-before` was written.
+newly_failed() {
+  failed_units | awk 'FILENAME == ARGV[1] { before[$1]; next } !($1 in before) { print $1 }' "$dir/failed-before" -
+}
 # The ends of the logs of the units in `failed`: their own words, or else what systemd says of them.
 last_words() {
   while read -r unit; do
@@ -98,19 +114,20 @@ last_words() {
   done <"$dir/failed" >"$dir/failed-log"
 }
 
-# How far the deployment is.
+# How far the deployment is, in `now`.
 stage() {
   if [ ! -e "$dir/token-$token" ]; then
-    if [ -e "$run/last/token-$token" ]; then echo done; else echo gone; fi
-  elif decided confirmed; then echo committing
-  elif decided rebooting; then echo rebooting
-  elif decided returned; then echo returned
-  elif decided expired; then if [ -e "$dir/restored" ]; then echo restored; else echo restoring; fi
-  elif ! decided armed; then echo setup
-  elif [ -e "$dir/result" ]; then echo window
-  elif [ -e "$dir/boot" ]; then echo booting
-  else echo activating; fi
+    if [ -e "$run/last/token-$token" ]; then now='done'; else now=gone; fi
+  elif decided confirmed; then now=committing
+  elif decided rebooting; then now=rebooting
+  elif decided returned; then now=returned
+  elif decided expired; then if [ -e "$dir/restored" ]; then now=restored; else now=restoring; fi
+  elif ! decided armed; then now=setup
+  elif [ -e "$dir/result" ]; then now=window
+  elif [ -e "$dir/boot" ]; then now=booting
+  else now=activating; fi
 }
+stage_is() { stage && [ "$now" = "$1" ]; }
 
 # Starts a job now, or in $2 seconds. It survives what a switch does to others: nothing that it
 # depends on can stop it, isolating emergency.target leaves it, and its timer counts monotonic
@@ -152,6 +169,7 @@ finish() {
     mv -T "$dir" "$run/last"
   fi
   wake "$run/last"
+  [ ! -d "${pending%/*}" ] || sync "${pending%/*}"
   systemd-cat -t nixpipe cat <"$run/last/log" 9>&- || :
   unroot
   disarm

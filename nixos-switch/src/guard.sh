@@ -11,9 +11,9 @@ guard() {
     [ "$here" = "$instance" ] ||
       fail wrong-machine "another machine answers: the record means $instance, this is $here" 'run ec2-up again: the address may have changed'
   elif [ -n "$machine_id" ]; then
-    here=$(cat /etc/machine-id)
-    [ "$here" = "$machine_id" ] ||
-      fail wrong-machine "another machine answers: the record means the machine-id $machine_id, this is $here" \
+    line_of /etc/machine-id
+    [ "$line" = "$machine_id" ] ||
+      fail wrong-machine "another machine answers: the record means the machine-id $machine_id, this is $line" \
         'is the address right? If the machine was made anew, remove activation.machineId from the record'
   elif [ -n "$instance" ]; then
     fact warning 'the machine does not tell its instance id'
@@ -36,7 +36,9 @@ check() {
     fail conflict "another system runs than expected: $running, not $expect" \
       "look at what was deployed there; to replace it all the same: --expect-current $running"
   fi
-  nix-store --check-validity "$toplevel" 2>/dev/null || fail not-found "the machine does not have $toplevel" 'run nix-push first'
+  # Beside what else is looked at.
+  nix-store --check-validity "$toplevel" >/dev/null 2>&1 &
+  valid=$!
   [ -n "$system" ] || fail not-found "$toplevel has no specialisation $specialisation" \
     "it has: $(ls "$toplevel/specialisation" 2>/dev/null | tr '\n' ' ')"
   for need in "$system" "$running"; do
@@ -50,12 +52,15 @@ check() {
     fail input "$toplevel is for $for_system, the machine is $line" 'build it for the system of the machine'
   [ "$action" = test ] || check_boot
   check_space
+  wait "$valid" || fail
+  valid=''
 }
 
 # Would it boot here? What the running system does the same way is not asked.
 check_boot() {
-  loader=$(loader_of "$system")
-  if [ "$loader" != "$(loader_of "$running")" ] && mode=$(boot_mode) && loader=$(loader_of "$running") && [ "$mode" != "$(boot_mode)" ]; then
+  [ "$system" != "$running" ] || return 0
+  loaders
+  if [ "$loader" != "$was" ] && mode=$(boot_mode "$loader") && [ "$mode" != "$(boot_mode "$was")" ]; then
     if [ -d /sys/firmware/efi ]; then firmware=UEFI; else firmware=BIOS; fi
     case $mode:$firmware in
       UEFI:BIOS | BIOS:UEFI)
@@ -73,16 +78,26 @@ check_boot() {
       fail input "the machine has no $device, which $toplevel mounts at $place" 'see fileSystems in its configuration'
   done 2>/dev/null <"$system/etc/fstab"
 }
-# The installer of system $1's boot loader, which its switch-to-configuration names.
+# The installers of the boot loaders of the new system and the running one, which their
+# switch-to-configuration names: `loader` and `was`.
 in_store='/nix/store/[0-9a-z]\{32\}-[A-Za-z0-9+._?=-]*'
-loader_of() { grep -aom 1 "$in_store\(install-grub\|systemd-boot\)[A-Za-z0-9+._?=/-]*" "$1/bin/switch-to-configuration" | sed 1q; }
-# How $loader boots: UEFI, BIOS, both, or nothing if it is not known. GRUB's installer names its
+loaders() {
+  loader='' was=''
+  for found in $(grep -aom 1 "$in_store\(install-grub\|systemd-boot\)[A-Za-z0-9+._?=/-]*" \
+    "$system/bin/switch-to-configuration" "$running/bin/switch-to-configuration"); do
+    case $found in
+      "$system"/*) loader=${loader:-${found#*:}} ;;
+      "$running"/*) was=${was:-${found#*:}} ;;
+    esac
+  done
+}
+# How installer $1 boots: UEFI, BIOS, both, or nothing if it is not known. GRUB's names its
 # settings, an expression in XML (nixpkgs nixos/modules/system/boot/loader/grub/grub.nix).
 boot_mode() {
-  case $loader in
+  case $1 in
     *systemd-boot*) echo UEFI ;;
     *install-grub*)
-      settings=$(grep -o "${in_store}grub-config.xml" "$loader" 2>/dev/null | sed 1q)
+      settings=$(grep -o "${in_store}grub-config.xml" "$1" 2>/dev/null | sed 1q)
       [ -n "$settings" ] || return 0
       if [ -z "$(setting grubTargetEfi)" ]; then echo BIOS
       elif grep -q '"nodev"' "$settings"; then echo UEFI
@@ -101,21 +116,21 @@ check_space() {
   for place in /run /var/lib /nix/var/nix $boot; do
     shift
     need=256
-    [ "$place" != /boot ] || [ "$action" = test ] || need=$((need + $(new_in_boot) / 1024))
+    [ "$place" != /boot ] || [ "$action" = test ] || { new_in_boot && need=$((need + bytes / 1024)); }
     [ "$1" -ge $need ] ||
       fail limit "less than $need KiB are free in $place" 'free some space there, for instance with nix-collect-garbage'
   done
 }
-# Bytes of kernel and initrd that a /boot of its own does not have yet.
+# Bytes of kernel and initrd that a /boot of its own does not have yet, in `bytes`.
 new_in_boot() {
   bytes=0
-  if [ "$(stat -c %d /boot)" != "$(stat -c %d /nix/store)" ]; then
-    for part in kernel initrd; do
-      file=$(target "$system/$part")
-      copy=${file#/nix/store/}
-      copy=${copy%%/*}-${copy#*/}
-      [ -z "$file" ] || [ -e "/boot/kernels/$copy" ] || [ -e "/boot/EFI/nixos/$copy.efi" ] || bytes=$((bytes + $(stat -c %s "$file")))
-    done
-  fi
-  echo $bytes
+  # shellcheck disable=SC2046
+  set -- $(stat -c %d /boot /nix/store)
+  [ "$1" != "$2" ] || return 0
+  for part in kernel initrd; do
+    file=$(target "$system/$part")
+    copy=${file#/nix/store/}
+    copy=${copy%%/*}-${copy#*/}
+    [ -z "$file" ] || [ -e "/boot/kernels/$copy" ] || [ -e "/boot/EFI/nixos/$copy.efi" ] || bytes=$((bytes + $(stat -c %s "$file")))
+  done
 }

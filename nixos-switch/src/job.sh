@@ -22,37 +22,45 @@ main() {
 # Runs switch-to-configuration of system $1 with action $2; while somebody else's holds NixOS's
 # lock (it then ends with EAGAIN) tries again for $3 seconds.
 stc() {
-  end=$(($(uptime_seconds) + $3))
+  uptime_seconds
+  end=$((up + $3))
   while :; do
-    [ ! -e "$stc_lock" ] || flock -w "$3" "$stc_lock" true 9>&-
     "$1/bin/switch-to-configuration" "$2" 9>&-
     status=$?
-    if [ $status != 11 ] || [ "$(uptime_seconds)" -ge $end ]; then return $status; fi
-    sleep 1
+    uptime_seconds
+    if [ $status != 11 ] || [ "$up" -ge $end ]; then return $status; fi
+    flock -w $((end - up)) "$stc_lock" true 9>&-
+    sleep 0.2
   done
 }
-uptime_seconds() { read -r up _ </proc/uptime && echo "${up%.*}"; }
 
 # Writes the boot entry of system $1, and looks: an installer may say nothing of a full /boot.
 write_entry() {
-  known=$(boot_entry)
+  boot_entry
+  known=$entry
   # What a loss of power must not take from under the new entry.
   sync -f /nix/store
   stc "$1" boot 100 || return
-  [ -z "$known" ] || [ "$(boot_entry)" = "$1" ] || { echo "the boot entry is not that of $1"; return 1; }
+  boot_entry
+  [ -z "$known" ] || [ "$entry" = "$1" ] || { echo "the boot entry is not that of $1"; return 1; }
 }
 
 # Runs the new system as `test`: profile and boot entry stay the old one's.
 activate() {
   decided armed || exit 0
   settle_pending
-  failed_units >"$dir/failed-before"
-  uptime_seconds >"$dir/begun"
+  uptime_seconds
+  echo "$up" >"$dir/begun"
   if [ -n "$secrets_dir" ]; then begin_secrets; fi
+  # On its way to the disk meanwhile, so that switch-to-configuration need not wait for it.
+  sync -f /nix/store &
+  written=$!
+  NIXOS_NO_SYNC=1
+  export NIXOS_NO_SYNC
   stc "$system" test "$lock_timeout"
   status=$?
   if [ -n "$secrets_dir" ]; then end_secrets; fi
-  verdict=$(judge $status)
+  judge $status
   [ "$verdict" = ok ] || echo "switch-to-configuration ended with status $status: $verdict"
   keep=$keep_failed
   case $verdict in
@@ -68,10 +76,14 @@ activate() {
   if [ "$keep" = 1 ]; then
     # The window's timer is armed before the activation's is stopped: there is always one.
     job window "$confirm_timeout"
-    job return "$((confirm_timeout + return_timeout))"
+    window=$?
+    # What the client need not wait for before it logs in; nothing is committed before it is done.
+    lock
     put "$dir/result" "$verdict $status"
     wake "$dir"
-    systemctl stop nixpipe-rescue.timer
+    job return "$((confirm_timeout + return_timeout))"
+    [ $window != 0 ] || systemctl stop nixpipe-rescue.timer 9>&-
+    wait $written
   else
     # Decided before it can be seen: nobody confirms a failure. Should the start of the rescue
     # fail, its timer does it.
@@ -81,32 +93,30 @@ activate() {
   fi
 }
 
-# What a status of switch-to-configuration means, by looking at the machine as well (statuses:
+# What a status of switch-to-configuration means, in `verdict`, by looking at the machine as well (statuses:
 # nixpkgs pkgs/by-name/sw/switch-to-configuration-ng).
 judge() {
   unchanged=0
-  [ "$(target /run/current-system)" = "$previous" ] && [ "$(target /etc/static)" = "$static" ] && unchanged=1
+  folder /etc/static
+  runs "$previous" && [ "$path" = "$static" ] && unchanged=1
   case $1:$unchanged in
     0:?)
       # The link to the running system is set before units start, so it proves little.
-      if leftover; then echo incomplete
-      elif [ "$(target /run/current-system)" != "$system" ]; then echo incomplete
-      # With an overlay on /etc there is no /etc/static.
-      elif [ -n "$(target /etc/static)" ] && [ "$(target /etc/static)" != "$(target "$system/etc")" ]; then echo incomplete
-      else echo ok; fi ;;
-    4:?) echo units-failed ;;
-    100:1) echo reboot-needed ;;
+      verdict=ok
+      if leftover || ! runs "$system" || ! is_etc_of "$system"; then verdict=incomplete; fi ;;
+    4:?) verdict=units-failed ;;
+    100:1) verdict=reboot-needed ;;
     # switch-inhibitors lists what only a reboot may change; then the pre-switch check says no.
-    1:1) if inhibited "$system"; then echo reboot-needed; else echo refused; fi ;;
-    11:1) echo locked ;;
-    *) echo failed ;;
+    1:1) if inhibited "$system"; then verdict=reboot-needed; else verdict=refused; fi ;;
+    11:1) verdict=locked ;;
+    *) verdict=failed ;;
   esac
 }
 
 # The units that failed; switch-to-configuration names them and shows the end of their logs.
 name_units() {
   sed -n 's/^warning: the following units failed: //p' "$dir/log" | tr -d ' ' | tr ',' '\n' | sort -u >"$dir/failed.new"
-  [ -s "$dir/failed.new" ] || failed_units | comm -13 "$dir/failed-before" - >"$dir/failed.new"
+  [ -s "$dir/failed.new" ] || newly_failed >"$dir/failed.new"
   mv -T "$dir/failed.new" "$dir/failed"
   last_words
 }
@@ -170,8 +180,9 @@ reason() {
   result=$(cat "$dir/result" 2>/dev/null)
   case $result in
     '')
-      begun=$(cat "$dir/begun" 2>/dev/null || uptime_seconds)
-      if [ $(($(uptime_seconds) - begun + 2)) -ge "$activation_timeout" ]; then
+      uptime_seconds
+      line_of "$dir/begun"
+      if [ $((up - ${line:-$up} + 2)) -ge "$activation_timeout" ]; then
         echo "the activation did not end within $activation_timeout s"
       else
         echo 'the activation was cut short'
@@ -208,7 +219,7 @@ restore() {
   [ -z "$secrets_dir" ] || restart_units || status=4
   # What the new system had removed, and what emergency.target had stopped.
   timeout 60 systemctl start default.target 9>&- || echo 'default.target does not start again'
-  if [ "$(target /run/current-system)" = "$previous" ]; then
+  if runs "$previous"; then
     echo "$previous runs again (status $status); without a login the machine reboots soon"
     put "$dir/restored" "$status"
     wake "$dir"
@@ -239,7 +250,8 @@ restart_machine() {
 commit() {
   lock
   decided confirmed || return
-  case $(cat "$dir/result" 2>/dev/null) in
+  line_of "$dir/result"
+  case $line in
     # `--action boot` has none.
     ok* | '') outcome=switched ;;
     units-failed*) outcome=units-failed ;;
@@ -253,23 +265,27 @@ commit() {
       finish "$outcome 0"
       return ;;
   esac
-  if [ "$outcome" != booted-next ] && [ "$(target /run/current-system)" != "$system" ]; then
+  if [ "$outcome" != booted-next ] && ! runs "$system"; then
     finish 'superseded 0'
     return
   fi
   link=$(readlink "$profile" || :)
-  old=$(target "$profile")
+  folder "$profile"
+  old=$path
   if [ -n "$secrets_dir" ]; then
     # Without an activation they have not come into place before.
     if [ "$action" = boot ]; then place_secrets; own_secrets || :; fi
     [ ! -L "$ours/before" ] || mv -T "$ours/before" "$ours/committing"
   fi
   drop_trial
+  # All is written to the disk at the end.
+  NIXOS_NO_SYNC=1
+  export NIXOS_NO_SYNC
   keep_folder && note_pending && set_profile && write_entry "$toplevel"
   status=$?
   if [ $status = 0 ]; then
     settled
-    if [ "$(target "$roots/pushed")" = "$toplevel" ]; then rm -f "$roots/pushed"; fi
+    if [ "$roots/pushed" -ef "$toplevel" ]; then rm -f "$roots/pushed"; fi
     if [ "$outcome:$unprotected" = booted-next:1 ]; then decide confirmed rebooting && restart_machine; return; fi
     finish "$outcome 0"
     return
@@ -293,13 +309,12 @@ note_pending() {
 settled() {
   sync
   rm -f "$pending"
-  sync "${pending%/*}"
 }
 
 # A generation that was asked for by number is chosen, not made a second time.
 set_profile() {
   if [ -n "$generation" ]; then nix-env -p "$profile" --switch-generation "$generation" 9>&-
-  elif [ "$(target "$profile")" != "$toplevel" ]; then nix-env -p "$profile" --set "$toplevel" 9>&-; fi
+  elif ! [ "$profile" -ef "$toplevel" ]; then nix-env -p "$profile" --set "$toplevel" 9>&-; fi
 }
 
 # Profile and boot entry as they were: `link` and `old`.
@@ -312,7 +327,8 @@ undo_commit() {
     number=${new#system-}
     [ -n "$generation" ] || nix-env -p "$profile" --delete-generations "${number%-link}" 9>&-
   fi
-  if [ -z "$old" ] || [ "$(boot_entry)" = "$old" ] || write_entry "$old"; then
+  boot_entry
+  if [ -z "$old" ] || [ "$entry" = "$old" ] || write_entry "$old"; then
     settled
   else
     echo "cannot write the boot entry of $old again; the next run tries it"
@@ -325,9 +341,9 @@ settle_pending() {
   (
     { read -r toplevel; read -r link; read -r old; read -r generation; } <"$pending"
     echo "the commit of $toplevel was cut short"
-    if [ "$(target /run/current-system)" = "$toplevel" ]; then
+    if runs "$toplevel"; then
       set_profile && write_entry "$toplevel" && settled
-    elif [ "$(target "$profile")" = "$toplevel" ]; then
+    elif [ "$profile" -ef "$toplevel" ]; then
       undo_commit
     else
       link='' && undo_commit

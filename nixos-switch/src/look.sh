@@ -74,7 +74,7 @@ status() {
   [ ! -e "$pending" ] || fact left "a commit of $(sed -n 1p "$pending") that was cut short"
   if [ ! -e "$dir" ] && unsettled_keys; then fact left 'secrets that were not confirmed'; fi
   if [ -e "$dir/vars" ]; then
-    fact deployment "$(. "$dir/vars" && echo "$toplevel, $(stage)"), $(cat "$dir/owner")"
+    fact deployment "$(. "$dir/vars" && stage && echo "$toplevel, $now"), $(cat "$dir/owner")"
   fi
   if [ -e "$run/last/outcome" ]; then fact last "$(. "$run/last/vars" && echo "$toplevel: $(cat "$run/last/outcome")")"; fi
   fact stage status

@@ -133,12 +133,11 @@ menu_path() {
 boot_once() {
   decided armed || exit 0
   settle_pending
-  failed_units >"$dir/failed-before"
   # On a disk they are there for the boot; after one, /run/keys is empty until the new login.
   if [ -n "$secrets_dir" ]; then place_secrets; own_secrets || :; fi
   drop_trial
   if mkdir -p "${trial%/*}" && nix-env -p "$trial" --set "$toplevel" && write_entry "$previous" &&
-    [ "$(boot_entry)" = "$previous" ] && arm_boot && one_shot; then
+    [ "$entry" = "$previous" ] && arm_boot && one_shot; then
     echo "booting $system once; the boot entry is still $previous"
     sync
     restart_machine
@@ -153,7 +152,7 @@ boot_once() {
 booted() {
   mkdir -p "$run" && chmod 700 "$run"
   [ "$(boot_id)" != "$(cat "$dir/boot")" ] || return 0
-  if [ "$(target /run/current-system)" != "$system" ]; then fell_back; exit 0; fi
+  if ! runs "$system"; then fell_back; exit 0; fi
   if decided confirmed; then commit; return; fi
   # A login may come, and confirm, before the boot has ended.
   [ -e "$dir/result" ] || put "$dir/result" 'ok 0'
@@ -178,17 +177,17 @@ fell_back() {
   settle_pending
   clear_menu
   [ -e "$dir/reason" ] || put "$dir/reason" 'the new system did not boot, or the machine rebooted before it was confirmed'
-  if [ "$(target /run/current-system)" = "$previous" ]; then finish 'rolled-back 0'; else finish 'superseded 0'; fi
+  if runs "$previous"; then finish 'rolled-back 0'; else finish 'superseded 0'; fi
 }
 
 # Waits for the end of the boot, at most $1 seconds, and no longer than anybody may confirm it.
 await_boot() {
-  read -r now _ </proc/uptime
-  limit=$((${now%.*} + $1))
+  uptime_seconds
+  limit=$((up + $1))
   while :; do
     case $(systemctl is-system-running 2>/dev/null) in initializing | starting | '' | offline | unknown) ;; *) return 0 ;; esac
-    read -r now _ </proc/uptime
-    [ "${now%.*}" -lt $limit ] || return 1
+    uptime_seconds
+    [ "$up" -lt $limit ] || return 1
     decided armed || return 1
     sleep 0.3
   done

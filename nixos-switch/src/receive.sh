@@ -97,7 +97,7 @@ refill_secrets() {
 start_refilled() {
   [ -n "$refilled" ] || return 0
   # shellcheck disable=SC2046,SC2086  # names of units
-  for unit in $({ failed_units; printf '%s\n' $restart; } | sort -u); do
+  for unit in $({ failed_units | cut -d' ' -f1; printf '%s\n' $restart; } | sort -u); do
     systemctl restart "$unit" 2>/dev/null || :
   done
 }

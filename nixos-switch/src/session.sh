@@ -4,7 +4,10 @@
 
 fact() { printf '%s=%s\n' "$1" "$2"; }
 # Ends with an error: its kind, what failed, what to do.
+valid=''
 fail() {
+  # Of a system that is not whole this says most.
+  [ -z "$valid" ] || wait "$valid" || set -- not-found "the machine does not have $toplevel" 'run nix-push first'
   fact error "$1 $2"
   [ -z "${3:-}" ] || fact hint "$3"
   exit 0
@@ -15,13 +18,16 @@ main() {
   # Only secrets are still to come, and nobody else is to read them.
   exec 7<&0 </dev/null
   # Store paths, so that what is armed does not depend on what the switch does to links.
-  tools=$(cd -P /run/current-system/sw/bin 2>/dev/null && pwd -P) ||
+  folder /run/current-system/sw/bin
+  tools=$path
+  [ -n "$tools" ] ||
     fail input 'cannot switch this machine: it has no /run/current-system/sw/bin' 'only a machine that runs NixOS can be switched'
   PATH=$tools
   export PATH
   shell=$(readlink -e /bin/sh)
-  [ "$(id -u)" = 0 ] || fail denied "cannot switch as $(id -un)" 'log in as root, or use --elevate sudo'
-  guard
+  [ -O /proc/1 ] || fail denied "cannot switch as $(id -un)" 'log in as root, or use --elevate sudo'
+  # A deployment's token is known to its own machine alone.
+  [ -e "$dir/token-$token" ] || [ -e "$run/last/token-$token" ] || guard
   case $mode in
     start) start ;;
     attach) follow ;;
@@ -36,9 +42,11 @@ main() {
 
 # What is on the machine now.
 look() {
-  running=$(target /run/current-system)
-  in_profile=$(target "$profile")
-  entry=$(boot_entry)
+  folder /run/current-system
+  running=$path
+  folder "$profile"
+  in_profile=$path
+  boot_entry
   number=$(readlink "$profile")
   number=${number#system-}
 }
@@ -48,7 +56,8 @@ tell() {
   fact profile "$in_profile"
   fact entry "$entry"
   fact generation "${number%-link}"
-  fact boot-id "$(boot_id)"
+  line_of /proc/sys/kernel/random/boot_id
+  fact boot-id "$line"
   line_of /etc/machine-id
   fact machine-id "$line"
   [ ! -e "$pending" ] || fact pending "$(sed -n 1p "$pending")"
@@ -91,7 +100,7 @@ is_done() {
       *) [ -z "$specialisation" ] && is_specialisation || return 1 ;;
     esac
     if leftover; then return 1; fi
-    [ ! -e /etc/static ] || [ "$(target /etc/static)" = "$(target "$running/etc")" ] || return 1
+    is_etc_of "$running" || return 1
     [ "$action" = switch ] || return 0
   fi
   # A loader that is not known is taken to boot the profile's system, as NixOS sees to.
@@ -177,7 +186,8 @@ take() {
     [ -e "$dir" ] || return 0
     theirs=$(. "$dir/vars" && echo "$token $action $system $toplevel $secrets_id")
     token=${theirs%% *}
-    case $(stage) in
+    stage
+    case $now in
       setup | gone)
         # Who set it up died before anything was started, or after everything had ended.
         rm -rf "$dir"
@@ -199,7 +209,7 @@ take() {
       'wait for it (--lock-timeout), or see --status'
     unlock
     left=$((left - 1))
-    [ $((left % 20)) != 0 ] || { now=$(stage) && revive; }
+    [ $((left % 20)) != 0 ] || { stage && revive; }
     sleep 0.5
   done
 }
@@ -240,7 +250,8 @@ set_up() {
     return_timeout allow_failed_units keep_failed unprotected secrets_dir secrets_id; do
     eval "printf '%s=%s\n' $name \"'\$$name'\""
   done >"$dir.new/vars"
-  printf "previous='%s'\nstatic='%s'\n" "$running" "$(target /etc/static)" >>"$dir.new/vars"
+  folder /etc/static
+  printf "previous='%s'\nstatic='%s'\n" "$running" "$path" >>"$dir.new/vars"
   printf '%s\n%s\nmain "$@"\n' "$common_text" "$job_text" >"$dir.new/job.sh"
   if [ -n "$secrets_dir" ]; then
     printf '%s\n' "$secrets" >"$dir.new/secrets"
@@ -249,9 +260,8 @@ set_up() {
   fi
   printf '%s since %s\n' "$who" "$(date -u +%FT%TZ)" >"$dir.new/owner"
   fact previous "$running"
-  : >"$dir.new/log"
   mkfifo "$dir.new/wake"
-  : >"$dir.new/token-$token"
+  : >"$dir.new/log" >"$dir.new/token-$token"
   # A garbage collection may come at any moment. The rescuers' tools are the previous system's.
   ln -s "$running" "$dir.new/previous"
   ln -s "$toplevel" "$dir.new/next"
@@ -259,7 +269,7 @@ set_up() {
   ln -s "${shell%/bin/*}" "$dir.new/shell"
   root && mv -T "$dir.new" "$dir" || give_up 'cannot prepare the switch'
   if [ "$way" = reboot ]; then
-    : >"$dir/armed-$token" && job once || give_up 'cannot start the job'
+    failed_units >"$dir/failed-before" && : >"$dir/armed-$token" && job once || give_up 'cannot start the job'
   elif [ "$way" = boot ]; then
     : >"$dir/confirmed-$token" && job commit || give_up 'cannot start the job'
   else
@@ -267,7 +277,17 @@ set_up() {
     arm || { disarm && arm; } && : >"$dir/armed-$token" && job activate || give_up 'cannot arm the rescuers'
   fi
 }
-arm() { job rescue "$activation_timeout" && job reboot "$((activation_timeout + confirm_timeout + return_timeout + 120))"; }
+# Side by side, as each waits for systemd.
+arm() {
+  failed_units >"$dir/failed-before" &
+  failed=$!
+  job reboot "$((activation_timeout + confirm_timeout + return_timeout + 120))" &
+  last=$!
+  job rescue "$activation_timeout"
+  set -- $?
+  wait $failed
+  wait $last && [ "$1" = 0 ]
+}
 give_up() {
   rm -rf "$dir" "$dir.new"
   unroot
@@ -283,7 +303,7 @@ follow() {
   [ ! -p "$dir/wake" ] || exec 6<>"$dir/wake"
   turn=0
   while :; do
-    now=$(stage)
+    stage
     show
     case $now in
       window | restored | 'done' | gone) break ;;
@@ -296,11 +316,13 @@ follow() {
   done
   fact stage "$now"
   fact token "$token"
+  # The next login is to come at once, and hears the rest.
+  if [ "$now" = window ]; then folder /run/current-system && fact running "$path"; return; fi
   tell
   place=$dir
   [ "$now" != 'done' ] || place=$run/last
   for name in result reason outcome restored; do
-    [ ! -e "$place/$name" ] || { line_of "$place/$name" && fact $name "$line"; }
+    [ ! -e "$place/$name" ] || { line_of "$place/$name" && fact "$name" "$line"; }
   done
   for name in failed failed-log; do
     [ ! -e "$place/$name" ] || while read -r line; do fact $name "$line"; done <"$place/$name"
@@ -333,8 +355,7 @@ revive() {
         if [ -e "$control/nixpipe-boot.service" ]; then systemctl start --no-block nixpipe-boot.service; else job boot; fi
       fi ;;
     activating)
-      systemctl -q is-active nixpipe-activate.service || [ -e "$dir/result" ] || [ "$(stage)" != activating ] ||
-        rescue_now ;;
+      systemctl -q is-active nixpipe-activate.service || [ -e "$dir/result" ] || ! stage_is activating || rescue_now ;;
     committing) systemctl -q is-active nixpipe-commit.service nixpipe-rescue.service nixpipe-window.service || job commit ;;
     restoring)
       systemctl -q is-active nixpipe-commit.service nixpipe-rescue.service nixpipe-window.service || rescue_now ;;
@@ -343,7 +364,7 @@ revive() {
 
 # Over a new connection: the health checks, then the rename that decides.
 confirm() {
-  if [ "$(stage)" = window ]; then
+  if stage_is window; then
     after_boot && check_health && decide armed confirmed && job commit
   fi
   follow
@@ -358,7 +379,7 @@ after_boot() {
   refill_secrets
   await_boot "$((activation_timeout + confirm_timeout))" || return 1
   start_refilled
-  failed_units | comm -13 "$dir/failed-before" - >"$dir/failed"
+  newly_failed >"$dir/failed"
   [ -s "$dir/failed" ] || return 0
   last_words
   # shellcheck disable=SC2046  # names of units
@@ -374,8 +395,8 @@ after_boot() {
 # Each check is tried until it passes; the window ends the attempts. Should the switch have
 # stopped the window's timer, this is the next to see it, and the reboot's timer the last.
 check_health() {
-  read -r now _ </proc/uptime
-  end=$((${now%.*} + confirm_timeout + 2))
+  uptime_seconds
+  end=$((up + confirm_timeout + 2))
   eval "set -- $health"
   for command; do
     told=
@@ -383,10 +404,10 @@ check_health() {
       words=$(printf %s "$words" | tail -n 1)
       [ "$told" = "$command: $words" ] || fact unhealthy "$command: $words"
       told="$command: $words"
-      [ $mode = health ] || [ "$(stage)" = window ] || return 1
-      read -r now _ </proc/uptime
-      [ $mode != health ] || [ "${now%.*}" -lt $end ] || return 1
-      [ "${now%.*}" -lt $end ] || [ -e "$dir/boot" ] || { rescue_now; return 1; }
+      [ $mode = health ] || stage_is window || return 1
+      uptime_seconds
+      [ $mode != health ] || [ "$up" -lt $end ] || return 1
+      [ "$up" -lt $end ] || [ -e "$dir/boot" ] || { rescue_now; return 1; }
       sleep 0.5
     done
     fact healthy "$command"
@@ -401,6 +422,6 @@ give_back() {
   follow
 }
 returned() {
-  [ "$(stage)" != restored ] || decide expired returned
-  [ "$(stage)" != returned ] || finish "rolled-back $(cat "$dir/restored")"
+  ! stage_is restored || decide expired returned
+  ! stage_is returned || finish "rolled-back $(cat "$dir/restored")"
 }
