@@ -128,6 +128,8 @@ new_in_boot() {
   set -- $(stat -c %d /boot /nix/store)
   [ "$1" != "$2" ] || return 0
   for part in kernel initrd; do
+    # That of the running system is there.
+    ! [ "$system/$part" -ef "$running/$part" ] || continue
     file=$(target "$system/$part")
     copy=${file#/nix/store/}
     copy=${copy%%/*}-${copy#*/}

@@ -108,7 +108,7 @@ is_done() {
 }
 is_specialisation() {
   for one in "$toplevel"/specialisation/*; do
-    [ "$(target "$one")" != "$running" ] || return 0
+    ! [ "$one" -ef "$running" ] || return 0
   done
   return 1
 }
