@@ -11,6 +11,9 @@ use std::time::Duration;
 /// How often to look what came of an allocation whose answer was lost.
 const TRIES: u32 = 4;
 
+/// The pause before EC2 is asked again to take an address back.
+const PAUSE: Duration = Duration::from_secs(2);
+
 /// What EC2 says of an address that was given back.
 const GONE: &[&str] = &["InvalidAllocationID.NotFound", "InvalidAddressID.NotFound"];
 
@@ -72,7 +75,7 @@ async fn keep_one(
         let has = |address: &Address| address.instance_id() == Some(id);
         has(b).cmp(&has(a)).then(a.allocation_id().cmp(&b.allocation_id()))
     });
-    for other in known.iter().skip(1).filter(|other| is_idle(other)) {
+    for other in known.iter().skip(1).filter(|other| other.association_id().is_none_or(str::is_empty)) {
         match give_back(region, machine, other).await {
             // Another run has put it to use since: it is looked at again in the next round or run.
             Err(failure) if failure.kind == Kind::Conflict => {}
@@ -108,14 +111,13 @@ async fn allocate(region: &Region, machine: &str, own: &BTreeMap<String, String>
 
 /// The machine's addresses that nothing has: each is paid for all the same.
 pub async fn idle(region: &Region, machine: &str) -> Result<Vec<Rc<Address>>, Failure> {
-    let mut found = find(region, machine).await?;
-    found.retain(|address| is_idle(address));
-    Ok(found)
-}
-
-/// Whether nothing has the address.
-pub fn is_idle(address: &Address) -> bool {
-    address.association_id().is_none_or(str::is_empty)
+    let mut idle = Vec::new();
+    for address in find(region, machine).await? {
+        if user(region, &address, &[]).await?.is_none() {
+            idle.push(address);
+        }
+    }
+    Ok(idle)
 }
 
 /// Gives back those that nothing has.
@@ -131,12 +133,21 @@ pub async fn tidy(region: &Region, machine: &str) -> Result<(), Failure> {
 }
 
 /// Gives the machine's addresses back, once the instances `gone` are terminated; true if there was one.
+///
+/// The caller limits the time.
 pub async fn release(region: &Region, machine: &str, gone: &[String]) -> Result<bool, Failure> {
     let mut released = false;
     for address in find(region, machine).await? {
-        if !is_others(region, machine, &address, gone).await? {
-            give_back(region, machine, &address).await?;
-            released = true;
+        while !is_others(region, machine, &address, gone).await? {
+            match give_back(region, machine, &address).await {
+                // EC2 takes it from a terminated machine a little later.
+                Err(failure) if failure.kind == Kind::Conflict => tokio::time::sleep(PAUSE).await,
+                done => {
+                    done?;
+                    released = true;
+                    break;
+                }
+            }
         }
     }
     Ok(released)
@@ -144,20 +155,26 @@ pub async fn release(region: &Region, machine: &str, gone: &[String]) -> Result<
 
 /// Whether somebody has given the address to something else than a machine that goes; says so.
 pub async fn is_others(region: &Region, machine: &str, address: &Address, gone: &[String]) -> Result<bool, Failure> {
-    let user = match address.instance_id().filter(|id| !id.is_empty()) {
-        Some(id) if gone.iter().any(|gone| gone == id) => return Ok(false),
-        // EC2 may show an instance of before.
-        Some(id) => {
-            let found = region.by_id.of(id, Duration::from_millis(20)).await?;
-            found.iter().any(|found| !instance::is_gone(found)).then_some(id)
-        }
-        None => address.network_interface_id().filter(|id| !id.is_empty()),
-    };
+    let user = user(region, address, gone).await?;
     if let Some(user) = user {
         let ip = address.public_ip().unwrap_or_default();
         log::event(machine, &format!("the Elastic IP {ip} stays: it is used by {user}"));
     }
     Ok(user.is_some())
+}
+
+/// What has the address, but for instances that go: another one, or an interface of something else.
+pub async fn user<'a>(region: &Region, address: &'a Address, gone: &[String]) -> Result<Option<&'a str>, Failure> {
+    let some = |id: &&str| !id.is_empty();
+    let Some(id) = address.instance_id().filter(some) else {
+        return Ok(address.network_interface_id().filter(some));
+    };
+    if gone.iter().any(|gone| gone == id) {
+        return Ok(None);
+    }
+    // EC2 may show an instance of before.
+    let found = region.by_id.of(id, Duration::from_millis(20)).await?;
+    Ok(found.iter().any(|found| !instance::is_gone(found)).then_some(id))
 }
 
 async fn give_back(region: &Region, machine: &str, address: &Address) -> Result<(), Failure> {

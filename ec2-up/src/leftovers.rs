@@ -31,8 +31,10 @@ pub async fn find(region: &Region, but: &BTreeSet<String>) -> Result<Vec<Record>
     let addresses =
         region.aws.call("", "DescribeAddresses", "", |client| client.describe_addresses().filters(ours.clone()).send());
     let addresses = addresses.await.map_err(|error| error.failure("cannot look for Elastic IPs"))?;
-    for address in addresses.addresses().iter().filter(|address| address::is_idle(address)) {
-        add(address.tags(), format!("elastic-ip/{}", address.public_ip().unwrap_or_default()));
+    for address in addresses.addresses() {
+        if address::user(region, address, &[]).await?.is_none() {
+            add(address.tags(), format!("elastic-ip/{}", address.public_ip().unwrap_or_default()));
+        }
     }
     for volume in volumes(region).await? {
         add(volume.tags(), format!("volume/{}", volume.volume_id().unwrap_or_default()));

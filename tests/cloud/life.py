@@ -107,6 +107,9 @@ class Life:
             return False
         goal, self._goal = self._goal, None
         if goal == "terminated":
+            for address in self.instance.ec2_backend.addresses:
+                if address.eni in self.instance.nics.values():
+                    address.eni = address.instance = address.association_id = None
             self.instance.terminate()  # frees the network interface and the volumes
             if self._reason:
                 self.instance.state_reason.code, self.instance.state_reason.message = self._reason

@@ -203,6 +203,12 @@ class StateCalls:
         self.cloud.modified[volume.id] = now
         return result
 
+    def release_address(self):
+        wanted = self._get_param("AllocationId")
+        if any(address.allocation_id == wanted and address.association_id for address in self.ec2_backend.addresses):
+            raise EC2ClientError("InvalidIPAddress.InUse", f"Address with allocation id [{wanted}] is in use")
+        return super().release_address()
+
     def import_key_pair(self):
         result = super().import_key_pair()
         pair = result.result
