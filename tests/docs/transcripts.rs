@@ -1,6 +1,7 @@
 //! What the pages show is typed in, and answers what they say.
 
 use crate::TOOLS;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tests::{Folder, cloud, project};
@@ -109,9 +110,11 @@ fn the_readmes_commands_can_be_typed_as_they_stand() {
 }
 
 #[test]
-fn every_example_of_help_runs() {
+fn every_example_of_help_and_pages_runs() {
     let machines = Machines::new("help-examples");
     copy("examples/tutorial", machines.0.path());
+    std::fs::create_dir(machines.0.path().join("examples")).unwrap();
+    copy("examples", &machines.0.path().join("examples"));
     std::fs::copy(project().join("tests/images.json"), machines.0.path().join("images.json")).unwrap();
     machines.write(
         "flake.nix",
@@ -127,22 +130,41 @@ fn every_example_of_help_runs() {
                  nixos-ami -n --release 20.09 --region eu-central-1 --name web-1 | keygen | ec2-up > machines.json
                  nix-push configuration.nix < machines.json > pushed.json
                  ln -s $(jq -r .closure.toplevel pushed.json) result
+                 mkdir -p bin secrets/web-1 .ssh
+                 printf '#!/bin/sh\necho secret' > bin/pass; chmod +x bin/pass
+                 echo s > secrets/web-1/password
                  nixos-switch < pushed.json > deployed.json
                  nix-push changed.nix < machines.json > pushed.json";
     machines.0.sh(&format!("set -e\n{begin}"), "").ok();
-    let agent = "eval $(ssh-agent) > /dev/null; trap 'kill $SSH_AGENT_PID' EXIT; ssh-add -q id_ed25519; [ ! -e id_rsa.pem ] || ssh-add -q id_rsa.pem";
-    let mut ran = 0;
+    let agent = "PATH=$PWD/bin:$PATH; eval $(ssh-agent) > /dev/null; trap 'kill $SSH_AGENT_PID' EXIT; ssh-add -q id_ed25519; [ ! -e id_rsa.pem ] || ssh-add -q id_rsa.pem";
+    let mut typed = BTreeSet::new();
     // The one that takes machines away comes last.
-    let tools = TOOLS.map(|(tool, _)| tool).into_iter().filter(|tool| *tool != "ec2-down").chain(["ec2-down"]);
-    for tool in tools {
+    let tools = TOOLS
+        .into_iter()
+        .filter(|(tool, _)| *tool != "ec2-down")
+        .chain(TOOLS.into_iter().filter(|(tool, _)| *tool == "ec2-down"));
+    for (tool, page) in tools {
         let help = machines.0.sh(&format!("COLUMNS=100 {tool} --help"), "").ok().stdout;
         let examples = help.split("\nExamples:\n").nth(1).unwrap();
-        for command in examples.lines().filter_map(|line| line.strip_prefix("    ")) {
-            machines.0.sh(&format!("{agent}\n{command} > /dev/null"), "").ok();
-            ran += 1;
+        let of_help = examples.lines().filter_map(|line| line.strip_prefix("    ")).map(String::from);
+        for command in of_help.chain(examples_of(page)) {
+            let script = format!("{agent}\n{{ {command}\n}} > /dev/null");
+            if typed.insert(command) {
+                machines.0.sh(&script, "").ok();
+            }
         }
     }
-    assert!(ran > 15, "{ran} examples");
+    assert!(typed.len() > 30, "{} examples", typed.len());
+}
+
+/// The commands among the examples of a page.
+fn examples_of(page: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(project().join(page)).unwrap();
+    let examples = text.split("\n.Sh EXAMPLES\n").nth(1).unwrap().split("\n.Sh ").next().unwrap();
+    let commands = examples.lines().filter_map(|line| line.strip_prefix(".Dl $ "));
+    // There is no bastion here; tests/ssh.rs makes one.
+    let commands = commands.filter(|command| !command.contains("bastion"));
+    commands.map(|command| command.replace("\\(dq", "\"").replace("\\e", "\\")).collect()
 }
 
 /// Copies the files of a folder of the project, and of the folders in it.
