@@ -69,7 +69,7 @@ impl Machines {
         let key = record["keyPair"]["privateKeyFile"].as_str().unwrap();
         self.folder.sh(
             &format!(
-                "ssh -F none -i {key} -o UserKnownHostsFile={file} -o StrictHostKeyChecking=yes -o BatchMode=yes \
+                "ssh -F none -o KexAlgorithms=curve25519-sha256 -i {key} -o UserKnownHostsFile={file} -o StrictHostKeyChecking=yes -o BatchMode=yes \
                  -o LogLevel=ERROR root@{address} '{command}'"
             ),
             input,

@@ -130,7 +130,7 @@ impl Machine {
         let key = self.record["keyPair"]["privateKeyFile"].as_str().unwrap();
         self.folder.sh(
             &format!(
-                "ssh -F none -i {key} -o UserKnownHostsFile=known_hosts -o StrictHostKeyChecking=yes -o BatchMode=yes \
+                "ssh -F none -o KexAlgorithms=curve25519-sha256 -i {key} -o UserKnownHostsFile=known_hosts -o StrictHostKeyChecking=yes -o BatchMode=yes \
                  -o ConnectTimeout={patience} -o LogLevel=ERROR -p {port} root@{address} 'exec /bin/sh -s'"
             ),
             command,
