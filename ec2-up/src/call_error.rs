@@ -2,7 +2,7 @@
 
 use crate::quota;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use machine_record::{Failure, Kind, is_unknown_host};
+use machine_record::{Failure, Kind, UNTRUSTED, is_unknown_host, is_untrusted};
 use std::error::Error;
 use std::rc::Rc;
 
@@ -74,7 +74,11 @@ impl CallError {
     pub fn is_transient(&self) -> bool {
         match &self.code {
             Some(_) => self.is(&["InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"]),
-            None => matches!(self.kind, Kind::Timeout | Kind::Unreachable) && !is_unknown_host(&self.message),
+            None => {
+                matches!(self.kind, Kind::Timeout | Kind::Unreachable)
+                    && !is_unknown_host(&self.message)
+                    && !is_untrusted(&self.message)
+            }
         }
     }
 
@@ -95,6 +99,7 @@ impl CallError {
             return match self.kind {
                 Kind::Denied => Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile with SSO: aws sso login".into()),
                 Kind::Timeout => Some("run it again: nothing is made twice; or wait longer with --call-timeout".into()),
+                _ if is_untrusted(&self.message) => Some(UNTRUSTED.into()),
                 _ if is_unknown_host(&self.message) => Some(format!("is {} a region of EC2?", self.region)),
                 _ => unanswered(),
             };

@@ -82,6 +82,15 @@ pub fn is_unknown_host(message: &str) -> bool {
     ["Name or service not known", "Name does not resolve"].iter().any(|words| message.contains(words))
 }
 
+/// Whether the text of an error says that a server's certificate was not accepted, in the words of rustls.
+pub fn is_untrusted(message: &str) -> bool {
+    message.contains("invalid peer certificate")
+}
+
+/// What to do about it.
+pub const UNTRUSTED: &str =
+    "if a proxy opens what is encrypted: put its certificate into a file, and name that in SSL_CERT_FILE";
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.message)

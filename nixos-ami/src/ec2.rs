@@ -8,12 +8,14 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::SharedHttpClient;
+use aws_sdk_ec2::config::interceptors::InterceptorContext;
+use aws_sdk_ec2::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{Filter, Image as Ec2Image};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_http_client::{Builder, Connector};
-use machine_record::{Ami, Failure, Kind, is_unknown_host, log};
+use machine_record::{Ami, Failure, Kind, UNTRUSTED, is_unknown_host, is_untrusted, log};
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
 use std::hash::Hash;
@@ -147,7 +149,8 @@ impl Ec2 {
                 .http_client(https())
                 .load()
                 .await;
-            Client::new(&config)
+            let config = aws_sdk_ec2::config::Builder::from(&config).retry_classifier(Hopeless);
+            Client::from_conf(config.build())
         };
         self.clients.of(region.to_string(), make).await
     }
@@ -162,6 +165,31 @@ fn https() -> SharedHttpClient {
         connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
         connector.build()
     })
+}
+
+/// Says that another try cannot mend a name that does not exist, or a certificate that is not trusted.
+#[derive(Debug)]
+struct Hopeless;
+
+impl ClassifyRetry for Hopeless {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let error = context.output_or_error().and_then(Result::err).and_then(|error| error.as_connector_error());
+        match error.map(|error| innermost(error).to_string()) {
+            Some(cause) if is_unknown_host(&cause) || is_untrusted(&cause) => RetryAction::RetryForbidden,
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "hopeless"
+    }
+}
+
+fn innermost<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error
 }
 
 /// The region of the AWS profile in use, if it names one.
@@ -211,16 +239,13 @@ fn failure<E: ProvideErrorMetadata + Error + 'static>(region: &str, error: &SdkE
             _ => Failure::new(Kind::Internal, message),
         };
     }
-    let mut cause: &dyn Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
     // What was tried for credentials fills a screen.
-    let cause = cause.to_string().lines().next().unwrap_or_default().replace(" in chain. Attempted:", "");
+    let cause = innermost(error).to_string().lines().next().unwrap_or_default().replace(" in chain. Attempted:", "");
     let message = format!("{what}: {cause}");
     match error {
         SdkError::TimeoutError(_) => Failure::new(Kind::Timeout, format!("{what}: no answer from EC2 in time"))
             .hint("wait longer with --timeout"),
+        _ if is_untrusted(&message) => Failure::new(Kind::Unreachable, message).hint(UNTRUSTED),
         SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
             Failure::new(Kind::Unreachable, message)
                 .hint(format!("run it again; if it stays so: is {region} a region of EC2?"))
