@@ -98,6 +98,45 @@ fn what_is_refused_changes_nothing() {
     let ran = machine.switch(&new, "--status").ok();
     assert!(ran.stderr.contains("(not the record's)"), "{}", ran.stderr);
     machine.assert_keeps(&old, "old", "looked at");
+    boot_entries_are_read(&machine, &old, &toplevel(&new));
+    machine.assert_keeps(&old, "old", "other boot menus");
+}
+
+/// What boots is read as the loader's own files say it, whichever loader it is.
+fn boot_entries_are_read(machine: &Machine, record: &Value, entry: &str) {
+    let menu = format!("linux /kernels/k init={entry}/init loglevel=4\n");
+    let loader = |default: &str, file: &str| {
+        format!(
+            "mkdir -p /boot/loader/entries; printf 'timeout 5\ndefault {default}\n' > /boot/loader/loader.conf; \
+             printf '{menu}' > '/boot/loader/entries/{file}'"
+        )
+    };
+    let grub = |default: &str| {
+        format!(
+            "printf 'set default=\"${{next_entry}}\"\nset default={default}\nmenuentry a {{\n{menu}}}\n' > /boot/grub/grub.cfg"
+        )
+    };
+    let named = Value::from(entry);
+    for (files, boots) in [
+        (loader("nixos-generation-5.conf", "nixos-generation-5.conf"), &named),
+        (loader("nixos-generation-5", "nixos-generation-5+2-1.conf"), &named),
+        (loader("nixos-generation-6.conf", "nixos-generation-5.conf"), &Value::Null),
+        (grub("0"), &named),
+        (grub("\"00\""), &named),
+        (grub("2"), &Value::Null),
+        (grub("saved"), &Value::Null),
+        (
+            format!(
+                "mv /boot/grub /boot/no-grub; mkdir -p /boot/extlinux; printf '{menu}' > /boot/extlinux/extlinux.conf"
+            ),
+            &named,
+        ),
+    ] {
+        machine.ssh(&format!("set -e; mv /boot/grub /boot/kept; cp -a /boot/kept /boot/grub; {files}")).ok();
+        let ran = machine.switch(record, "--status").ok();
+        assert_eq!(ran.record()["status"]["bootEntry"], *boots, "{files}\n{}", ran.stderr);
+        machine.ssh("rm -rf /boot/grub /boot/no-grub /boot/loader /boot/extlinux; mv /boot/kept /boot/grub").ok();
+    }
 }
 
 #[test]
