@@ -261,7 +261,8 @@ set_up() {
   printf '%s since %s\n' "$who" "$(date -u +%FT%TZ)" >"$dir.new/owner"
   fact previous "$running"
   mkfifo "$dir.new/wake"
-  : >"$dir.new/log" >"$dir.new/token-$token"
+  : >"$dir.new/log"
+  : >"$dir.new/token-$token"
   # A garbage collection may come at any moment. The rescuers' tools are the previous system's.
   ln -s "$running" "$dir.new/previous"
   ln -s "$toplevel" "$dir.new/next"
