@@ -6,10 +6,10 @@ use crate::jump::{Jump, dial_by};
 use crate::session::{Connection, Opening};
 use crate::{Address, host_key, ssh_config};
 use anyhow::{Context, Result};
-use machine_record::{Failure, Kind, WithKind};
+use machine_record::{Failure, Kind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use ssh2::{BlockDirections, ErrorCode, MethodType};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Read};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -19,6 +19,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 mod channel;
+mod login;
 mod opening;
 
 /// AES-GCM first: the fastest with AES instructions, where libssh2's own first choice is
@@ -32,8 +33,6 @@ const KEEPALIVE: u32 = 10;
 /// `LIBSSH2_ERROR_*` of libssh2.h.
 const EAGAIN: ErrorCode = ErrorCode::Session(-37);
 const TIMED_OUT: ErrorCode = ErrorCode::Session(-9);
-const AUTHENTICATION_FAILED: ErrorCode = ErrorCode::Session(-18);
-const PUBLIC_KEY_REFUSED: ErrorCode = ErrorCode::Session(-19);
 
 /// What a login and its channels share.
 pub(crate) struct Link {
@@ -41,33 +40,39 @@ pub(crate) struct Link {
     socket: Socket,
     host: String,
     silence: Duration,
-    /// How long the machine took to take the connection; unknown by way of a jump host
-    round_trip: Option<Duration>,
     /// The shortest time in which it has answered a request for a channel or a command
     answered: Cell<Option<Duration>>,
+    /// A channel that was asked for ahead
+    spare: RefCell<Option<opening::Asked>>,
 }
 
 /// See [`crate::Session::connect`].
 pub(crate) fn connect(address: &Address, timeout: Duration) -> Result<Rc<Link>> {
     let Address { host, port, jump, .. } = address;
     let types: Vec<&str> = address.host_keys.iter().filter_map(|pin| pin.split_whitespace().next()).collect();
-    let began = Instant::now();
     let socket = dial(host, *port, jump.as_ref(), timeout)?;
-    let round_trip = jump.is_none().then(|| began.elapsed());
     let (ssh, socket) = shake_hands(socket, host, &types, timeout)?;
     host_key::check(&host_key::shown(&ssh, host)?, &address.host_keys, host)?;
-    log_in(&ssh, address)?;
+    login::log_in(&ssh, address)?;
     ssh.set_keepalive(true, KEEPALIVE);
     ssh.set_blocking(false);
-    Ok(Rc::new(Link { ssh, socket, host: host.clone(), silence: timeout, round_trip, answered: Cell::default() }))
+    let (host, silence) = (host.clone(), timeout);
+    Ok(Rc::new(Link { ssh, socket, host, silence, answered: Cell::default(), spare: RefCell::default() }))
 }
 
 impl Connection for Rc<Link> {
-    fn open(&self, command: &str) -> Result<Box<dyn Wire>> {
+    fn open(&self, command: &str, mut ahead: bool) -> Result<(Box<dyn Wire>, u64)> {
+        // One for the channel, one for the command.
+        let round_trips = if self.spare.borrow().is_some() { 1 } else { 2 };
         let mut opening = opening::Opening::new(self.clone(), command);
         loop {
             match opening.step()? {
-                Some(wire) => return Ok(wire),
+                Some(wire) => return Ok((wire, round_trips)),
+                // What came meanwhile may have been read by that: the next step sees it, and a wait would not.
+                None if ahead && opening.is_asked() => {
+                    opening::ask_ahead(self);
+                    ahead = false;
+                }
                 None => self.wait()?,
             }
         }
@@ -238,83 +243,6 @@ pub(crate) fn shake_hands(
             .hint("is it an sshd that answers there, and has the machine finished booting?")
     })?;
     Ok((ssh, socket))
-}
-
-fn log_in(ssh: &ssh2::Session, address: &Address) -> Result<()> {
-    let Address { host, user, .. } = address;
-    let (result, with) = match &address.private_key {
-        Some(file) => {
-            // libssh2 says the same of a missing file as of a refused key.
-            std::fs::File::open(file)
-                .with_context(|| format!("cannot read the private key {}", file.display()))
-                .with_kind(Kind::Input)?;
-            (ssh.userauth_pubkey_file(user, None, file, None), format!("the key {}", file.display()))
-        }
-        None => (
-            ask_agent(ssh, address).or_else(|error| try_identities(ssh, address, error)),
-            "a key of the ssh-agent or of ssh_config".into(),
-        ),
-    };
-    result.map_err(|error| {
-        let kind = match error.code() {
-            AUTHENTICATION_FAILED | PUBLIC_KEY_REFUSED => Kind::Denied,
-            TIMED_OUT => Kind::Timeout,
-            _ if address.private_key.is_none() => Kind::Denied,
-            _ => Kind::Unreachable,
-        };
-        let hint = match address.private_key {
-            Some(_) => "the machine takes the key pair that it was launched with",
-            None => {
-                "the record names no key file: put keygen before this tool (ec2-ls | keygen | …), or ssh-add the key"
-            }
-        };
-        Failure::new(kind, format!("cannot log in to {host} as {user} with {with}: {}", plain(&error)))
-            .hint(hint)
-            .into()
-    })
-}
-
-/// Logs in with the record's key, or where it names none, with any key of the ssh-agent, those
-/// first that the configuration names (an sshd soon tires of others).
-fn ask_agent(ssh: &ssh2::Session, address: &Address) -> Result<(), ssh2::Error> {
-    let wished = address.public_key.as_deref().and_then(host_key::blob);
-    let named: Vec<Vec<u8>> = address.identities.iter().filter_map(|file| public_half(file)).collect();
-    let is_named = |key: &ssh2::PublicKey| named.iter().any(|blob| blob == key.blob());
-    let mut agent = ssh.agent()?;
-    agent.connect()?;
-    agent.list_identities()?;
-    let mut last = ssh2::Error::new(AUTHENTICATION_FAILED, "the agent does not have it");
-    let mut keys = agent.identities()?;
-    keys.retain(|key| match &wished {
-        Some(blob) => blob == key.blob(),
-        None => !address.identities_only || is_named(key),
-    });
-    keys.sort_by_key(|key| !is_named(key));
-    for key in keys {
-        match agent.userauth(&address.user, &key) {
-            Ok(()) => return Ok(()),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// Logs in with the files that the configuration names, where the record names no key.
-fn try_identities(ssh: &ssh2::Session, address: &Address, mut last: ssh2::Error) -> Result<(), ssh2::Error> {
-    for file in address.identities.iter().filter(|_| address.public_key.is_none()) {
-        match ssh.userauth_pubkey_file(&address.user, None, file, None) {
-            Ok(()) => return Ok(()),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// The public key that lies beside a private one, in the wire format.
-fn public_half(file: &Path) -> Option<Vec<u8>> {
-    let mut path = file.as_os_str().to_owned();
-    path.push(".pub");
-    host_key::blob(&std::fs::read_to_string(path).ok()?)
 }
 
 /// libssh2's own words, without the crate's code in front.

@@ -119,8 +119,11 @@ fn options(program: &Path, address: &Address, scratch: &Scratch, timeout: Durati
     words
 }
 
+/// What a command takes: its channel, and itself.
+const ROUND_TRIPS: u64 = 2;
+
 impl Connection for Rc<Link> {
-    fn open(&self, command: &str) -> Result<Box<dyn Wire>> {
+    fn open(&self, command: &str, _: bool) -> Result<(Box<dyn Wire>, u64)> {
         let child = Command::new(&self.program)
             // Should the connection be gone, this one must not make another.
             .args(["-F", "none", "-o", "ProxyCommand=exit 1", "-o", "BatchMode=yes", "-T", "-S"])
@@ -131,7 +134,7 @@ impl Connection for Rc<Link> {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| cannot_run(&self.program, &error))?;
-        Ok(Box::new(channel::Stream::new(self.clone(), child)?))
+        Ok((Box::new(channel::Stream::new(self.clone(), child)?), ROUND_TRIPS))
     }
 
     fn begin(&self, _: &str) -> Option<Box<dyn Opening>> {

@@ -22,8 +22,9 @@ pub struct Session {
 
 /// What a client can do once it is logged in.
 pub(crate) trait Connection {
-    /// Begins a command.
-    fn open(&self, command: &str) -> Result<Box<dyn Wire>>;
+    /// Begins a command, and with `ahead` asks for the channel of the next one meanwhile. Gives also how often
+    /// the machine was waited for.
+    fn open(&self, command: &str, ahead: bool) -> Result<(Box<dyn Wire>, u64)>;
     /// The same without waiting for the machine, where the client can.
     fn begin(&self, command: &str) -> Option<Box<dyn Opening>>;
     /// The shortest time in which the machine has answered, where the client tells.
@@ -113,7 +114,16 @@ impl Session {
     /// # Errors
     /// Kind `denied` where it cannot become root.
     pub fn open(&self, command: &str) -> Result<Channel> {
-        self.elevation.open(command, |command| self.begin(command))
+        self.elevation.open(command, |command| self.begin(command, false))
+    }
+
+    /// The same, and asks for the channel of the next command meanwhile, where the client can: that one begins
+    /// a round trip sooner.
+    ///
+    /// # Errors
+    /// As [`Session::open`]; a machine that gives no second channel says so when it is wanted.
+    pub fn open_ahead(&self, command: &str) -> Result<Channel> {
+        self.elevation.open(command, |command| self.begin(command, true))
     }
 
     /// Begins a command beside what this session does, step by step in [`Beginning::begun`].
@@ -127,10 +137,9 @@ impl Session {
         self.connection.round_trip()
     }
 
-    fn begin(&self, command: &str) -> Result<Channel> {
-        // One for the channel, one for the command.
-        let wire = self.connection.open(command)?;
-        for _ in 0..2 {
+    fn begin(&self, command: &str, ahead: bool) -> Result<Channel> {
+        let (wire, round_trips) = self.connection.open(command, ahead)?;
+        for _ in 0..round_trips {
             self.turns.sent();
             self.turns.heard();
         }

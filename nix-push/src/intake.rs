@@ -29,12 +29,20 @@ pub fn open(
     if let Some(folder) = folder {
         take = format!("folder={}\n{}merge | {{\n{take}\n}}", quote(folder), include_str!("merge.sh"));
     }
-    // What is built is kept by the claim, so Nix's advice to make a root is left out.
-    let build = r#"
-if [ -n "$drv" ] && ! nix-store --check-validity "$top" 2>/dev/null; then
+    // What is built is kept by the claim, so Nix's advice to make a root is left out. What is sent is
+    // valid once each path was answered for: without that, nobody believes the word that it is rooted.
+    let root = match drv {
+        Some(_) => {
+            r#"
+if ! nix-store --check-validity "$top" 2>/dev/null; then
   nix-store --realise "$drv" "$@" 2>&1 >/dev/null
-fi"#;
-    let script = format!("{PATH}{ROOT}top=$1 drv=$2; shift 2\nclaim || exit\n{take}\n{build}\nroot\n");
+fi
+root nix-store --check-validity
+"#
+        }
+        None => "\nroot test -e\n",
+    };
+    let script = format!("{PATH}{ROOT}top=$1 drv=$2; shift 2\nclaim || exit\n{take}\n{root}");
     let mut arguments = vec![toplevel.as_str(), drv.map_or("", StorePath::as_str)];
     arguments.extend(options.iter().map(String::as_str));
     session.open(&shell(&script, &arguments))

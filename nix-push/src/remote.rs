@@ -22,7 +22,7 @@ const END: &str = "\nend\n";
 const FACTS: &str = r#"
 echo "nix-push: facts"
 command -v nix-store >/dev/null && echo "tool=nix-store"
-command -v zstd >/dev/null && echo "tool=zstd" && echo "zstd=$(zstd -V 2>&1)"
+command -v zstd >/dev/null && echo "tool=zstd" && command -v xargs >/dev/null && echo "zstd=$(zstd -V 2>&1)"
 command -v gzip >/dev/null && echo "tool=gzip"
 for link in /run/current-system /nix/var/nix/profiles/system "$roots/pushed"; do
   [ -e "$link" ] && echo "has=$(readlink -f "$link")"
@@ -32,7 +32,7 @@ while read -r name kib _; do [ "$name" = MemAvailable: ] && echo "memory=$kib"; 
 echo "end"
 while read -r what top; do
   case $what in
-    root) { [ -e "$top" ] && claim && root; } || echo "absent";;
+    root) { [ -e "$top" ] && claim && root nix-store --check-validity; } || echo "absent";;
     serve) eval "exec nix-store --serve --write $top";;
   esac
 done
@@ -59,8 +59,8 @@ else
   keep() { nix-store --realise "$top" --add-root "$roots/pushed" --indirect >/dev/null; }
   drop() { :; }
 fi
-root() {
-  if nix-store --check-validity "$top" && keep
+root() { # CHECK: a command that succeeds if the system is whole
+  if "$@" "$top" && keep
   then echo "rooted"
   else drop; false
   fi
@@ -74,6 +74,7 @@ pub struct Facts {
     pub has: Vec<StorePath>,
     pub zstd: bool,
     pub gzip: bool,
+    /// Of a machine that has what else differences take
     pub zstd_version: Option<[u32; 3]>,
     /// Bytes of memory that are free for programs
     pub memory: Option<u64>,
@@ -102,7 +103,7 @@ impl Remote {
     /// that has it roots it in the same round trip.
     pub fn connect(address: &Address, timeout: Duration, toplevel: &OnceLock<StorePath>) -> Result<Self> {
         let session = Session::connect(address, timeout)?;
-        let mut channel = session.open(&shell(&format!("{PATH}{ROOT}{FACTS}"), &[]))?;
+        let mut channel = session.open_ahead(&shell(&format!("{PATH}{ROOT}{FACTS}"), &[]))?;
         let asked = toplevel.get().cloned();
         if let Some(toplevel) = &asked {
             channel.write_all(format!("root {toplevel}\n").as_bytes())?;

@@ -70,7 +70,7 @@ impl Wire for Stream {
 
     fn was_link(&self, wait: Duration) -> bool {
         // A window that is closed for longer than a round trip is one that the command does not open.
-        self.half_sent || self.link.round_trip.is_none_or(|round_trip| wait <= round_trip)
+        self.half_sent || self.link.answered.get().is_none_or(|round_trip| wait <= round_trip)
     }
 
     fn finish_input(&mut self) -> Result<()> {

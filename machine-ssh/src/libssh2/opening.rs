@@ -8,46 +8,75 @@ use ssh2::BlockDirections;
 use std::rc::Rc;
 use std::time::Instant;
 
-pub(super) struct Opening {
-    link: Rc<Link>,
-    command: String,
+/// A channel that the machine is being asked for.
+#[derive(Default)]
+pub(super) struct Asked {
     channel: Option<ssh2::Channel>,
     /// When the machine was asked for what it has not answered yet
-    asked: Option<Instant>,
+    since: Option<Instant>,
 }
 
-impl Opening {
-    pub(super) fn new(link: Rc<Link>, command: &str) -> Self {
-        Opening { link, command: command.into(), channel: None, asked: None }
+impl Asked {
+    /// Goes on as far as it can without waiting; true once the channel is there.
+    fn step(&mut self, link: &Link) -> Result<bool> {
+        if self.channel.is_none() {
+            self.since.get_or_insert_with(Instant::now);
+            self.channel = link.attempt(|ssh| ssh.channel_session()).context("cannot open a channel")?;
+            if self.channel.is_some() {
+                self.answered(link);
+            }
+        }
+        Ok(self.channel.is_some())
     }
 
     /// Notes down how long an answer took.
-    fn answered(&mut self) {
-        let took = self.asked.take().map(|asked| asked.elapsed());
-        let shortest = [took, self.link.answered.get()].into_iter().flatten().min();
-        self.link.answered.set(shortest);
+    fn answered(&mut self, link: &Link) {
+        let took = self.since.take().map(|since| since.elapsed());
+        link.answered.set([took, link.answered.get()].into_iter().flatten().min());
+    }
+}
+
+/// Asks for the channel of the next command. What fails is said when that one begins.
+pub(super) fn ask_ahead(link: &Link) {
+    let mut spare = link.spare.borrow_mut();
+    if spare.get_or_insert_default().step(link).is_err() {
+        *spare = None;
+    }
+}
+
+pub(super) struct Opening {
+    link: Rc<Link>,
+    command: String,
+    asked: Asked,
+}
+
+impl Opening {
+    /// Takes the channel that was asked for ahead, if there is one.
+    pub(super) fn new(link: Rc<Link>, command: &str) -> Self {
+        let asked = link.spare.take().unwrap_or_default();
+        Opening { link, command: command.into(), asked }
+    }
+
+    /// Whether the channel is there, and the machine was told the command.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.channel.is_some()
     }
 }
 
 impl session::Opening for Opening {
     fn step(&mut self) -> Result<Option<Box<dyn Wire>>> {
-        self.asked.get_or_insert_with(Instant::now);
-        if self.channel.is_none() {
-            self.channel = self.link.attempt(|ssh| ssh.channel_session()).context("cannot open a channel")?;
-            if self.channel.is_none() {
-                return Ok(None);
-            }
-            self.answered();
-            self.asked = Some(Instant::now());
+        if !self.asked.step(&self.link)? {
+            return Ok(None);
         }
-        let Some(channel) = &mut self.channel else { return Ok(None) };
+        let Some(channel) = &mut self.asked.channel else { return Ok(None) };
+        self.asked.since.get_or_insert_with(Instant::now);
         let command = &self.command;
         if self.link.attempt(|_| channel.exec(command)).context("cannot run a command")?.is_none() {
             return Ok(None);
         }
-        self.answered();
+        self.asked.answered(&self.link);
         let wire = |channel| Box::new(channel::Stream::new(self.link.clone(), channel)) as Box<dyn Wire>;
-        Ok(self.channel.take().map(wire))
+        Ok(self.asked.channel.take().map(wire))
     }
 }
 
