@@ -1,25 +1,28 @@
 //! Differences: groups of paths, compressed with their older versions as reference.
 //!
-//! The machine has the older versions, and so has this computer. Both put the NARs of those that a
+//! The machine has the older versions, and so has this computer. Both put the files of those that a
 //! group is compared with behind each other; zstd takes them as what came before the group.
 //! `rebuild.sh` undoes it there, and Nix checks the hash of each path as always.
 
 use crate::closure::Beyond;
 use crate::groups::Group;
 use crate::local::Store;
-use crate::nar;
 use crate::pairs::{self, Pairs};
 use crate::read::Reader;
 use crate::remote::Facts;
-use crate::serve::{PathInfo, Request};
+use crate::serve::Request;
 use crate::spool::Figures;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
+use blocks::Blocks;
 use machine_record::{Kind, WithKind};
 use machine_ssh::quote;
+use reference::{Reference, references};
 use std::fs;
 use std::path::Path;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use zstd::zstd_safe::{self, CCtx, CParameter};
+
+mod blocks;
+mod reference;
 
 /// What the machine's zstd has in memory for a block: the block and its reference. Twice as much
 /// makes nothing smaller, half of it makes the difference of a large path twice as large (git's).
@@ -32,6 +35,11 @@ const SHARE: u64 = 8;
 const PLAIN: u64 = 8 << 20;
 /// NAR bytes with an older version from which on differences are worth the machine's trouble.
 const WORTH: u64 = 64 << 10;
+/// Up to this level of zstd its long-distance matcher alone looks into the reference.
+pub const QUICK: i32 = 3;
+/// The long-distance matcher looks at one place of so many (their logarithm). Real packages become no larger than with
+/// one of 16, in half the time.
+const LDM_RATE: u32 = 6;
 /// The first zstd with `--patch-from`.
 const ZSTD: [u32; 3] = [1, 4, 5];
 
@@ -71,51 +79,9 @@ $under /bin/sh -c {rebuild} | nix-store --serve --write"
     )
 }
 
-/// What comes before the groups: the requests for the older versions of all of them, the sizes of the
-/// references, then `hello`.
-pub fn opening<'a>(groups: impl Iterator<Item = &'a Group<'a>>, limit: u64, hello: &Request) -> Result<Vec<u8>> {
-    let mut requests = Request::hello().0;
-    let mut sizes = Vec::new();
-    for group in groups {
-        group.old.iter().for_each(|old| requests.extend_from_slice(&Request::dump_store_path(&old.path).0));
-        sizes.extend(Cut::of(group, limit).references().map(|size| size.to_string()));
-    }
-    let requests = frame(&requests, &[], 9, 1).map_err(unmade)?;
-    let mut opening = format!("{}\n", requests.len()).into_bytes();
-    opening.extend_from_slice(&requests);
-    opening.extend_from_slice(format!("{}\n", sizes.join(" ")).as_bytes());
-    opening.append(&mut block(&hello.0, &[], 1, 1)?);
-    Ok(opening)
-}
-
-/// How a group is cut into blocks.
-#[derive(Clone, Copy)]
-struct Cut {
-    /// Bytes of requests and NARs
-    new: u64,
-    /// Bytes of the older versions' NARs
-    old: u64,
-    count: u64,
-}
-
-impl Cut {
-    fn of(group: &Group, limit: u64) -> Cut {
-        let requests = group.infos.iter().map(|info| Request::add_to_store_nar(info).0.len() as u64).sum::<u64>();
-        let new = group.bytes + requests;
-        let old = group.old.iter().map(|info| info.nar_size).sum::<u64>();
-        Cut { new, old, count: if old == 0 { new.div_ceil(PLAIN) } else { (new + old).div_ceil(limit) } }
-    }
-
-    /// The sizes of the references, one for each block that has one.
-    fn references(self) -> impl Iterator<Item = u64> {
-        (0..self.count).map(move |index| block_size(self.old, self.count, index)).filter(|size| *size > 0)
-    }
-}
-
-/// The size of a block of so many.
-fn block_size(total: u64, count: u64, index: u64) -> u64 {
-    let end = |index: u64| (u128::from(total) * u128::from(index) / u128::from(count)) as u64;
-    end(index + 1) - end(index)
+/// What comes before the groups: `hello`.
+pub fn opening(hello: &Request) -> Result<Vec<u8>> {
+    block(&hello.0, None, 1, 1)
 }
 
 /// Compresses a group, block by block, in no more memory than `limit` and what zstd takes.
@@ -127,86 +93,62 @@ pub fn compress(
     reader: &mut Reader,
     give: &mut impl FnMut(Vec<u8>, Figures) -> Result<()>,
 ) -> Result<()> {
-    let Cut { new, old, count } = Cut::of(group, limit);
-    std::thread::scope(|scope| {
-        let (send, references) = sync_channel(0);
-        if old > 0 {
-            scope.spawn(move || {
-                // Nobody waits for it where the other side has gone.
-                let _ = read_old(&group.old, old, count, &send)
-                    .with_kind(Kind::Copy)
-                    .map_err(|error| send.send(Err(error)));
-            });
-        }
-        let mut blocks = Blocks::new(new, count, |new: Vec<u8>| {
-            let old = if old > 0 { references.recv()?? } else { Vec::new() };
-            let bytes = block(&new, &old, level, threads)?;
-            let plain = if old.is_empty() { 0 } else { plain_size(&new, level)? };
-            let saved = plain.saturating_sub(bytes.len() as u64);
-            give(bytes, Figures { raw: new.len() as u64, saved })
-        });
-        for info in group.infos {
-            blocks.take(&Request::add_to_store_nar(info).0)?;
-            reader.read(info, &mut |bytes| blocks.take(bytes))?;
-        }
-        Ok(())
-    })
-}
-
-/// Reads the NARs of older versions in as many blocks as the new ones have.
-fn read_old(infos: &[&PathInfo], total: u64, count: u64, send: &SyncSender<Result<Vec<u8>>>) -> Result<()> {
-    let mut blocks = Blocks::new(total, count, |block| send.send(Ok(block)).map_err(|_| anyhow!("nobody waits")));
-    for info in infos {
-        let mut size = 0;
-        // Its hash is not checked: what is wrong here is wrong in the reference alone, and the difference
-        // makes up for it.
-        nar::write(info.path.as_ref(), &mut |bytes| {
-            size += bytes.len() as u64;
-            blocks.take(bytes)
-        })?;
-        ensure!(size == info.nar_size, "{} is damaged in the local store", info.path);
+    let requests = group.infos.iter().map(|info| Request::add_to_store_nar(info).0.len() as u64).sum::<u64>();
+    let (sizes, references) = cut(group, group.bytes + requests, limit).with_kind(Kind::Copy)?;
+    let mut references = references.into_iter();
+    let mut blocks = Blocks::new(sizes, |new: Vec<u8>| {
+        let reference = references.next();
+        let bytes = block(&new, reference.as_ref(), level, threads)?;
+        let plain = if reference.is_some() { plain_size(&new, level)? } else { 0 };
+        let saved = plain.saturating_sub(bytes.len() as u64);
+        give(bytes, Figures { raw: new.len() as u64, saved })
+    });
+    for info in group.infos {
+        blocks.take(&Request::add_to_store_nar(info).0)?;
+        reader.read(info, &mut |bytes| blocks.take(bytes))?;
     }
     Ok(())
 }
 
-/// Cuts a stream of known length into blocks of about the same size.
-struct Blocks<F> {
-    total: u64,
-    count: u64,
-    done: u64,
-    block: Vec<u8>,
-    give: F,
+/// The sizes of a group's blocks, and the reference of each, if they have any. Of `new` bytes, a block has as
+/// large a part as its reference has of all: most likely they are alike there.
+fn cut(group: &Group, new: u64, limit: u64) -> Result<(Vec<u64>, Vec<Reference>)> {
+    let old = group.old.iter().map(|info| info.nar_size).sum::<u64>();
+    let most =
+        if new + old <= limit { limit } else { (u128::from(limit) * u128::from(old) / u128::from(new + old)) as u64 };
+    let mut references = if old > 0 { references(&group.old, most)? } else { Vec::new() };
+    let total = references.iter().map(|reference| reference.size).sum();
+    if total == 0 {
+        let count = new.div_ceil(PLAIN);
+        return Ok(((0..count).map(|at| share(new, at, at + 1, count)).collect(), Vec::new()));
+    }
+    let (mut at, mut sizes) = (0, Vec::new());
+    references.retain(|reference| {
+        let size = share(new, at, at + reference.size, total);
+        at += reference.size;
+        sizes.extend((size > 0).then_some(size));
+        size > 0
+    });
+    Ok((sizes, references))
 }
 
-impl<F: FnMut(Vec<u8>) -> Result<()>> Blocks<F> {
-    fn new(total: u64, count: u64, give: F) -> Self {
-        Blocks { total, count, done: 0, block: Vec::new(), give }
-    }
-
-    fn take(&mut self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            let size = block_size(self.total, self.count, self.done) as usize;
-            if self.block.is_empty() {
-                self.block.reserve_exact(size);
-            }
-            let (now, later) = bytes.split_at(bytes.len().min(size - self.block.len()));
-            self.block.extend_from_slice(now);
-            bytes = later;
-            if self.block.len() == size {
-                self.done += 1;
-                (self.give)(std::mem::take(&mut self.block))?;
-            }
-        }
-        Ok(())
-    }
+/// How much of `all` lies between two of `parts` points at the same distance.
+fn share(all: u64, from: u64, to: u64, parts: u64) -> u64 {
+    let point = |at: u64| (u128::from(all) * u128::from(at) / u128::from(parts)) as u64;
+    point(to) - point(from)
 }
 
-/// A block: its headline, and the frame.
-fn block(new: &[u8], old: &[u8], level: i32, threads: usize) -> Result<Vec<u8>> {
-    let frame = frame(new, old, level, threads).map_err(unmade)?;
-    let mut block = format!("{} {}\n", old.len(), frame.len()).into_bytes();
-    block.extend_from_slice(&frame);
-    Ok(block)
+/// A block: its headline, the names of its reference's files, and the frame.
+fn block(new: &[u8], reference: Option<&Reference>, level: i32, threads: usize) -> Result<Vec<u8>> {
+    let old = reference.map(Reference::read).transpose().with_kind(Kind::Copy)?.unwrap_or_default();
+    let frame = frame(new, &old, level, threads).map_err(unmade)?;
+    let Some(reference) = reference else {
+        return Ok([format!("0 - 0 {}\n", frame.len()).into_bytes(), frame].concat());
+    };
+    let names = self::frame(&reference.names(), &[], 9, 1).map_err(unmade)?;
+    let start = reference.start().map_or("-".into(), |start| start.to_string());
+    let headline = format!("{} {start} {} {}\n", names.len(), reference.size, frame.len());
+    Ok([headline.into_bytes(), names, frame].concat())
 }
 
 fn unmade(code: usize) -> anyhow::Error {
@@ -218,6 +160,8 @@ fn unmade(code: usize) -> anyhow::Error {
 fn frame(new: &[u8], old: &[u8], level: i32, threads: usize) -> Result<Vec<u8>, usize> {
     let mut frame = Vec::with_capacity(zstd_safe::compress_bound(new.len()));
     let mut context = CCtx::create();
+    // Beside the matcher, a lower level gains no time.
+    let level = if old.is_empty() { level } else { level.max(QUICK) };
     context.set_parameter(CParameter::CompressionLevel(level))?;
     context.set_parameter(CParameter::ChecksumFlag(true))?;
     if old.is_empty() {
@@ -227,13 +171,13 @@ fn frame(new: &[u8], old: &[u8], level: i32, threads: usize) -> Result<Vec<u8>, 
     } else {
         let log = (old.len() + new.len()).next_power_of_two().ilog2().clamp(16, 27);
         context.set_parameter(CParameter::WindowLog(log))?;
-        if level <= 3 {
-            // Finds what both have in common at 16 bytes and more, in the whole of the reference:
-            // four to five times as fast as the other way, for a third to a half more bytes.
+        if level <= QUICK {
+            // Finds what both have in common at 32 bytes and more, in the whole of the reference: many
+            // times as fast as the other way, for a third to a half more bytes.
             context.set_parameter(CParameter::EnableLongDistanceMatching(true))?;
-            context.set_parameter(CParameter::LdmHashRateLog(4))?;
-            context.set_parameter(CParameter::LdmMinMatch(16))?;
-            context.set_parameter(CParameter::LdmHashLog(log - 4))?;
+            context.set_parameter(CParameter::LdmHashRateLog(LDM_RATE))?;
+            context.set_parameter(CParameter::LdmMinMatch(32))?;
+            context.set_parameter(CParameter::LdmHashLog(log - LDM_RATE))?;
         } else {
             // Tables that hold the whole of the reference.
             context.set_parameter(CParameter::HashLog(log.min(24) - 1))?;
@@ -248,12 +192,13 @@ fn frame(new: &[u8], old: &[u8], level: i32, threads: usize) -> Result<Vec<u8>, 
 /// About how large a block would be by itself, from a sample of it.
 fn plain_size(new: &[u8], level: i32) -> Result<u64> {
     const EVERY: usize = 1 << 20;
-    const SAMPLE: usize = 128 << 10;
+    const SAMPLE: usize = 32 << 10;
+    let mut compressor = zstd::bulk::Compressor::new(level).context("cannot compress")?;
     let (mut raw, mut packed) = (0, 0);
     for stretch in new.chunks(EVERY) {
         let sample = &stretch[..stretch.len().min(SAMPLE)];
         raw += sample.len() as u64;
-        packed += zstd::bulk::compress(sample, level).context("cannot compress")?.len() as u64;
+        packed += compressor.compress(sample).context("cannot compress")?.len() as u64;
     }
     Ok(new.len() as u64 * packed / raw.max(1))
 }
@@ -274,24 +219,6 @@ mod tests {
         assert_eq!(limit(&facts(Some([1, 4, 4]), 4000)), None);
         assert_eq!(limit(&facts(None, 4000)), None);
         assert_eq!(limit(&Facts { zstd_version: Some([1, 5, 4]), ..Facts::default() }), None);
-    }
-
-    #[test]
-    fn blocks_are_of_about_the_same_size_however_the_bytes_come() {
-        let all: Vec<u8> = (0..1000u32).map(|at| at as u8).collect();
-        for (count, piece) in [(1, 1000), (3, 7), (7, 1000), (1000, 13)] {
-            let mut got = Vec::new();
-            let mut blocks = Blocks::new(1000, count, |block| {
-                got.push(block);
-                Ok(())
-            });
-            for piece in all.chunks(piece) {
-                blocks.take(piece).unwrap();
-            }
-            assert_eq!(got.len() as u64, count);
-            assert!(got.iter().all(|block| block.len().abs_diff(1000 / count as usize) <= 1));
-            assert_eq!(got.concat(), all);
-        }
     }
 
     /// Bytes that look like a program: some repeat, most do not.

@@ -77,7 +77,7 @@ fn transfer(
         Ok(bytes.len() as u64)
     };
     let hello = match packing {
-        Packing::Delta(limit) => delta::opening(order.groups(), limit, &Request::hello())?,
+        Packing::Delta(_) => delta::opening(&Request::hello())?,
         _ => {
             let mut hello = Packer::new(packing, pace.level(), 1)?;
             hello.pack(&Request::hello().0)?;

@@ -13,10 +13,6 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 impl Order<'_> {
-    pub fn groups(&self) -> impl Iterator<Item = &Group<'_>> {
-        self.groups.iter().map(|(group, _)| group)
-    }
-
     pub fn len(&self) -> usize {
         self.groups.len()
     }
@@ -25,14 +21,13 @@ impl Order<'_> {
     /// is over. Several threads may do so.
     pub fn make(&self) {
         let mut reader = Reader::default();
-        while let Some((name, group)) = self.claim() {
-            let mut made = Made { order: self, name, threads: self.threads(group), end: None };
+        while let Some((group, mut made)) = self.claim() {
             made.end = Some(self.compress(group, &mut reader, &made).map_err(|error| Failure::of(&error)));
         }
     }
 
     /// Takes the next group that nobody has begun; it must be made then.
-    fn claim(&self) -> Option<(Name, &Group<'_>)> {
+    fn claim(&self) -> Option<(&Group<'_>, Made<'_>)> {
         let spool = self.spool;
         let mut state = spool.lock();
         loop {
@@ -48,7 +43,8 @@ impl Order<'_> {
                 continue;
             }
             let full = next > sending && self.waiting.load(Ordering::SeqCst) >= spool.share();
-            let need = self.threads(group);
+            let level = self.level.load(Ordering::Relaxed);
+            let need = self.threads(group, level);
             if next > sending + AHEAD || full || state.making + need > spool.makers {
                 state = spool.wait(state);
                 continue;
@@ -59,17 +55,19 @@ impl Order<'_> {
             let shares = self.packing != Packing::None && spool.shares(&mut state, group);
             let name = if shares { shared } else { own };
             state.frames.insert(name, Frame::default());
-            return Some((name, group));
+            return Some((group, Made { order: self, name, level, threads: need, end: None }));
         }
     }
 
-    /// How many threads compress a group: a large one is worth all of them.
-    fn threads(&self, group: &Group) -> usize {
-        if group.is_large() { self.spool.makers } else { 1 }
+    /// How many threads compress a group: a large one is worth all of them. A difference is made by
+    /// one, but takes the memory of all where it is not [made quickly](delta::QUICK).
+    fn threads(&self, group: &Group, level: i32) -> usize {
+        let quick = level <= delta::QUICK && !group.old.is_empty();
+        if group.is_large() && !quick { self.spool.makers } else { 1 }
     }
 
     fn compress(&self, group: &Group, reader: &mut Reader, made: &Made) -> Result<()> {
-        let mut level = self.level.load(Ordering::Relaxed);
+        let mut level = made.level;
         if made.name.2.is_some() && self.spool.machines.load(Ordering::SeqCst) > 1 {
             // One that pauses holds its memory, and each machine may have one.
             level = level.min(3);
@@ -158,6 +156,7 @@ impl Order<'_> {
 struct Made<'a> {
     order: &'a Order<'a>,
     name: Name,
+    level: i32,
     threads: usize,
     end: Option<Result<(), Failure>>,
 }

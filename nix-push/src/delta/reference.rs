@@ -1,0 +1,155 @@
+//! What blocks are compared with: the files of older versions, behind each other.
+//!
+//! Files, and not their NARs: the machine has those only by way of `nix-store`, which takes half as long to
+//! write them into a pipe as to import them again.
+
+use crate::serve::PathInfo;
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Files as a whole, or a part of a single one.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reference {
+    files: Vec<(PathBuf, u64)>,
+    /// Where the part begins
+    part: Option<u64>,
+    /// Bytes
+    pub size: u64,
+}
+
+impl Reference {
+    /// The names of its files, as `xargs -0` takes them.
+    pub fn names(&self) -> Vec<u8> {
+        self.files.iter().flat_map(|(file, _)| [file.as_os_str().as_bytes(), b"\0"].concat()).collect()
+    }
+
+    /// Where it begins in its file, if it is a part.
+    pub fn start(&self) -> Option<u64> {
+        self.part
+    }
+
+    /// Its bytes. What is wrong in them is wrong in the reference alone: the difference makes up for
+    /// it, or the machine sees that its own is another.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(self.size as usize);
+        for (path, size) in &self.files {
+            let shown = || format!("cannot read {}", path.display());
+            let file = File::open(path).with_context(shown)?;
+            match self.part {
+                None => file.take(*size).read_to_end(&mut bytes).map(drop),
+                Some(start) => {
+                    bytes.resize(self.size as usize, 0);
+                    file.read_exact_at(&mut bytes, start)
+                }
+            }
+            .with_context(shown)?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// The files of older versions as references of at most `most` bytes each, in order.
+pub fn references(old: &[&PathInfo], most: u64) -> Result<Vec<Reference>> {
+    let mut files = Vec::new();
+    for info in old {
+        list(info.path.as_ref(), &mut files)?;
+    }
+    Ok(cut(files, most))
+}
+
+fn cut(files: Vec<(PathBuf, u64)>, most: u64) -> Vec<Reference> {
+    let mut all = Vec::new();
+    let mut whole = Reference::default();
+    let mut end = |whole: &mut Reference| {
+        let whole = std::mem::take(whole);
+        if whole.size > 0 {
+            all.push(whole)
+        }
+    };
+    for (file, size) in files {
+        if whole.size + size > most {
+            end(&mut whole);
+        }
+        if size <= most {
+            whole.files.push((file, size));
+            whole.size += size;
+            continue;
+        }
+        let count = size.div_ceil(most);
+        for at in 0..count {
+            let (start, next) = (size * at / count, size * (at + 1) / count);
+            end(&mut Reference { files: vec![(file.clone(), size)], part: Some(start), size: next - start });
+        }
+    }
+    end(&mut whole);
+    all
+}
+
+/// Files with their sizes, those of a folder by name, as in a NAR.
+fn list(path: &Path, files: &mut Vec<(PathBuf, u64)>) -> Result<()> {
+    let shown = || format!("cannot read {}", path.display());
+    let metadata = fs::symlink_metadata(path).with_context(shown)?;
+    if metadata.is_dir() {
+        return list_folder(path, files).with_context(shown);
+    }
+    if metadata.is_file() && metadata.len() > 0 {
+        files.push((path.into(), metadata.len()));
+    }
+    Ok(())
+}
+
+fn list_folder(path: &Path, files: &mut Vec<(PathBuf, u64)>) -> std::io::Result<()> {
+    let mut entries = fs::read_dir(path)?.collect::<std::io::Result<Vec<_>>>()?;
+    entries.sort_unstable_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            list_folder(&entry.path(), files)?;
+        } else if kind.is_file() {
+            let size = entry.metadata()?.len();
+            if size > 0 {
+                files.push((entry.path(), size));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_taken_whole_or_one_in_parts_and_all_in_the_order_of_a_nar() {
+        let folder = std::env::temp_dir()
+            .join(format!("reference-test-{}-00bgd045z0d4icpbc2yyz4gx48ak44la", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(folder.join("b")).unwrap();
+        let bytes = |count: usize, seed: usize| (0..count).map(|at| (at * 7 + seed) as u8).collect::<Vec<_>>();
+        let files = [("a", 10), ("b/large", 95), ("b/x\ny", 20), ("c", 0), ("d", 20), ("e", 1)];
+        let mut all = Vec::new();
+        for (seed, (name, size)) in files.into_iter().enumerate() {
+            fs::write(folder.join(name), bytes(size, seed)).unwrap();
+            all.extend(bytes(size, seed));
+        }
+        std::os::unix::fs::symlink("nowhere", folder.join("f")).unwrap();
+        let mut listed = Vec::new();
+        list(&folder, &mut listed).unwrap();
+        let cut = cut(listed, 40);
+        let got: Vec<_> = cut.iter().map(|reference| reference.read().unwrap()).collect();
+        assert_eq!(got.concat(), all);
+        assert_eq!(got.iter().map(Vec::len).collect::<Vec<_>>(), [10, 31, 32, 32, 40, 1]);
+        assert!(cut.iter().zip(&got).all(|(reference, bytes)| reference.size == bytes.len() as u64));
+        assert_eq!(
+            cut.iter().map(Reference::start).collect::<Vec<_>>(),
+            [None, Some(0), Some(31), Some(63), None, None]
+        );
+        let names = format!("{0}/b/x\ny\0{0}/d\0", folder.display());
+        assert_eq!(String::from_utf8(cut[4].names()).unwrap(), names);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
