@@ -172,7 +172,7 @@ fn frame(new: &[u8], old: &[u8], level: i32, threads: usize) -> Result<Vec<u8>, 
         let log = (old.len() + new.len()).next_power_of_two().ilog2().clamp(16, 27);
         context.set_parameter(CParameter::WindowLog(log))?;
         if level <= QUICK {
-            // Finds what both have in common at 32 bytes and more, in the whole of the reference: many
+            // Finds what both have in common at 32 bytes and more, in the whole of the reference: several
             // times as fast as the other way, for a third to a half more bytes.
             context.set_parameter(CParameter::EnableLongDistanceMatching(true))?;
             context.set_parameter(CParameter::LdmHashRateLog(LDM_RATE))?;

@@ -40,7 +40,12 @@ fi
 root nix-store --check-validity
 "#
         }
-        None => "\nroot test -e\n",
+        None => {
+            r#"
+arrived() { [ -e "$1" ] || { echo "its nix-store or what feeds it ended early" >&2; false; }; }
+root arrived
+"#
+        }
     };
     let script = format!("{PATH}{ROOT}top=$1 drv=$2; shift 2\nclaim || exit\n{take}\n{root}");
     let mut arguments = vec![toplevel.as_str(), drv.map_or("", StorePath::as_str)];
