@@ -21,8 +21,8 @@ pub enum Packing {
 }
 
 /// Levels of zstd, each about half as fast as the one before. Beyond the last, a closure hardly
-/// becomes smaller (9: 115 MB, 12: 114 MB of 361 MB).
-const LEVELS: [i32; 4] = [1, 3, 6, 9];
+/// becomes smaller: level 9 saves 1.3 % of the bytes for half as much processor time again.
+const LEVELS: [i32; 3] = [1, 3, 6];
 const FIRST: usize = 1;
 
 /// How often the level is looked at.
@@ -185,9 +185,9 @@ mod tests {
             pace.adapt(share);
             pace.level()
         };
-        assert_eq!([levels(0.9), levels(0.9), levels(0.9)], [6, 9, 9]);
-        assert_eq!([levels(0.5), levels(0.4)], [9, 6]);
-        assert_eq!([levels(0.0), levels(0.0), levels(0.0)], [3, 1, 1]);
+        assert_eq!([levels(0.9), levels(0.9)], [6, 6]);
+        assert_eq!([levels(0.5), levels(0.4)], [6, 3]);
+        assert_eq!([levels(0.0), levels(0.0)], [1, 1]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ const PART: usize = 256 * 1024;
 /// Compressed bytes that may wait in memory, for all machines together.
 const WAITING: usize = 32 << 20;
 /// How many groups are made ahead of the one that is being sent.
-const AHEAD: usize = 6;
+const AHEAD: usize = 24;
 /// Most groups that are made at a time: a compressor holds up to 40 MB, and two keep up with a gigabit.
 const MAKERS: usize = 2;
 /// What is left free on the file's disk.
