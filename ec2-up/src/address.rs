@@ -45,7 +45,10 @@ pub async fn ensure(
         }
         // What is shown may be from before; the caller limits the time.
         let instance = instance::wait(region, id, "running").await?;
-        if instance.public_ip_address() == address.public_ip() {
+        // Another run may have made one that EC2 did not show before, and this one has taken its place.
+        let others = find(region, machine).await?;
+        let left = others.iter().any(|other| other.allocation_id() != address.allocation_id() && is_idle(other));
+        if instance.public_ip_address() == address.public_ip() && !left {
             return Ok(instance);
         }
     }
@@ -75,14 +78,15 @@ async fn keep_one(
         let has = |address: &Address| address.instance_id() == Some(id);
         has(b).cmp(&has(a)).then(a.allocation_id().cmp(&b.allocation_id()))
     });
-    for other in known.iter().skip(1).filter(|other| other.association_id().is_none_or(str::is_empty)) {
-        match give_back(region, machine, other).await {
-            // Another run has put it to use since: it is looked at again in the next round or run.
-            Err(failure) if failure.kind == Kind::Conflict => {}
-            done => done?,
-        }
+    for other in known.iter().skip(1).filter(|other| is_idle(other)) {
+        // Another run may have put it to use since: it is looked at again in the next round or run.
+        give_back(region, machine, other).await?;
     }
     known.into_iter().next().ok_or_else(|| Failure::new(Kind::Internal, "the Elastic IP is gone"))
+}
+
+fn is_idle(address: &Address) -> bool {
+    address.association_id().is_none_or(str::is_empty)
 }
 
 /// AllocateAddress has no client token: after a lost answer the tags tell whether it took place.
@@ -123,11 +127,8 @@ pub async fn idle(region: &Region, machine: &str) -> Result<Vec<Rc<Address>>, Fa
 /// Gives back those that nothing has.
 pub async fn tidy(region: &Region, machine: &str) -> Result<(), Failure> {
     for address in idle(region, machine).await? {
-        match give_back(region, machine, &address).await {
-            // Another run has put it to use since.
-            Err(failure) if failure.kind == Kind::Conflict => {}
-            done => done?,
-        }
+        // Another run may have put it to use since.
+        give_back(region, machine, &address).await?;
     }
     Ok(())
 }
@@ -137,17 +138,19 @@ pub async fn tidy(region: &Region, machine: &str) -> Result<(), Failure> {
 /// The caller limits the time.
 pub async fn release(region: &Region, machine: &str, gone: &[String]) -> Result<bool, Failure> {
     let mut released = false;
-    for address in find(region, machine).await? {
-        while !is_others(region, machine, &address, gone).await? {
-            match give_back(region, machine, &address).await {
-                // EC2 takes it from a terminated machine a little later.
-                Err(failure) if failure.kind == Kind::Conflict => tokio::time::sleep(PAUSE).await,
-                done => {
-                    done?;
-                    released = true;
-                    break;
-                }
+    for found in find(region, machine).await? {
+        let mut address = Some(found);
+        while let Some(now) = address
+            && !is_others(region, machine, &now, gone).await?
+        {
+            if give_back(region, machine, &now).await? {
+                released = true;
+                break;
             }
+            // EC2 takes it from a terminated machine a little later, and somebody may give it to another one.
+            tokio::time::sleep(PAUSE).await;
+            let known = find(region, machine).await?;
+            address = known.into_iter().find(|known| known.allocation_id() == now.allocation_id());
         }
     }
     Ok(released)
@@ -163,29 +166,33 @@ pub async fn is_others(region: &Region, machine: &str, address: &Address, gone: 
     Ok(user.is_some())
 }
 
-/// What has the address, but for instances that go: another one, or an interface of something else.
+/// What has the address, but for instances and interfaces that go: another instance, or an interface of something else.
 pub async fn user<'a>(region: &Region, address: &'a Address, gone: &[String]) -> Result<Option<&'a str>, Failure> {
     let some = |id: &&str| !id.is_empty();
+    let goes = |id: &&str| gone.iter().any(|gone| gone == id);
     let Some(id) = address.instance_id().filter(some) else {
-        return Ok(address.network_interface_id().filter(some));
+        return Ok(address.network_interface_id().filter(some).filter(|id| !goes(id)));
     };
-    if gone.iter().any(|gone| gone == id) {
+    if goes(&id) {
         return Ok(None);
     }
-    // EC2 may show an instance of before.
+    // EC2 may show an instance of before, which it lists for an hour; one that it does not list may be quite new.
     let found = region.by_id.of(id, Duration::from_millis(20)).await?;
-    Ok(found.iter().any(|found| !instance::is_gone(found)).then_some(id))
+    let is_gone = !found.is_empty() && found.iter().all(|found| instance::is_gone(found));
+    Ok((!is_gone).then_some(id))
 }
 
-async fn give_back(region: &Region, machine: &str, address: &Address) -> Result<(), Failure> {
+/// False where EC2 sees it in use.
+async fn give_back(region: &Region, machine: &str, address: &Address) -> Result<bool, Failure> {
     let id = address.allocation_id().unwrap_or_default();
     let released =
         region.aws.call(machine, "ReleaseAddress", id, |client| client.release_address().allocation_id(id).send());
     match released.await {
+        Err(error) if error.is_in_use() => Ok(false),
         Err(error) if !error.is(GONE) => Err(error.failure("cannot give the Elastic IP back")),
         _ => {
             log::event(machine, &format!("gave back the address {}", address.public_ip().unwrap_or(id)));
-            Ok(())
+            Ok(true)
         }
     }
 }

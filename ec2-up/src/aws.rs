@@ -127,6 +127,10 @@ impl Aws {
             let throttled = error.is_throttled();
             attempts += u32::from(!throttled);
             if !(throttled || error.is_transient()) || attempts == most {
+                // Who waits for its users to go makes the call again.
+                if error.is_in_use() {
+                    self.refused.borrow_mut().insert(action, error.clone());
+                }
                 return Err(error);
             }
             // Not all at the same moment.

@@ -65,9 +65,16 @@ impl CallError {
             || (self.is(&["Unsupported"]) && self.message.contains("Availability Zone"))
     }
 
-    /// Whether EC2 knows no such instance profile, or not yet: IAM tells it seconds after one was made.
+    /// Whether EC2 sees the group or the address in use.
+    pub fn is_in_use(&self) -> bool {
+        self.is(&["DependencyViolation", "InvalidGroup.InUse", "InvalidIPAddress.InUse"])
+    }
+
+    /// Whether EC2 knows no such instance profile, or not yet: IAM tells it of one, and of its role, seconds after they
+    /// were made.
     pub fn is_unknown_profile(&self) -> bool {
-        self.is(&["InvalidParameterValue"]) && self.message.contains("iamInstanceProfile")
+        let words = ["iamInstanceProfile", "has no associated IAM Roles"];
+        self.is(&["InvalidParameterValue"]) && words.iter().any(|words| self.message.contains(words))
     }
 
     /// Whether nobody knows what came of the call.

@@ -116,18 +116,24 @@ impl Context {
         // Held from the start, so that of machines that go together the last one takes the key pair along.
         let mut keys = Held { context: self, region: &region.name, names: Vec::new() };
         keys.hold(pair.map(|pair| pair.name));
-        if let Some(named) = record.read::<Vec<String>>(leftovers::MEMBER)? {
-            self.leftovers(record, &region, &name, &named, step, keys).await?;
-            return Ok(());
+        // A machine that was made since from such a record goes as any other does.
+        if instance::named(record)?.is_none()
+            && let Some(named) = record.read::<Vec<String>>(leftovers::MEMBER)?
+        {
+            return self.leftovers(record, &region, &name, &named, step, keys).await;
         }
         let found = instance::all(&region, &name).await?;
         let mut ids: Vec<String> = Vec::new();
+        let mut going = Vec::new();
         for instance in &found {
             ids.extend(instance.instance_id().map(String::from));
+            let interfaces = instance.network_interfaces().iter();
+            going.extend(interfaces.filter_map(|interface| interface.network_interface_id().map(String::from)));
             keys.hold(instance.key_name().map(String::from));
         }
         self.check_instance(record, &region, &ids).await?;
-        self.gone.borrow_mut().extend(ids.iter().cloned());
+        going.extend(ids.iter().cloned());
+        self.gone.borrow_mut().extend(going.iter().cloned());
         let groups = group::ours(&region, &name).await?;
         self.gone.borrow_mut().extend(groups.iter().filter_map(|group| group.group_id().map(String::from)));
         if self.args.stream.plan {
@@ -140,7 +146,7 @@ impl Context {
         }
         instance::wait_gone(&region, &ids).await?;
         step.set("losing its address");
-        let mut released = address::release(&region, &name, &ids).await?;
+        let mut released = address::release(&region, &name, &going).await?;
         step.set("losing its security group");
         for group in &groups {
             released |= self.delete_group(&region, &name, group).await?;

@@ -288,7 +288,7 @@ pub async fn delete(region: &Region, machine: &str, group: &SecurityGroup) -> Re
         .aws
         .call(machine, "DeleteSecurityGroup", id, |client| client.delete_security_group().group_id(id).send());
     match deleted.await {
-        Err(error) if error.is(&["DependencyViolation", "InvalidGroup.InUse"]) => return Ok(false),
+        Err(error) if error.is_in_use() => return Ok(false),
         Err(error) if !error.is(&["InvalidGroup.NotFound"]) => {
             return Err(error.failure(format!("cannot delete the security group {id}")));
         }

@@ -30,7 +30,9 @@ pub async fn find(aws: &Aws, groups: Vec<String>) -> Result<Vec<(String, String)
         machine.security_groups().iter().for_each(|of| add(of.group_id(), machine.instance_id().unwrap_or_default()));
     }
     for interface in interfaces(aws, &groups).await? {
-        interface.groups().iter().for_each(|of| add(of.group_id(), &shown(&interface)));
+        let machine = interface.attachment().and_then(|attachment| attachment.instance_id());
+        let user = machine.map_or_else(|| shown(&interface), String::from);
+        interface.groups().iter().for_each(|of| add(of.group_id(), &user));
     }
     for by in ["ip-permission.group-id", "egress.ip-permission.group-id"] {
         for user in security_groups(aws, &[filter(by, groups.clone())]).await? {
@@ -40,7 +42,8 @@ pub async fn find(aws: &Aws, groups: Vec<String>) -> Result<Vec<(String, String)
     Ok(users)
 }
 
-/// Network interfaces in one of the groups that are not a machine's, such as those of a load balancer or a database.
+/// Network interfaces in one of the groups that are no machine's first, whose groups are the machine's own: further ones,
+/// and those of a load balancer or a database.
 async fn interfaces(aws: &Aws, groups: &[String]) -> Result<Vec<NetworkInterface>, Failure> {
     let what = groups.join(",");
     let found = aws.call("", "DescribeNetworkInterfaces", &what, |client| {
@@ -51,7 +54,10 @@ async fn interfaces(aws: &Aws, groups: &[String]) -> Result<Vec<NetworkInterface
     let foreign = |interface: &NetworkInterface| {
         // That of a terminated machine of ours stays for a while; EC2 takes it away by itself.
         let ours = tags::value(interface.tag_set(), tags::DEPLOYMENT).is_some();
-        !ours && interface.attachment().and_then(|attachment| attachment.instance_id()).is_none()
+        match interface.attachment().filter(|attachment| attachment.instance_id().is_some()) {
+            Some(attachment) => attachment.device_index() != Some(0),
+            None => !ours,
+        }
     };
     Ok(found.into_iter().filter(foreign).collect())
 }
@@ -72,10 +78,11 @@ fn named(group: &SecurityGroup) -> impl Iterator<Item = &str> {
     rules.flat_map(|rule| rule.user_id_group_pairs()).filter_map(|pair| pair.group_id())
 }
 
-/// Who uses the group, without the machines and groups that go, which EC2 may still list.
+/// Who uses the group, without the machines, their interfaces and the groups that go, which EC2 may still list.
 pub async fn others(region: &Region, group: &str, gone: &[String]) -> Result<BTreeSet<String>, Failure> {
     let users = region.users_of_group.of(group, Duration::from_millis(20)).await?;
-    Ok(users.into_iter().filter(|user| !gone.contains(user)).collect())
+    let goes = |user: &String| gone.iter().any(|gone| user.split(' ').next() == Some(gone));
+    Ok(users.into_iter().filter(|user| !goes(user)).collect())
 }
 
 /// Those of the groups that somebody uses, asked for together.

@@ -23,7 +23,7 @@ const GENERATIONS: u32 = 1000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long EC2 may take to hear from IAM of an instance profile that was just made.
-const IAM: Duration = Duration::from_secs(20);
+const IAM: Duration = Duration::from_secs(60);
 
 /// All that a new machine is made from.
 pub struct Plan<'a> {
@@ -40,6 +40,7 @@ impl Plan<'_> {
         let started = tokio::time::Instant::now();
         let mut subnets = subnet::first_choice(region, self.vpc, self.wish).await?;
         let mut next = 0;
+        let mut unknown = None;
         loop {
             // Both are looked at again each time: a teardown of another machine may have taken the key pair.
             key_pair::ensure(region, self.machine, self.key_pair).await?;
@@ -54,7 +55,7 @@ impl Plan<'_> {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
-            if error.is_unknown_profile() && started.elapsed() < IAM {
+            if error.is_unknown_profile() && unknown.get_or_insert_with(tokio::time::Instant::now).elapsed() < IAM {
                 let pause = Duration::from_secs(4);
                 log::event(self.machine, &format!("{error}: again in {} s, if it is a new one", pause.as_secs()));
                 tokio::time::sleep(pause).await;

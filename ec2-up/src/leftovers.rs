@@ -89,7 +89,8 @@ impl Context {
         step: &Doing,
         keys: Held<'_>,
     ) -> Result<()> {
-        for volume in named.iter().filter_map(|named| named.strip_prefix("volume/")) {
+        let (volumes, rest): (Vec<&String>, _) = named.iter().partition(|named| named.starts_with("volume/"));
+        for volume in volumes.iter().filter_map(|named| named.strip_prefix("volume/")) {
             let how = format!("aws ec2 delete-volume --volume-id {volume}");
             log::event(name, &format!("{volume} stays: only you know whether its data may go; then: {how}"));
         }
@@ -106,12 +107,20 @@ impl Context {
             return self.look_at_keys(record, region, keys).await;
         }
         step.set("losing what is left of it");
-        address::tidy(region, name).await?;
+        let mut released = address::release(region, name, &[]).await?;
         for group in &groups {
-            self.delete_group(region, name, group).await?;
+            released |= self.delete_group(region, name, group).await?;
         }
-        self.release_keys(region, name, keys).await?;
-        record.remove(MEMBER);
+        released |= self.release_keys(region, name, keys).await?;
+        if !released && !rest.is_empty() {
+            let place = format!("in {} of {}", region.name, region.deployment);
+            log::event(name, &format!("nothing is left of it {place} that nobody uses: nothing to do"));
+        }
+        if volumes.is_empty() {
+            record.remove(MEMBER);
+        } else {
+            record.set(MEMBER, &volumes)?;
+        }
         Ok(())
     }
 }

@@ -88,8 +88,7 @@ pub fn is_untrusted(message: &str) -> bool {
 }
 
 /// What to do about it.
-pub const UNTRUSTED: &str =
-    "if a proxy opens what is encrypted: put its certificate into a file, and name that in SSL_CERT_FILE";
+pub const UNTRUSTED: &str = "is the clock right? If a proxy opens what is encrypted: name a file in SSL_CERT_FILE, of the system's certificates and its own";
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {

@@ -46,7 +46,7 @@ print(a['PublicIp'], spare['VolumeId'])"
 
     let down = region.sh("ec2-ls -q --orphans | ec2-down", "").ok();
     assert!(down.stderr.contains(&format!("aws ec2 delete-volume --volume-id {volume}")), "{}", down.stderr);
-    assert_eq!(down.record().get("orphans"), None);
+    assert_eq!(down.record()["orphans"], json!([format!("volume/{volume}")]), "what stays is still named");
     let changes = region.changes();
     let mut changes: Vec<&str> = changes[before..].iter().map(String::as_str).collect();
     changes.sort_unstable();
@@ -123,4 +123,43 @@ ec2.get_waiter('instance_terminated').wait(InstanceIds=['{other}'], WaiterConfig
     ));
     region.sh(&format!("{DOWN} -n --name web-1"), "").ok();
     assert_eq!((region.count("ReleaseAddress"), orphans(&region).len()), (1, 0));
+}
+
+#[test]
+fn what_a_machine_has_that_is_still_shutting_down_is_waited_for() {
+    let region = Region::new("shutting");
+    let (id, _) = machine(&region, "--elastic-ip");
+    region.cloud("set shutting_down 3");
+    // As a teardown leaves it that was cut short.
+    region.boto(&format!("ec2.terminate_instances(InstanceIds=['{id}'])"));
+    region.sh("ec2-down -q -n --all", "").ok();
+    assert_eq!(region.boto("print(len(ec2.describe_addresses()['Addresses']))"), "0", "it would be paid for");
+    assert!(orphans(&region).is_empty());
+    let again = region.sh("echo '{\"name\":\"web-1\",\"orphans\":[\"elastic-ip/1.2.3.4\"]}' | ec2-down", "").ok();
+    assert!(again.stderr.contains("nothing to do"), "{}", again.stderr);
+}
+
+#[test]
+fn a_machine_made_from_a_record_of_leftovers_goes_as_any_other() {
+    let region = Region::new("remade");
+    machine(&region, "");
+    region.sh("jq -c '.orphans = [\"security-group/nixpipe-default-web-1\"]' up.json | ec2-down -q", "").ok();
+    assert_eq!(region.sh("ec2-ls -q; ec2-ls -q --orphans", "").ok().stdout, "");
+}
+
+#[test]
+fn a_group_on_a_further_interface_of_a_machine_stays_at_once() {
+    let region = Region::new("further");
+    let (_, group) = machine(&region, "");
+    let ami = region.sh("jq -r .ami.id web-1.json", "").ok().stdout;
+    let bastion = region.boto(&format!(
+        "run = ec2.run_instances(ImageId='{}', InstanceType='t3.micro', MinCount=1, MaxCount=1)['Instances'][0]
+eth1 = ec2.create_network_interface(SubnetId=run['SubnetId'], Groups=['{group}'])['NetworkInterface']['NetworkInterfaceId']
+ec2.attach_network_interface(NetworkInterfaceId=eth1, InstanceId=run['InstanceId'], DeviceIndex=1)
+print(run['InstanceId'])",
+        ami.trim()
+    ));
+    let down = region.sh("ec2-down --timeout 1h < up.json", "").ok();
+    assert!(down.stderr.contains(&format!("stays: it is used by {bastion}\n")), "{}", down.stderr);
+    assert_eq!(region.count("DeleteSecurityGroup"), 0);
 }
