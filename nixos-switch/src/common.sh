@@ -19,7 +19,8 @@
 #                 returned-T (somebody could log in) or rebooting-T (nobody could)
 #   last/       the deployment before, with its `outcome`
 # /var/lib/nixpipe holds
-#   commit-pending  exists while profile and boot entry may disagree
+#   commit-pending  exists while profile and boot entry may disagree; a loss of power may bring it back when they
+#                   agree again, and the next run finds nothing to do for it
 #   deploy/         in place of /run/nixpipe/deploy for a deployment that reboots, see reboot.sh
 
 run=/run/nixpipe

@@ -37,7 +37,7 @@ check() {
       "look at what was deployed there; to replace it all the same: --expect-current $running"
   fi
   # Beside what else is looked at.
-  nix-store --check-validity "$toplevel" >/dev/null 2>&1 &
+  nix-store --check-validity "$toplevel" >/dev/null 2>&1 9>&- &
   valid=$!
   [ -n "$system" ] || fail not-found "$toplevel has no specialisation $specialisation" \
     "it has: $(ls "$toplevel/specialisation" 2>/dev/null | tr '\n' ' ')"
@@ -128,8 +128,6 @@ new_in_boot() {
   set -- $(stat -c %d /boot /nix/store)
   [ "$1" != "$2" ] || return 0
   for part in kernel initrd; do
-    # That of the running system is there.
-    ! [ "$system/$part" -ef "$running/$part" ] || continue
     file=$(target "$system/$part")
     copy=${file#/nix/store/}
     copy=${copy%%/*}-${copy#*/}

@@ -48,13 +48,14 @@ write_entry() {
 # Runs the new system as `test`: profile and boot entry stay the old one's.
 activate() {
   decided armed || exit 0
+  # The new system may hang the machine: it is on the disk before, and on its way there meanwhile.
+  sync -f /nix/store &
+  written=$!
   settle_pending
   uptime_seconds
   echo "$up" >"$dir/begun"
   if [ -n "$secrets_dir" ]; then begin_secrets; fi
-  # On its way to the disk meanwhile, so that switch-to-configuration need not wait for it.
-  sync -f /nix/store &
-  written=$!
+  wait $written
   NIXOS_NO_SYNC=1
   export NIXOS_NO_SYNC
   stc "$system" test "$lock_timeout"
@@ -83,7 +84,6 @@ activate() {
     wake "$dir"
     job return "$((confirm_timeout + return_timeout))"
     [ $window != 0 ] || systemctl stop nixpipe-rescue.timer 9>&-
-    wait $written
   else
     # Decided before it can be seen: nobody confirms a failure. Should the start of the rescue
     # fail, its timer does it.

@@ -280,9 +280,9 @@ set_up() {
 }
 # Side by side, as each waits for systemd.
 arm() {
-  failed_units >"$dir/failed-before" &
+  failed_units >"$dir/failed-before" 9>&- &
   failed=$!
-  job reboot "$((activation_timeout + confirm_timeout + return_timeout + 120))" &
+  job reboot "$((activation_timeout + confirm_timeout + return_timeout + 120))" 9>&- &
   last=$!
   job rescue "$activation_timeout"
   set -- $?
