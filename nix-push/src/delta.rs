@@ -16,9 +16,9 @@ use anyhow::{Context, Result, anyhow};
 use blocks::Blocks;
 use machine_record::{Kind, WithKind};
 use machine_ssh::quote;
-use reference::{Reference, references};
+use reference::Reference;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use zstd::zstd_safe::{self, CCtx, CParameter};
 
 mod blocks;
@@ -31,6 +31,8 @@ const MOST: u64 = 32 << 20;
 const LEAST: u64 = 16 << 20;
 /// The part of its free memory that a machine spares.
 const SHARE: u64 = 8;
+/// Older versions that are a smaller part of a group than one of so many are no reference for it.
+const LITTLE: u64 = 256;
 /// A block without a reference.
 const PLAIN: u64 = 8 << 20;
 /// NAR bytes with an older version from which on differences are worth the machine's trouble.
@@ -81,7 +83,9 @@ $under /bin/sh -c {rebuild} | nix-store --serve --write"
 
 /// What comes before the groups: `hello`.
 pub fn opening(hello: &Request) -> Result<Vec<u8>> {
-    block(&hello.0, None, 1, 1)
+    let Block { mut head, frame } = block(&hello.0, None, 1, 1)?;
+    head.extend(frame);
+    Ok(head)
 }
 
 /// Compresses a group, block by block, in no more memory than `limit` and what zstd takes.
@@ -91,17 +95,25 @@ pub fn compress(
     level: i32,
     threads: usize,
     reader: &mut Reader,
-    give: &mut impl FnMut(Vec<u8>, Figures) -> Result<()>,
+    give: &mut impl FnMut(&[u8], Figures) -> Result<()>,
 ) -> Result<()> {
     let requests = group.infos.iter().map(|info| Request::add_to_store_nar(info).0.len() as u64).sum::<u64>();
-    let (sizes, references) = cut(group, group.bytes + requests, limit).with_kind(Kind::Copy)?;
+    let files = reference::files(&group.old).with_kind(Kind::Copy)?;
+    let (sizes, references) = cut(files, group.bytes + requests, limit);
     let mut references = references.into_iter();
     let mut blocks = Blocks::new(sizes, |new: Vec<u8>| {
         let reference = references.next();
-        let bytes = block(&new, reference.as_ref(), level, threads)?;
+        let mut made = block(&new, reference.as_ref(), level, threads)?;
         let plain = if reference.is_some() { plain_size(&new, level)? } else { 0 };
-        let saved = plain.saturating_sub(bytes.len() as u64);
-        give(bytes, Figures { raw: new.len() as u64, saved })
+        if reference.is_some() && made.size() > plain {
+            // The reference helps little, and the names of its files may cost more.
+            let whole = block(&new, None, level, threads)?;
+            made = if whole.size() < made.size() { whole } else { made };
+        }
+        let figures = Figures { raw: new.len() as u64, saved: plain.saturating_sub(made.size()) };
+        drop(new);
+        give(&made.head, figures)?;
+        give(&made.frame, Figures::default())
     });
     for info in group.infos {
         blocks.take(&Request::add_to_store_nar(info).0)?;
@@ -112,16 +124,14 @@ pub fn compress(
 
 /// The sizes of a group's blocks, and the reference of each, if they have any. Of `new` bytes, a block has as
 /// large a part as its reference has of all: most likely they are alike there.
-fn cut(group: &Group, new: u64, limit: u64) -> Result<(Vec<u64>, Vec<Reference>)> {
-    let old = group.old.iter().map(|info| info.nar_size).sum::<u64>();
-    let most =
-        if new + old <= limit { limit } else { (u128::from(limit) * u128::from(old) / u128::from(new + old)) as u64 };
-    let mut references = if old > 0 { references(&group.old, most)? } else { Vec::new() };
-    let total = references.iter().map(|reference| reference.size).sum();
-    if total == 0 {
+fn cut(files: Vec<(PathBuf, u64)>, new: u64, limit: u64) -> (Vec<u64>, Vec<Reference>) {
+    let total = files.iter().map(|(_, size)| size).sum::<u64>();
+    if total == 0 || total < new / LITTLE {
         let count = new.div_ceil(PLAIN);
-        return Ok(((0..count).map(|at| share(new, at, at + 1, count)).collect(), Vec::new()));
+        return ((0..count).map(|at| share(new, at, at + 1, count)).collect(), Vec::new());
     }
+    let most = if new + total <= limit { limit } else { share(limit, 0, total, new + total) };
+    let mut references = reference::cut(files, most);
     let (mut at, mut sizes) = (0, Vec::new());
     references.retain(|reference| {
         let size = share(new, at, at + reference.size, total);
@@ -129,7 +139,7 @@ fn cut(group: &Group, new: u64, limit: u64) -> Result<(Vec<u64>, Vec<Reference>)
         sizes.extend((size > 0).then_some(size));
         size > 0
     });
-    Ok((sizes, references))
+    (sizes, references)
 }
 
 /// How much of `all` lies between two of `parts` points at the same distance.
@@ -138,17 +148,30 @@ fn share(all: u64, from: u64, to: u64, parts: u64) -> u64 {
     point(to) - point(from)
 }
 
-/// A block: its headline, the names of its reference's files, and the frame.
-fn block(new: &[u8], reference: Option<&Reference>, level: i32, threads: usize) -> Result<Vec<u8>> {
+/// A part of the stream.
+struct Block {
+    /// The headline, and the names of the reference's files
+    head: Vec<u8>,
+    frame: Vec<u8>,
+}
+
+impl Block {
+    fn size(&self) -> u64 {
+        (self.head.len() + self.frame.len()) as u64
+    }
+}
+
+fn block(new: &[u8], reference: Option<&Reference>, level: i32, threads: usize) -> Result<Block> {
     let old = reference.map(Reference::read).transpose().with_kind(Kind::Copy)?.unwrap_or_default();
     let frame = frame(new, &old, level, threads).map_err(unmade)?;
     let Some(reference) = reference else {
-        return Ok([format!("0 - 0 {}\n", frame.len()).into_bytes(), frame].concat());
+        return Ok(Block { head: format!("0 - 0 {}\n", frame.len()).into_bytes(), frame });
     };
     let names = self::frame(&reference.names(), &[], 9, 1).map_err(unmade)?;
     let start = reference.start().map_or("-".into(), |start| start.to_string());
-    let headline = format!("{} {start} {} {}\n", names.len(), reference.size, frame.len());
-    Ok([headline.into_bytes(), names, frame].concat())
+    let mut head = format!("{} {start} {} {}\n", names.len(), reference.size, frame.len()).into_bytes();
+    head.extend(names);
+    Ok(Block { head, frame })
 }
 
 fn unmade(code: usize) -> anyhow::Error {
@@ -219,6 +242,29 @@ mod tests {
         assert_eq!(limit(&facts(Some([1, 4, 4]), 4000)), None);
         assert_eq!(limit(&facts(None, 4000)), None);
         assert_eq!(limit(&Facts { zstd_version: Some([1, 5, 4]), ..Facts::default() }), None);
+    }
+
+    #[test]
+    fn no_block_is_larger_than_the_limit_with_its_reference() {
+        let limit = 16 << 20;
+        let file = |size| (PathBuf::from("f"), size);
+        let small = vec![file(10); 1000];
+        for (files, new) in [
+            (vec![file(136)], 5 << 30),
+            (vec![file(5 << 30)], 136),
+            (small.clone(), 1 << 30),
+            (small, 100_000),
+            (vec![file(100 << 20), file(1), file(30 << 20)], 131 << 20),
+            (vec![file(4 << 20)], 1 << 30),
+            (Vec::new(), 1000),
+        ] {
+            let (sizes, references) = cut(files, new, limit);
+            assert_eq!(sizes.iter().sum::<u64>(), new);
+            for (at, size) in sizes.iter().enumerate() {
+                let reference = references.get(at).map_or(0, |reference| reference.size);
+                assert!(size + reference <= limit + 1, "{size} with {reference} of {new}");
+            }
+        }
     }
 
     /// Bytes that look like a program: some repeat, most do not.

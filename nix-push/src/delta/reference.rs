@@ -52,16 +52,17 @@ impl Reference {
     }
 }
 
-/// The files of older versions as references of at most `most` bytes each, in order.
-pub fn references(old: &[&PathInfo], most: u64) -> Result<Vec<Reference>> {
+/// The files of older versions with their sizes in bytes, in order.
+pub fn files(old: &[&PathInfo]) -> Result<Vec<(PathBuf, u64)>> {
     let mut files = Vec::new();
     for info in old {
         list(info.path.as_ref(), &mut files)?;
     }
-    Ok(cut(files, most))
+    Ok(files)
 }
 
-fn cut(files: Vec<(PathBuf, u64)>, most: u64) -> Vec<Reference> {
+/// Files as references of at most `most` bytes each, which are at least 1.
+pub fn cut(files: Vec<(PathBuf, u64)>, most: u64) -> Vec<Reference> {
     let mut all = Vec::new();
     let mut whole = Reference::default();
     let mut end = |whole: &mut Reference| {
