@@ -71,7 +71,7 @@ pub fn deliver(
     let open = |packing, folder| intake::open(session, packing, folder, toplevel, build.as_ref(), &settings.options);
     let mut intake = open(packing, folder.as_deref())?;
     let answer = serve.greeted().and_then(|()| serve.valid_paths());
-    let mut valid = intake::explain(answer, &mut serve.pipe)?;
+    let mut valid = intake::explain(answer, &mut serve.wire.pipe)?;
     let mut wanted = beyond.infos;
     if !beyond.known.iter().all(|path| valid.contains(path)) {
         // Something else than a whole system is at one of its links: nothing is to rest on it.
@@ -80,7 +80,7 @@ pub fn deliver(
         let all: Vec<StorePath> = wanted.iter().map(|info| info.path.clone()).collect();
         serve.ask_valid_paths(true, substitute, &all)?;
         let answer = serve.valid_paths();
-        valid = intake::explain(answer, &mut serve.pipe)?;
+        valid = intake::explain(answer, &mut serve.wire.pipe)?;
     }
     section.phases.ask = Some(seconds(asking));
     let there = valid.contains(toplevel);
@@ -98,7 +98,7 @@ pub fn deliver(
                 intake = open(plain, None)?;
                 let rest: Vec<StorePath> = missing.iter().map(|info| info.path.clone()).collect();
                 let answer = serve.ask_valid_paths(true, false, &rest).and_then(|()| serve.valid_paths());
-                missing = lacking(&missing, &intake::explain(answer, &mut serve.pipe)?);
+                missing = lacking(&missing, &intake::explain(answer, &mut serve.wire.pipe)?);
                 send::send(machine, &mut intake, None, plain, &settings.spool, &missing, &Pairs::new())
             }
             sent => sent,

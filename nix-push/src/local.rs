@@ -1,7 +1,8 @@
 //! The store of this computer.
 
 use crate::nix::{follow, spawn};
-use crate::serve::{Pipe, Serve};
+use crate::serve::Serve;
+use crate::wire::Pipe;
 use anyhow::{Context, Result};
 use machine_record::{StorePath, log};
 use std::collections::HashSet;
@@ -9,28 +10,31 @@ use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command};
 use std::sync::{Mutex, PoisonError};
 
-/// A `nix-store --serve` of our own.
-///
-/// What it is asked to lock is kept from garbage collection until it ends, and it ends with us,
-/// however we end.
+/// A program of Nix that answers questions until its stdin ends, which it does with us, however we end.
 pub struct Local {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
 }
 
+/// A `nix-store --serve` of our own: what it is asked to lock is kept from garbage collection until it ends.
 pub type LocalStore = Serve<Local>;
 
 /// Opens the local store.
 pub fn open() -> Result<LocalStore> {
-    let arguments = ["--serve", "--write"];
-    log::detail("", &format!("nix-store {}", arguments.join(" ")));
-    let mut child = spawn(Command::new("nix-store").args(arguments))?;
-    follow("", &mut child, false);
-    let (stdin, stdout) = (child.stdin.take(), child.stdout.take().context("nix-store has no stdout")?);
-    let mut store = Serve::greet(Local { child, stdin, stdout })?;
+    let mut store = Serve::greet(Local::start("nix-store", &["--serve", "--write"])?)?;
     store.greeted().context("cannot use the local store")?;
     Ok(store)
+}
+
+impl Local {
+    pub fn start(program: &str, arguments: &[&str]) -> Result<Local> {
+        log::detail("", &format!("{program} {}", arguments.join(" ")));
+        let mut child = spawn(Command::new(program).args(arguments))?;
+        follow("", &mut child, false);
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().context("it has no stdout")?);
+        Ok(Local { child, stdin, stdout })
+    }
 }
 
 impl Pipe for Local {
@@ -105,11 +109,11 @@ mod tests {
         let store = Store::default();
         let path = StorePath::new("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nowhere").unwrap();
         assert_eq!(store.lock(std::slice::from_ref(&path)).unwrap(), HashSet::new());
-        let first = store.ask(|store| Ok(store.pipe.child.id())).unwrap();
-        assert_eq!(store.ask(|store| Ok(store.pipe.child.id())).unwrap(), first);
+        let first = store.ask(|store| Ok(store.wire.pipe.child.id())).unwrap();
+        assert_eq!(store.ask(|store| Ok(store.wire.pipe.child.id())).unwrap(), first);
         // The next question would be given the rest of an answer.
         assert!(store.ask(|_| -> Result<()> { bail!("cannot understand it") }).is_err());
-        let second = store.ask(|store| Ok(store.pipe.child.id())).unwrap();
+        let second = store.ask(|store| Ok(store.wire.pipe.child.id())).unwrap();
         assert_ne!(first, second);
         let roots = std::fs::read_to_string(format!("/nix/var/nix/temproots/{second}")).unwrap();
         assert!(roots.contains(path.as_str()), "what was kept is kept by the next");

@@ -27,6 +27,7 @@ mod about;
 mod build;
 mod cache;
 mod closure;
+mod daemon;
 mod deliver;
 mod delta;
 mod digests;
@@ -65,6 +66,7 @@ mod spool;
 mod stamp;
 mod used;
 mod via;
+mod wire;
 
 const TOOL: Tool = Tool { name: "nix-push", starts: false, names: false, jobs: 8 };
 
@@ -219,7 +221,7 @@ impl AsRef<StreamArgs> for Args {
 
 fn main() -> ExitCode {
     let args: Args = machine_record::parse();
-    if let Err(failure) = args.login.prepare(TOOL.name) {
+    if let Err(failure) = args.check().and_then(|()| args.login.prepare(TOOL.name)) {
         log::failure("", &failure);
         return ExitCode::from(2);
     }
@@ -235,6 +237,15 @@ fn main() -> ExitCode {
 }
 
 impl Args {
+    /// Refuses what no machine could be given.
+    fn check(&self) -> Result<(), Failure> {
+        if self.arg.chunks(2).chain(self.argstr.chunks(2)).any(|pair| pair[0] == "machine") {
+            return Err(Failure::new(Kind::Input, "the argument `machine` is each machine's own record")
+                .hint("write into the record what the configuration is to find there"));
+        }
+        Ok(())
+    }
+
     fn settings(&self) -> Settings {
         let expressions = self.arg.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone()));
         let texts = self.argstr.chunks(2).map(|pair| (pair[0].clone(), facts::nix_string(&pair[1])));

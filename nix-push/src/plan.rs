@@ -1,8 +1,10 @@
 //! What a push would do: what would be built, and what would be sent.
 
+use crate::daemon::{Daemon, Missing};
 use crate::deliver;
 use crate::evaluate::{Evaluated, Settings, evaluate};
 use crate::evaluators::ASKING;
+use crate::local::Local;
 use crate::once::Once;
 use crate::remote::Remote;
 use crate::send::size;
@@ -14,7 +16,7 @@ use machine_ssh::Address;
 use serde_json::json;
 use std::collections::HashSet;
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Evaluates, and says what is to be done; writes nothing but derivations in the local store.
 pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Record) -> Result<()> {
@@ -34,8 +36,7 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
         let Some(evaluated) = &evaluated else {
             return Err(Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store")).into());
         };
-        let Work { build, fetch, volume } =
-            settings.plans.get(evaluated.drv.clone(), || work(&machine, settings, evaluated))?;
+        let Work { build, fetch, volume } = settings.plans.of(&machine, settings, evaluated)?;
         let reason = format!("{} derivations to build, {} paths to fetch{volume}", build.len(), fetch.len());
         log::event(&machine, &format!("+ {resource}: {reason}; what is to be sent is known after that"));
         record.plan(
@@ -72,7 +73,39 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
 }
 
 /// The plans of this run: Nix is asked once for what several machines get.
-pub type Plans = Once<StorePath, Work>;
+#[derive(Default)]
+pub struct Plans {
+    known: Once<StorePath, Work>,
+    daemon: Mutex<Option<Daemon<Local>>>,
+}
+
+impl Plans {
+    fn of(&self, machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Work> {
+        let options = [evaluated.about.caches(), build::building(settings)].concat();
+        self.known.get(evaluated.drv.clone(), || {
+            // A process that is asked for all takes no options for one.
+            if options.is_empty() {
+                match self.ask(machine, &evaluated.drv) {
+                    Ok(work) => return Ok(work),
+                    Err(error) => log::detail(machine, &format!("asking nix-store instead of nix-daemon: {error:#}")),
+                }
+            }
+            work(machine, settings, &evaluated.drv, options)
+        })
+    }
+
+    fn ask(&self, machine: &str, drv: &StorePath) -> Result<Work> {
+        let mut slot = self.daemon.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut daemon = match slot.take() {
+            Some(daemon) => daemon,
+            None => Daemon::start()?,
+        };
+        // One that fails is not asked again.
+        let missing = daemon.missing(machine, drv)?;
+        *slot = Some(daemon);
+        Ok(missing.into())
+    }
+}
 
 /// What stands between a derivation and its output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,11 +116,21 @@ pub struct Work {
     volume: String,
 }
 
-fn work(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Work> {
-    let drv = &evaluated.drv;
+impl From<Missing> for Work {
+    fn from(missing: Missing) -> Work {
+        let list = |paths: Vec<StorePath>| paths.iter().map(StorePath::to_string).collect();
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let volume = match missing.fetch.len() {
+            0 => String::new(),
+            _ => format!(" ({:.2} MiB download, {:.2} MiB unpacked)", mib(missing.download), mib(missing.unpacked)),
+        };
+        Work { build: list(missing.build), fetch: list(missing.fetch), volume }
+    }
+}
+
+fn work(machine: &str, settings: &Settings, drv: &StorePath, options: Vec<String>) -> Result<Work> {
     let mut arguments: Vec<String> = ["--realise", "--dry-run", drv.as_str()].map(String::from).to_vec();
-    arguments.extend(evaluated.about.caches());
-    arguments.extend(build::building(settings));
+    arguments.extend(options);
     // Measured and bounded as evaluations are.
     let outcome = settings.evaluators.run(machine, ASKING, "", false, || {
         log::detail(machine, &format!("nix-store {}", arguments.join(" ")));

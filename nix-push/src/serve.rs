@@ -1,11 +1,11 @@
 //! The serve protocol of `nix-store --serve`, spoken with the Nix here and the one on a machine.
 //!
-//! Integers are 64 bits, little-endian; a string is its length, its bytes and zeros up to a
-//! multiple of 8; a list is its count and its strings (NixOS/nix `src/libstore/serve-protocol.hh`,
-//! `src/nix-store/nix-store.cc`, `opServe`). Requests may be sent without waiting for answers.
+//! See NixOS/nix `src/libstore/serve-protocol.hh` and `src/nix-store/nix-store.cc`, `opServe`.
+//! Requests may be sent without waiting for answers.
 
 use crate::hash::NarHash;
-use anyhow::{Context, Result, bail, ensure};
+use crate::wire::{Pipe, Request, Wire};
+use anyhow::{Context, Result, ensure};
 use machine_record::StorePath;
 use std::collections::HashSet;
 
@@ -19,26 +19,6 @@ const QUERY_PATH_INFOS: u64 = 2;
 const DUMP_STORE_PATH: u64 = 3;
 const QUERY_CLOSURE: u64 = 7;
 const ADD_TO_STORE_NAR: u64 = 9;
-
-/// The longest string that is believed: a list of signatures is shorter, a lost beat is not.
-const MAX_STRING: u64 = 1 << 20;
-
-/// The two directions of a running `nix-store --serve`.
-pub trait Pipe {
-    /// Sends all of `bytes`.
-    fn send(&mut self, bytes: &[u8]) -> Result<()>;
-    /// Waits for at least one byte; 0 at the end.
-    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize>;
-}
-
-impl Pipe for machine_ssh::Channel {
-    fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.write_all(bytes)
-    }
-    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        self.read_some(buffer)
-    }
-}
 
 /// What a store knows of a valid path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,10 +49,6 @@ impl PathInfo {
     }
 }
 
-/// Encodes what is sent.
-#[derive(Default)]
-pub struct Request(pub Vec<u8>);
-
 impl Request {
     /// The greeting that comes before everything else.
     pub fn hello() -> Self {
@@ -98,48 +74,26 @@ impl Request {
     pub fn dump_store_path(path: &StorePath) -> Self {
         Request::default().number(DUMP_STORE_PATH).string(path.as_str())
     }
-
-    fn number(mut self, number: u64) -> Self {
-        self.0.extend_from_slice(&number.to_le_bytes());
-        self
-    }
-
-    fn string(self, text: &str) -> Self {
-        let mut request = self.number(text.len() as u64);
-        request.0.extend_from_slice(text.as_bytes());
-        request.0.resize(request.0.len().next_multiple_of(8), 0);
-        request
-    }
-
-    fn strings<'a>(self, texts: impl ExactSizeIterator<Item = &'a str>) -> Self {
-        let request = self.number(texts.len() as u64);
-        texts.fold(request, Request::string)
-    }
-
-    fn paths(self, paths: &[StorePath]) -> Self {
-        self.strings(paths.iter().map(StorePath::as_str))
-    }
 }
 
 /// A client of one `nix-store --serve`.
 pub struct Serve<P> {
-    pub pipe: P,
-    received: Vec<u8>,
-    start: usize,
+    pub wire: Wire<P>,
 }
 
 impl<P: Pipe> Serve<P> {
     /// Greets the other side, without waiting for its greeting.
-    pub fn greet(mut pipe: P) -> Result<Self> {
-        pipe.send(&Request::hello().0)?;
-        Ok(Serve { pipe, received: Vec::new(), start: 0 })
+    pub fn greet(pipe: P) -> Result<Self> {
+        let mut wire = Wire::new(pipe);
+        wire.send(&Request::hello())?;
+        Ok(Serve { wire })
     }
 
     /// Takes the other side's greeting.
     pub fn greeted(&mut self) -> Result<()> {
-        let magic = self.number()?;
+        let magic = self.wire.number()?;
         ensure!(magic == SERVER_MAGIC, "not the greeting of nix-store --serve: {magic:#x}");
-        let version = self.number()?;
+        let version = self.wire.number()?;
         ensure!(
             version >> 8 == VERSION >> 8 && version >= VERSION,
             "its protocol is of version {version:#x}, which is not known"
@@ -152,90 +106,56 @@ impl<P: Pipe> Serve<P> {
     pub fn ask_valid_paths(&mut self, lock: bool, substitute: bool, paths: &[StorePath]) -> Result<()> {
         let request =
             Request::default().number(QUERY_VALID_PATHS).number(lock.into()).number(substitute.into()).paths(paths);
-        self.pipe.send(&request.0)
+        self.wire.send(&request)
     }
 
     /// Takes the answer to [`Self::ask_valid_paths`].
     pub fn valid_paths(&mut self) -> Result<HashSet<StorePath>> {
-        Ok(self.paths()?.into_iter().collect())
+        self.wire.paths()
     }
 
     /// The paths that `roots` need, themselves included. All roots must be valid.
     pub fn closure(&mut self, roots: &[StorePath]) -> Result<Vec<StorePath>> {
-        self.pipe.send(&Request::default().number(QUERY_CLOSURE).number(0).paths(roots).0)?;
-        self.paths()
+        self.wire.send(&Request::default().number(QUERY_CLOSURE).number(0).paths(roots))?;
+        self.wire.paths()
     }
 
     /// What is known of each of `paths`; those that are not valid are left out.
     pub fn path_infos(&mut self, paths: &[StorePath]) -> Result<Vec<PathInfo>> {
-        self.pipe.send(&Request::default().number(QUERY_PATH_INFOS).paths(paths).0)?;
+        self.wire.send(&Request::default().number(QUERY_PATH_INFOS).paths(paths))?;
         let mut infos = Vec::with_capacity(paths.len());
         loop {
-            let path = self.string()?;
+            let path = self.wire.string()?;
             if path.is_empty() {
                 return Ok(infos);
             }
-            let deriver = self.string()?;
-            let references = self.paths()?;
-            self.number()?; // the size of a download, which there is none of
-            let nar_size = self.number()?;
-            let hash = self.string()?;
+            let deriver = self.wire.string()?;
+            let references = self.wire.paths()?;
+            self.wire.number()?; // the size of a download, which there is none of
+            let nar_size = self.wire.number()?;
+            let hash = self.wire.string()?;
             infos.push(PathInfo {
                 nar_hash: NarHash::parse(&hash).with_context(|| format!("cannot use the hash of {path}: {hash:?}"))?,
                 path: StorePath::new(path)?,
                 deriver,
                 references,
                 nar_size,
-                content_address: self.string()?,
-                signatures: self.strings()?,
+                content_address: self.wire.string()?,
+                signatures: self.wire.strings()?,
             });
         }
     }
 
     /// Gives out the NAR of a valid path in pieces.
     pub fn dump(&mut self, info: &PathInfo, sink: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.pipe.send(&Request::dump_store_path(&info.path).0)?;
+        self.wire.send(&Request::dump_store_path(&info.path))?;
         let mut left = info.nar_size;
         while left > 0 {
             let piece = left.min(128 * 1024);
-            sink(self.bytes(piece as usize)?)?;
+            sink(self.wire.bytes(piece as usize)?)?;
             left -= piece;
         }
         Ok(())
-    }
-
-    fn paths(&mut self) -> Result<Vec<StorePath>> {
-        self.strings()?.into_iter().map(|path| Ok(StorePath::new(path)?)).collect()
-    }
-
-    fn strings(&mut self) -> Result<Vec<String>> {
-        (0..self.number()?).map(|_| self.string()).collect()
-    }
-
-    fn string(&mut self) -> Result<String> {
-        let length = self.number()?;
-        ensure!(length <= MAX_STRING, "a string of {length} bytes was announced");
-        let bytes = self.bytes(length.next_multiple_of(8) as usize)?;
-        Ok(String::from_utf8(bytes[..length as usize].to_vec())?)
-    }
-
-    fn number(&mut self) -> Result<u64> {
-        Ok(self.bytes(8)?.try_into().map(u64::from_le_bytes)?)
-    }
-
-    fn bytes(&mut self, count: usize) -> Result<&[u8]> {
-        if self.received.len() - self.start < count {
-            self.received.drain(..std::mem::take(&mut self.start));
-            let mut piece = [0; 32 * 1024];
-            while self.received.len() < count {
-                match self.pipe.receive(&mut piece)? {
-                    0 => bail!("nix-store --serve ended in the middle of an answer"),
-                    some => self.received.extend_from_slice(&piece[..some]),
-                }
-            }
-        }
-        self.start += count;
-        Ok(&self.received[self.start - count..self.start])
     }
 }
 
@@ -246,25 +166,7 @@ pub const ADDED_ANSWER: usize = 8;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Says what was prepared, a few bytes at a time, and keeps what it hears.
-    struct Scripted {
-        says: Vec<u8>,
-        heard: Vec<u8>,
-    }
-
-    impl Pipe for Scripted {
-        fn send(&mut self, bytes: &[u8]) -> Result<()> {
-            self.heard.extend_from_slice(bytes);
-            Ok(())
-        }
-        fn receive(&mut self, buffer: &mut [u8]) -> Result<usize> {
-            let count = self.says.len().min(5).min(buffer.len());
-            buffer[..count].copy_from_slice(&self.says[..count]);
-            self.says.drain(..count);
-            Ok(count)
-        }
-    }
+    use crate::wire::scripted::Scripted;
 
     fn path(name: &str) -> StorePath {
         StorePath::new(format!("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-{name}")).unwrap()
@@ -275,20 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn strings_are_padded_to_eight_bytes() {
-        assert_eq!(Request::default().string("abc").0, b"\x03\0\0\0\0\0\0\0abc\0\0\0\0\0");
-        assert_eq!(Request::default().string("").0, [0; 8]);
-        assert_eq!(Request::default().string("12345678").0.len(), 16);
-    }
-
-    #[test]
     fn a_question_is_asked_and_its_answer_understood() {
         let mut serve = serve(Request::default().number(SERVER_MAGIC).number(0x207).paths(&[path("a")]));
         serve.ask_valid_paths(true, false, &[path("a"), path("b")]).unwrap();
         serve.greeted().unwrap();
         assert_eq!(serve.valid_paths().unwrap(), HashSet::from([path("a")]));
         let asked = Request::hello().number(1).number(1).number(0).paths(&[path("a"), path("b")]);
-        assert_eq!(serve.pipe.heard, asked.0);
+        assert_eq!(serve.wire.pipe.heard, asked.0);
     }
 
     #[test]

@@ -62,6 +62,29 @@ fn a_fleet_with_different_facts_is_evaluated_once_for_each_difference() {
 }
 
 #[test]
+fn one_process_of_nix_is_asked_what_is_to_be_built() {
+    let folder = fleet("asked", "networking.hostName = machine.name;");
+    let input = records(3, |i| format!("\"x\":{i}"));
+    folder.sh("mkdir bin; printf '#!/bin/sh\nexit 1\n' > bin/nix-daemon; chmod +x bin/nix-daemon", "").ok();
+    let plans = |before: &str, flags: &str, daemons: usize, stores: usize| -> BTreeSet<_> {
+        let ran = folder.sh(&format!("{before} nix-push -v --plan {flags} c.nix"), &input).ok();
+        let count = |words: &str| ran.stderr.lines().filter(|line| line.contains(words)).count();
+        assert_eq!((count(": nix-daemon --stdio"), count("--realise --dry-run")), (daemons, stores), "{}", ran.stderr);
+        let plan = |record: &Value| {
+            let build = record["plan"][0]["details"]["build"].as_array().unwrap().clone();
+            let last = build.last().unwrap().to_string();
+            (last, build.iter().map(Value::to_string).collect::<BTreeSet<_>>(), toplevel(record))
+        };
+        ran.records().iter().map(plan).collect()
+    };
+    let all = plans("", "", 1, 0);
+    assert_eq!(all.len(), 3);
+    // Where it cannot be asked, or not for one machine alone, Nix says the same.
+    assert_eq!(plans("PATH=$PWD/bin:$PATH", "", 3, 3), all);
+    assert_eq!(plans("", "--option cores 1", 0, 3), all);
+}
+
+#[test]
 fn one_bad_machine_of_a_fleet_stops_nobody() {
     let folder = fleet("bad", "networking.hostName = machine.name; environment.etc.role.text = machine.role;");
     let input = records(5, |i| format!("\"role\":{}", if i == 2 { "7" } else { "\"db\"" }));

@@ -5,7 +5,7 @@ use crate::delta;
 use crate::groups::Group;
 use crate::pack::{Packer, Packing};
 use crate::read::Reader;
-use crate::serve::Request;
+use crate::wire::Request;
 use anyhow::{Context, Result, bail};
 use machine_record::{Failure, Kind};
 use std::os::unix::fs::FileExt;
