@@ -42,7 +42,7 @@ impl Inputs {
         digests: &Digests,
     ) -> Result<Inputs> {
         let mut inputs = Inputs::default();
-        let mut recorder = Recorder { places: Places::default(), beginning, digests };
+        let mut recorder = Recorder::new(beginning, digests);
         let mut canary = false;
         for line in said.unwrap_or_default().iter().chain(at_start).collect::<BTreeSet<_>>() {
             match line.strip_prefix(COPIED) {

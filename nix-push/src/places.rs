@@ -43,24 +43,32 @@ pub enum Found {
 }
 
 impl Places {
-    /// Follows a path to its end, and notes what it leads through.
+    /// Follows a path to its end, and notes what it leads through. Folders that are noted are not looked at again:
+    /// who records must check in the end that they are the same.
     pub fn lead(&mut self, path: &Path) -> Result<Found> {
         ensure!(path.is_absolute(), "{} is no absolute path", path.display());
         let mut rest: Vec<OsString> = steps(path).rev().collect();
-        let mut at = PathBuf::from("/");
+        let (mut at, mut there) = (PathBuf::from("/"), None);
         let mut links = 0;
         loop {
             // A link may lead into a path of the store, and out of it.
             let stored = is_stored(&at);
             let Some(step) = rest.pop() else {
-                let meta = fs::symlink_metadata(&at)?;
+                let meta = there.map_or_else(|| fs::symlink_metadata(&at), Ok)?;
                 return Ok(if stored { Found::Stored } else { Found::There(at, meta) });
             };
+            there = None;
             if step == ".." {
                 at.pop();
                 continue;
             }
             let next = at.join(&step);
+            // What was found a moment ago need not be looked at again to go on.
+            let known = next.to_str().and_then(|text| self.0.get(text));
+            if !rest.is_empty() && matches!(known, Some(Place::Folder(_))) {
+                at = next;
+                continue;
+            }
             let meta = match fs::symlink_metadata(&next) {
                 Ok(meta) => meta,
                 Err(error) if is_absence(&error) => {
@@ -88,7 +96,7 @@ impl Places {
                 } else if !stored {
                     self.note(&next, if meta.is_dir() { Place::Folder(None) } else { Place::File(None) })?;
                 }
-                at = next;
+                (at, there) = (next, Some(meta));
             }
         }
     }

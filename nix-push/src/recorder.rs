@@ -52,11 +52,17 @@ impl Beginning {
 /// Records what an evaluation looked at. Every error is a reason to be uncertain.
 pub struct Recorder<'a> {
     pub places: Places,
-    pub beginning: &'a Beginning,
-    pub digests: &'a Digests,
+    beginning: &'a Beginning,
+    digests: &'a Digests,
+    /// Whether the times of a file system are this computer's, by its device
+    local: HashMap<u64, bool>,
 }
 
-impl Recorder<'_> {
+impl<'a> Recorder<'a> {
+    pub fn new(beginning: &'a Beginning, digests: &'a Digests) -> Self {
+        Recorder { places: Places::default(), beginning, digests, local: HashMap::new() }
+    }
+
     /// What a file holds; for a folder, its default.nix, as `import` takes it.
     pub fn file(&mut self, path: &Path) -> Result<()> {
         match self.places.lead(path)? {
@@ -119,9 +125,13 @@ impl Recorder<'_> {
     }
 
     /// Whether what is seen now is what the evaluation saw, and a change would be seen.
-    fn is_settled(&self, real: &Path, meta: &Metadata) -> Result<()> {
+    fn is_settled(&mut self, real: &Path, meta: &Metadata) -> Result<()> {
         ensure!(self.beginning.before(meta), "{} was changed just now", real.display());
-        ensure!(local(real)?, "{} is on a file system whose times are not this computer's", real.display());
+        let local = match self.local.get(&meta.dev()) {
+            Some(local) => *local,
+            None => *self.local.entry(meta.dev()).or_insert(local(real)?),
+        };
+        ensure!(local, "{} is on a file system whose times are not this computer's", real.display());
         Ok(())
     }
 
@@ -175,7 +185,7 @@ mod tests {
         fn record(&self, look: impl Fn(&mut Recorder) -> Result<()>) -> Result<Places> {
             let beginning = Beginning::now(std::iter::once(self.0.clone()));
             let digests = Digests::default();
-            let mut recorder = Recorder { places: Places::default(), beginning: &beginning, digests: &digests };
+            let mut recorder = Recorder::new(&beginning, &digests);
             look(&mut recorder)?;
             recorder.finish()
         }
