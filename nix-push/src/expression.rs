@@ -60,7 +60,7 @@ impl Template {
         };
         let inline = match source {
             Source::Inline(text) => text.as_str(),
-            _ => "",
+            _ => "null",
         };
         let texts = || arguments.iter().map(|(_, nix)| nix.as_str()).chain([inline]);
         if texts().any(|text| text.contains(HOLE)) {
@@ -79,14 +79,15 @@ impl Template {
             text += &format!("let nixpipe-watch = ({WATCH}\n) {};\n", roots(source));
             text += &format!("in let inherit (nixpipe-watch) {WATCHED};\n");
         } else {
-            text += "let\n";
+            text += "let ";
         }
-        // What the user wrote sees no names but Nix's own.
-        text += "nixpipe-args = {\n";
+        // What the user wrote sees no names but Nix's own. Errors in it are shown where nobody watches, and its first line
+        // is the first that Nix counts.
+        text += &format!("nixpipe-inline = ({inline}\n);\nnixpipe-args = {{\n");
         for (name, nix) in arguments {
             text += &format!("{} = (\n{nix}\n);\n", nix_string(name));
         }
-        text += &format!("}};\nnixpipe-inline = (\n{}\n);\n", if inline.is_empty() { "null" } else { inline });
+        text += "};\n";
         let nixos = nixos(source, record, lock)?;
         text += &format!("in let\nmachine = facts [ ] (builtins.fromJSON {HOLE});\nsystem = {system};\n");
         text += &format!("nixos = {nixos};\n{BODY}");
@@ -128,7 +129,7 @@ facts = path: value: builtins.trace "nixpipe-fact ${builtins.toJSON path}" (
   then builtins.genList (at: facts (path ++ [ at ]) (builtins.elemAt value at)) (builtins.length value)
   else value);
 call = f: if builtins.isFunction f
-  then f (builtins.intersectAttrs (builtins.functionArgs f) (specialArgs // { inherit system; }))
+  then f (builtins.intersectAttrs (builtins.functionArgs f) ({ inherit system; } // specialArgs))
   else f;
 extend = nixos: if nixos ? extendModules then nixos.extendModules { inherit specialArgs; } else nixos;
 toplevel = nixos.config.system.build.toplevel

@@ -256,6 +256,20 @@ fn an_error_names_the_machine_the_fact_and_nix_s_place() {
     assert!(bad["hint"].as_str().unwrap().contains("`machine.role`, a set"), "{bad}");
     assert!(of("none")["error"]["hint"].as_str().unwrap().contains("has no `role`"), "{}", ran.stderr);
     assert!(ran.stderr.lines().any(|line| line.contains("bad: nix:") && line.contains("c.nix:2")), "{}", ran.stderr);
+    // Lines of an expression are counted from its own first one.
+    for (cache, wrong) in [("", "\"${machine.role}\""), ("--no-eval-cache", "\"${machine.role}\""), ("", "1 + )")] {
+        let expression = text.replace("\"${machine.role}\"", wrong);
+        let command = format!("nix-push --plan {cache} --argstr word 1 --expr \"$TEXT\"");
+        let ran =
+            folder.sh(&format!("TEXT=$(cat <<'EOF'\n{expression}EOF\n); {command}"), r#"{"name":"bad","role":{}}"#);
+        assert!(ran.stderr.contains("«stdin»:2:"), "{cache} {wrong}: {}", ran.stderr);
+    }
+    // Nobody but the record says what `machine` is.
+    for flag in ["--arg", "--argstr"] {
+        let ran = folder.sh(&format!("nix-push --plan {flag} machine 1 c.nix"), r#"{"name":"good","role":"db"}"#);
+        assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{}", ran.stderr);
+        assert!(ran.stderr.contains("is each machine's own record"), "{}", ran.stderr);
+    }
     // What is wrong for every machine is about no machine's record.
     for wrong in
         ["networking.domain = machine.name; )", "environment.etc.r.text = \"${machine.role} ${pkgs.nowhere}\";"]
