@@ -44,7 +44,11 @@ fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<
 
 /// `options`: whether Nix was given some that a daemon takes of trusted users alone.
 fn explain(drv: &StorePath, toplevel: &StorePath, outcome: &Outcome, options: bool) -> Failure {
-    let failure = Failure::new(Kind::Build, format!("cannot build {toplevel}: {}", outcome.error()));
+    let nobody = outcome.error().contains("unable to start any build");
+    // Why a builder is of no use was said long before.
+    let unusable = outcome.stderr.iter().find(|line| nobody && line.starts_with("cannot build on '"));
+    let error = unusable.cloned().unwrap_or_else(|| outcome.error());
+    let failure = Failure::new(Kind::Build, format!("cannot build {toplevel}: {error}"));
     let log = |drv: &str| format!("for the whole log, run: nix-store --read-log {drv}");
     let said = |list: &[&str]| list.iter().any(|words| outcome.said(words));
     let other = said(&["is required to build", "required system or feature not available"]);
@@ -59,6 +63,8 @@ fn explain(drv: &StorePath, toplevel: &StorePath, outcome: &Outcome, options: bo
         failure.hint("the Nix daemon takes no options from a user that is not among the trusted-users of its nix.conf")
     } else if other {
         failure.hint("name a builder for that system with --builders, or build there: --build-on machine")
+    } else if nobody {
+        failure.hint("see to the builders of nix.conf, name others with --builders, or build there: --build-on machine")
     } else {
         failure.hint(log(drv.as_str()))
     }

@@ -64,6 +64,16 @@ fn each_place_to_build() {
     let made = format!("nix-store --check-validity $(readlink -f {}/etc/made)", toplevel(&ran));
     let made = machines.folder.sh(&made.replace("nix-store --check-validity", "echo"), "").ok().stdout;
     assert!(there(1, made.trim()), "the builder built it\n{}", ran.stderr);
+
+    // Nobody builds: none can be reached, or none is of the system.
+    machines.write("nobody.nix", &module("nobody", &built("echo 1 > $out")));
+    for (builders, words) in [("ssh://root@127.0.0.99 x86_64-linux", "cannot build on"), ("", "unable to start")] {
+        let flags = format!("--option max-jobs 0 --build-on here --builders '{builders}' nobody.nix");
+        let error = machines.push(&flags, &json!({})).record()["error"].clone();
+        assert_eq!(error["kind"], "build", "{error}");
+        assert!(error["message"].as_str().unwrap().contains(words), "{error}");
+        assert!(error["hint"].as_str().unwrap_or_default().contains("--build-on machine"), "{error}");
+    }
 }
 
 #[test]
