@@ -63,6 +63,8 @@ fn explain(drv: &StorePath, toplevel: &StorePath, outcome: &Outcome, options: bo
         failure.hint("the Nix daemon takes no options from a user that is not among the trusted-users of its nix.conf")
     } else if other {
         failure.hint("name a builder for that system with --builders, or build there: --build-on machine")
+    } else if outcome.failed_with("'build-users-group' does not exist") {
+        failure.hint("this Nix has no users to build as: make that group, or build as yourself with --option build-users-group ''")
     } else if nobody {
         failure.hint("see to the builders of nix.conf, name others with --builders, or build there: --build-on machine")
     } else {

@@ -23,6 +23,17 @@ fn built(script: &str) -> String {
     format!("environment.etc.made.source = pkgs.runCommand \"made\" {{ }} ''\n# {}\n{script}'';", once())
 }
 
+/// The flag that makes a machine build for this Nix, over ssh.
+fn builder(machines: &Machines, at: usize, system: &str) -> String {
+    let record = &machines.records[at];
+    let key = machines.folder.path().join(record["keyPair"]["privateKeyFile"].as_str().unwrap());
+    let host_key =
+        machines.folder.sh("base64 -w0", format!("{}\n", record["ssh"]["hostKeys"][0].as_str().unwrap())).ok().stdout;
+    let host = record["ssh"]["host"].as_str().unwrap();
+    let program = "remote-program=/run/current-system/sw/bin/nix-store";
+    format!("--builders 'ssh://root@{host}?{program} {system} {} 1 1 - - {host_key}'", key.display())
+}
+
 #[test]
 fn each_place_to_build() {
     let machines = Machines::new("build", 2);
@@ -45,21 +56,10 @@ fn each_place_to_build() {
     assert!(ran.stderr.contains("t3.micro has at most 1 GiB"), "{}", ran.stderr);
     assert!(ran.stderr.contains("hello from"), "the log comes back\n{}", ran.stderr);
 
-    // The second machine builds for this Nix, over ssh.
+    // The second machine builds for this Nix.
     machines.write("builder.nix", &module("builder", &built("echo hello from the builder; echo 1 > $out")));
-    let record = &machines.records[1];
-    let key = machines.folder.path().join(record["keyPair"]["privateKeyFile"].as_str().unwrap());
-    let host_key =
-        machines.folder.sh("base64 -w0", format!("{}\n", record["ssh"]["hostKeys"][0].as_str().unwrap())).ok().stdout;
-    let builder = |system: &str| {
-        let host = record["ssh"]["host"].as_str().unwrap();
-        let program = "remote-program=/run/current-system/sw/bin/nix-store";
-        format!(
-            "--option max-jobs 0 --builders 'ssh://root@{host}?{program} {system} {} 1 1 - - {host_key}'",
-            key.display()
-        )
-    };
-    let ran = machines.push(&format!("-v {} builder.nix", builder("x86_64-linux")), &json!({})).ok();
+    let builder = builder(&machines, 1, "x86_64-linux");
+    let ran = machines.push(&format!("-v --option max-jobs 0 {builder} builder.nix"), &json!({})).ok();
     assert!(here(&toplevel(&ran)) && there(0, &toplevel(&ran)));
     let made = format!("nix-store --check-validity $(readlink -f {}/etc/made)", toplevel(&ran));
     let made = machines.folder.sh(&made.replace("nix-store --check-validity", "echo"), "").ok().stdout;
@@ -97,6 +97,10 @@ fn what_cannot_be_built_here_is_built_on_the_machine() {
     assert_eq!(ran.record()["closure"]["built"], true);
     assert_ne!(machines.folder.sh(&valid, "").status, 0);
     machines.ssh(0, &valid).ok();
+    // Where a builder takes that system, it is built for here.
+    machines.write("builder.nix", &text.replace("echo", "echo by the builder"));
+    let ran = machines.push(&format!("{} --hermetic builder.nix", builder(&machines, 0, "aarch64-linux")), &arm).ok();
+    machines.folder.sh(&format!("nix-store --check-validity {}", toplevel(&ran)), "").ok();
     // A machine of this kind is built for here.
     let ran = machines.push("--hermetic auto.nix", &json!({})).ok();
     machines.folder.sh(&format!("nix-store --check-validity {}", toplevel(&ran)), "").ok();
@@ -174,6 +178,30 @@ fn a_plan_says_what_would_be_built_and_sent_and_does_neither() {
         (&closure["sentPaths"], &closure["sentBytes"])
     );
     assert!(machines.push("--plan plan.nix", &json!({})).ok().record()["plan"].is_null(), "nothing is to be done");
+    what_a_cache_of_the_configuration_has_is_fetched(&machines);
+}
+
+fn what_a_cache_of_the_configuration_has_is_fetched(machines: &Machines) {
+    machines.folder.sh("nix-store --generate-binary-cache-key test-1 secret public", "").ok();
+    let public = std::fs::read_to_string(machines.folder.path().join("public")).unwrap();
+    let text = |key: &str| {
+        format!(
+            "{{ config = {{ nix.settings = {{ substituters = [ \"file://{}/cache\" ]; trusted-public-keys = [ \"{key}\" ]; }};
+               system.build.toplevel = derivation {{ name = \"nixos-system-{}\"; system = \"x86_64-linux\"; builder = \"/bin/sh\";
+                 args = [ \"-c\" \"echo 1 > $out\" ]; }}; }}; }}",
+            machines.folder.path().display(),
+            once()
+        )
+    };
+    machines.write("cached.nix", &text(public.trim()));
+    let built = toplevel(&machines.push("--hermetic cached.nix", &json!({})).ok());
+    let nix = "nix --extra-experimental-features nix-command";
+    let copy = format!("{nix} store sign -k $PWD/secret {built} && {nix} copy --to file://$PWD/cache {built}");
+    machines.folder.sh(&format!("{copy} && nix-store --delete {built}"), "").ok();
+    let planned = machines.push("--plan --hermetic cached.nix", &json!({})).ok().record()["plan"][0].clone();
+    assert_eq!(planned["details"], json!({ "build": [], "fetch": [built] }));
+    let ran = machines.push("-v --hermetic cached.nix", &json!({})).ok();
+    assert!(ran.stderr.contains(&format!("copying path '{built}' from 'file://")), "{}", ran.stderr);
 }
 
 /// A store of 3 MiB in the place of this computer's; a quote ends the command.

@@ -143,7 +143,40 @@ fn the_newest_nix_makes_the_same_of_flakes() {
     let flakes = Flakes { before: format!("{own}; {}", flakes.before), ..flakes };
     assert!(flakes.sh("nix --version").contains("(Nix) 2."));
     each_change_counts(&flakes, "flake update --flake");
+    the_record_reaches_each_source(&flakes);
     flakes.folder.sh("chmod -R u+w nix", "").ok();
+}
+
+/// What a configuration makes of its record is what the Nix of this computer makes of it, and is kept.
+fn the_record_reaches_each_source(flakes: &Flakes) {
+    let nixpkgs = project().join("tests/nixpkgs").display().to_string();
+    let write = |file: &str, text: &str| std::fs::write(flakes.folder.path().join("system").join(file), text).unwrap();
+    flakes.sh("mkdir system");
+    write("a.nix", "{ environment.etc.role.text = \"a\"; }");
+    write(
+        "module.nix",
+        "{ machine, ... }: { imports = [ (./. + \"/${machine.name}.nix\") ]; networking.hostName = machine.name;
+          system.stateVersion = \"25.11\"; fileSystems.\"/\".device = \"/dev/x\"; boot.loader.grub.device = \"/dev/x\"; }",
+    );
+    let system = "(import ./eval-config.nix) { inherit system; modules = [ ./module.nix ]; }";
+    let system = system.replace("./eval-config.nix", &format!("{nixpkgs}/nixos/lib/eval-config.nix"));
+    write("hermetic.nix", &format!("{{ system, machine }}: {system}"));
+    write(
+        "flake.nix",
+        &format!(
+            "{{ inputs.nixpkgs.url = \"path:{nixpkgs}\"; outputs = {{ self, nixpkgs }}: {{
+               nixosConfigurations.web = nixpkgs.lib.nixosSystem {{ system = \"x86_64-linux\"; modules = [ ./module.nix ]; }}; }}; }}"
+        ),
+    );
+    flakes.sh(&format!("{NIX} flake lock path:$PWD/system"));
+    flakes.settle();
+    let path = format!("-I nixpkgs={nixpkgs}");
+    for source in [&*format!("{path} system/module.nix"), "--hermetic system/hermetic.nix", "--flake system#web"] {
+        let (first, next) = (flakes.push(source), flakes.push(source));
+        assert!(first.evaluated && !next.evaluated && first.toplevel == next.toplevel, "{source}: {first:?} {next:?}");
+        let ran = flakes.folder.sh(&format!("nix-push --plan {source}"), r#"{"name":"a"}"#).ok();
+        assert_eq!(first.toplevel.replace("/nix/store/", "closure/"), ran.record()["plan"][0]["resource"], "{source}");
+    }
 }
 
 /// Each kind of change of a flake is seen, by the way that Nix sees it.
