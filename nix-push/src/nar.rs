@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, FileType};
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -14,8 +14,9 @@ use std::path::Path;
 /// Writes the NAR of `path` to `sink`, in pieces of at most `PIECE` bytes or so.
 pub fn write(path: &Path, sink: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let mut nar = Nar { piece: Vec::with_capacity(PIECE), sink };
+    let metadata = fs::symlink_metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     nar.string(b"nix-archive-1")?;
-    nar.node(path)?;
+    nar.node(path, metadata.file_type())?;
     nar.flush()
 }
 
@@ -28,30 +29,28 @@ struct Nar<'a, S> {
 }
 
 impl<S: FnMut(&[u8]) -> Result<()>> Nar<'_, S> {
-    fn node(&mut self, path: &Path) -> Result<()> {
+    /// `kind` is what its folder says of it: to ask for that by its path again takes as long as to open it.
+    fn node(&mut self, path: &Path, kind: FileType) -> Result<()> {
         let shown = || format!("cannot read {}", path.display());
-        let metadata = fs::symlink_metadata(path).with_context(shown)?;
         self.strings(&[b"(", b"type"])?;
-        if metadata.is_file() {
+        if kind.is_file() {
+            let file = File::open(path).with_context(shown)?;
+            let metadata = file.metadata().with_context(shown)?;
             self.strings(&[b"regular"])?;
             // Nix looks at the owner's bit alone.
             if metadata.permissions().mode() & 0o100 != 0 {
                 self.strings(&[b"executable", b""])?;
             }
             self.string(b"contents")?;
-            self.contents(path, metadata.len()).with_context(shown)?;
-        } else if metadata.is_dir() {
+            self.contents(file, metadata.len()).with_context(shown)?;
+        } else if kind.is_dir() {
             self.string(b"directory")?;
-            let entries: std::io::Result<Vec<OsString>> =
-                fs::read_dir(path).with_context(shown)?.map(|entry| Ok(entry?.file_name())).collect();
-            let mut names = entries.with_context(shown)?;
-            names.sort_unstable();
-            for name in names {
+            for (name, kind) in entries(path).with_context(shown)? {
                 self.strings(&[b"entry", b"(", b"name", name.as_bytes(), b"node"])?;
-                self.node(&path.join(&name))?;
+                self.node(&path.join(&name), kind)?;
                 self.string(b")")?;
             }
-        } else if metadata.is_symlink() {
+        } else if kind.is_symlink() {
             let target = fs::read_link(path).with_context(shown)?;
             self.strings(&[b"symlink", b"target", target.as_os_str().as_bytes()])?;
         } else {
@@ -60,9 +59,8 @@ impl<S: FnMut(&[u8]) -> Result<()>> Nar<'_, S> {
         self.string(b")")
     }
 
-    fn contents(&mut self, path: &Path, size: u64) -> Result<()> {
+    fn contents(&mut self, mut file: File, size: u64) -> Result<()> {
         self.bytes(&size.to_le_bytes())?;
-        let mut file = File::open(path)?;
         let mut left = size;
         while left > 0 {
             if self.piece.len() >= PIECE {
@@ -103,6 +101,15 @@ impl<S: FnMut(&[u8]) -> Result<()>> Nar<'_, S> {
         self.piece.clear();
         Ok(())
     }
+}
+
+/// What is in a folder, by name.
+fn entries(path: &Path) -> std::io::Result<Vec<(OsString, FileType)>> {
+    let entry =
+        |entry: std::io::Result<fs::DirEntry>| entry.and_then(|entry| Ok((entry.file_name(), entry.file_type()?)));
+    let mut entries = fs::read_dir(path)?.map(entry).collect::<std::io::Result<Vec<_>>>()?;
+    entries.sort_unstable_by(|(one, _), (two, _)| one.cmp(two));
+    Ok(entries)
 }
 
 fn padding(length: u64) -> usize {
