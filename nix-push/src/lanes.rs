@@ -5,13 +5,16 @@
 //! needs no login, no second TCP that has to speed up, and none that takes its share of a narrow link.
 //! Pieces go by turns; `merge.sh` puts them behind each other there.
 
-use anyhow::{Result, bail};
-use machine_record::log;
-use machine_ssh::{Beginning, Channel, Session};
+use anyhow::Result;
+use machine_ssh::{Channel, Session};
 use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
 use std::time::Duration;
+
+mod second;
+
+pub use second::Second;
 
 /// What goes on one channel before it is the other's turn: a quarter of what may be under way.
 const PIECE: usize = 512 << 10;
@@ -22,8 +25,6 @@ const FAR: Duration = Duration::from_millis(60);
 const WORTH: u64 = 16 << 20;
 /// Where the machine has the pipe, for a moment.
 const FOLDER: &str = "/var/tmp/nix-push.";
-/// What the second channel says once it is ready.
-const HERE: &str = "nix-push: here\n";
 
 /// The folder in which both channels meet on the machine; `None` where one is enough for so many
 /// bytes of NAR.
@@ -130,44 +131,9 @@ impl<J> Lanes<'_, Channel, J> {
     }
 }
 
-/// The second channel to a machine, from the request for it to the word that it is ready.
-pub struct Second<'a> {
-    machine: &'a str,
-    beginning: Beginning<'a>,
-    channel: Option<Channel>,
-    said: Vec<u8>,
-}
-
-impl<'a> Second<'a> {
-    /// `beginning` runs `lane.sh`.
-    pub fn new(machine: &'a str, beginning: Beginning<'a>) -> Self {
-        Second { machine, beginning, channel: None, said: Vec::new() }
-    }
-}
-
-impl Join<Channel> for Second<'_> {
-    fn joined(&mut self) -> Result<Option<Channel>> {
-        if self.channel.is_none() {
-            self.channel = self.beginning.begun()?;
-        }
-        let Some(channel) = &mut self.channel else { return Ok(None) };
-        let mut piece = [0; 4096];
-        while let Some(count) = channel.try_read(&mut piece)? {
-            if count == 0 {
-                bail!("it ended");
-            }
-            self.said.extend_from_slice(&piece[..count]);
-        }
-        if !self.said.ends_with(HERE.as_bytes()) {
-            return Ok(None);
-        }
-        log::detail(self.machine, "sending on two channels");
-        Ok(self.channel.take())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::second::HERE;
     use super::*;
     use std::io::Write as _;
     use std::process::{Child, ChildStdin, Command, Stdio};
