@@ -26,6 +26,15 @@ fn a_far_machine_is_sent_to_on_two_channels_and_what_is_cut_can_be_sent_again() 
     nothing_is_left(&machines);
     machines.forget(0, &top);
 
+    // By way of another, here the machine itself, the round trip is that of the whole way.
+    let relay = Relay::new(machines.address(0), Rule { delay: FAR, ..Rule::default() });
+    let ran = machines.push_by(relay.port, &top, "-v").ok();
+    assert!(ran.stderr.contains(TWO), "{}", ran.stderr);
+    assert!(relay.to_machine() > whole / 2, "all goes by way of it");
+    machines.assert_has(0, &top);
+    nothing_is_left(&machines);
+    machines.forget(0, &top);
+
     // Slow enough for a login meanwhile.
     let slow = Rule { delay: FAR, rate: Some(2_000_000), ..Rule::default() };
     let relay = Relay::new(machines.address(0), slow);

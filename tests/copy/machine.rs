@@ -48,6 +48,25 @@ impl Machines {
         self.folder.sh(&format!("nix-push --toplevel {top} {flags}"), input.join("\n"))
     }
 
+    /// Pushes to the first machine by way of what is at a port of this computer: a jump host with the machine's key pair.
+    pub fn push_by(&self, port: u16, top: &str, flags: &str) -> Ran {
+        let mut record = self.records[0].clone();
+        record["ssh"]["jump"] = "way".into();
+        let (key, pin) =
+            (record["keyPair"]["privateKeyFile"].as_str().unwrap(), record["ssh"]["hostKeys"][0].as_str().unwrap());
+        let at = self.path().display();
+        std::fs::write(self.path().join("known"), format!("[127.0.0.1]:{port} {pin}\n")).unwrap();
+        let config = format!(
+            "Host way\nHostName 127.0.0.1\nPort {port}\nUser root\nIdentityFile {key}\nUserKnownHostsFile {at}/known\n"
+        );
+        std::fs::write(self.path().join("ssh_config"), config).unwrap();
+        let script = format!(
+            "mkdir -p bin; printf '#!/bin/sh\nexec /usr/bin/ssh -F {at}/ssh_config \"$@\"\n' > bin/ssh; chmod +x bin/ssh
+             PATH=$PWD/bin:$PATH nix-push --toplevel {top} {flags}"
+        );
+        self.folder.sh(&script, format!("{record}\n"))
+    }
+
     /// Pushes to the first machine and expects it to succeed.
     #[track_caller]
     pub fn pushed(&self, top: &str, flags: &str) -> Value {
