@@ -8,7 +8,7 @@ use machine_record::{StorePath, log};
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A program of Nix that answers questions until its stdin ends, which it does with us, however we end.
 pub struct Local {
@@ -55,8 +55,8 @@ impl Drop for Local {
 }
 
 /// The local store as the machines of a run ask it: one after the other, so that one process will do.
-#[derive(Default)]
-pub struct Store(Mutex<State>);
+#[derive(Clone, Default)]
+pub struct Store(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
@@ -66,6 +66,13 @@ struct State {
 }
 
 impl Store {
+    /// Opens the store beside what else is to be done before the first question.
+    pub fn begin(&self) {
+        let store = self.clone();
+        // What goes wrong, the first question finds again.
+        std::thread::spawn(move || store.ask(|_| Ok(())));
+    }
+
     /// Asks something.
     pub fn ask<T>(&self, question: impl FnOnce(&mut LocalStore) -> Result<T>) -> Result<T> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,6 +114,7 @@ mod tests {
     #[test]
     fn a_question_that_ends_the_store_stands_in_nobodys_way() {
         let store = Store::default();
+        store.begin();
         let path = StorePath::new("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nowhere").unwrap();
         assert_eq!(store.lock(std::slice::from_ref(&path)).unwrap(), HashSet::new());
         let first = store.ask(|store| Ok(store.wire.pipe.child.id())).unwrap();

@@ -20,6 +20,7 @@ use source::Source;
 use spool::Spool;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Once;
 use std::time::Duration;
 use via::Via;
 
@@ -226,8 +227,10 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let settings = args.settings();
+    let begin = Once::new();
     machine_record::for_each(TOOL, &args.stream, |record| {
         let source = args.source(record)?;
+        begin.call_once(|| settings.store.begin());
         if args.stream.plan {
             plan::plan(&args, &settings, &source, record)
         } else {

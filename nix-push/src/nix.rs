@@ -67,8 +67,10 @@ impl Outcome {
             return lines.last().map_or("Nix said nothing", |line| line).into();
         };
         let text = lines[at..].iter().map(|line| line.trim_start_matches("error:").trim());
-        let place =
-            |line: &str| line.starts_with("at ") || line.starts_with("(use '--show-trace'") || line.contains("| ");
+        // What the error's place and trace begin with.
+        let place = |line: &str| {
+            ["at ", "… ", "(use '--show-trace'"].iter().any(|start| line.starts_with(start)) || line.contains("| ")
+        };
         let text: Vec<&str> = text.take_while(|line| !place(line)).filter(|line| !line.is_empty()).take(5).collect();
         text.join(" ")
     }
@@ -237,6 +239,7 @@ mod tests {
         let assertions = "error:\n       Failed assertions:\n       - No root.\n       - No boot.\n(use '--show-trace' to show more)";
         assert_eq!(error(assertions), "Failed assertions: - No root. - No boot.");
         assert_eq!(error("error: while evaluating\n  error: attribute 'nope' missing"), "attribute 'nope' missing");
+        assert_eq!(error("error: no\n\n       … while evaluating the attribute 'x'\n\n       at /c.nix:1:2:"), "no");
         assert_eq!(error("Segmentation fault"), "Segmentation fault");
     }
 }
