@@ -1,10 +1,12 @@
 //! How much memory processes hold, and how much there is.
 
 use std::fs;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// What processes hold in bytes (proc(5), status). Pages of files are the same for all programs of
-/// Nix, so they count once, as the kernel does in a proportional set size.
+/// What processes hold in bytes (proc(5), statm: status says the same and costs several times as much).
+/// Pages of files are the same for all programs of Nix, so they count once, as the kernel does in a
+/// proportional set size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// Pages of its own
@@ -16,17 +18,31 @@ pub struct Held {
 impl Held {
     /// What one process holds, if it runs.
     pub fn by(process: u32) -> Option<Held> {
-        Held::parse(&fs::read_to_string(format!("/proc/{process}/status")).ok()?)
+        Held::parse(&fs::read_to_string(format!("/proc/{process}/statm")).ok()?)
     }
 
-    fn parse(status: &str) -> Option<Held> {
-        let own = kibibytes(status, "RssAnon:")? + kibibytes(status, "RssShmem:")?;
-        Some(Held { own, files: kibibytes(status, "RssFile:")? })
+    fn parse(statm: &str) -> Option<Held> {
+        let mut pages = statm.split_whitespace().skip(1).map(|number| number.parse::<u64>().ok());
+        let (resident, files) = (pages.next()??, pages.next()??);
+        let page = page_size();
+        Some(Held { own: resident.saturating_sub(files) * page, files: files * page })
     }
 }
 
+/// Bytes of a page, which the kernel tells each process when it starts it (getauxval(3), AT_PAGESZ).
+fn page_size() -> u64 {
+    static SIZE: OnceLock<u64> = OnceLock::new();
+    let told = || {
+        let words = fs::read("/proc/self/auxv").ok()?;
+        let words = words.chunks_exact(8).filter_map(|word| Some(u64::from_ne_bytes(word.try_into().ok()?)));
+        let words: Vec<u64> = words.collect();
+        words.chunks_exact(2).find(|pair| pair[0] == 6).map(|pair| pair[1])
+    };
+    *SIZE.get_or_init(|| told().unwrap_or(4096))
+}
+
 /// How long what was measured is good enough.
-const FRESH: Duration = Duration::from_millis(100);
+const FRESH: Duration = Duration::from_millis(250);
 
 /// What this process and the programs that it runs hold beside the evaluators.
 #[derive(Default)]
@@ -105,9 +121,10 @@ mod tests {
 
     #[test]
     fn pages_of_files_are_told_from_a_process_own() {
-        let status = "VmRSS:\t   9 kB\nRssAnon:\t   4 kB\nRssFile:\t   3 kB\nRssShmem:\t   2 kB\n";
-        assert_eq!(Held::parse(status), Some(Held { own: 6 << 10, files: 3 << 10 }));
-        assert_eq!(Held::parse("VmPeak: 1 kB\n"), None);
+        let page = page_size();
+        assert_eq!(page % 4096, 0);
+        assert_eq!(Held::parse("20 9 3 1 0 5 0\n"), Some(Held { own: 6 * page, files: 3 * page }));
+        assert_eq!(Held::parse("20 9"), None);
     }
 
     #[test]
