@@ -5,7 +5,8 @@
 
 A sentence is a literal of the sources with two words or more. It counts as seen if the tools printed
 it, or if a test beside the code quotes it. tests/unseen.txt lists those that no test makes happen,
-each with the reason; the status is 1 if another one was not seen, or one of them was.
+each with the reason; the status is 1 if another one was not seen, or one of them was, or if an error
+came without a hint.
 """
 
 import json
@@ -91,6 +92,20 @@ def said(file):
     return lines
 
 
+def bare(file):
+    """The errors without a hint, each once, whatever numbers they name."""
+    errors = {}
+    for line in file.read_text(errors="replace").splitlines():
+        try:
+            error = json.loads(line).get("error") if line.startswith("{") else None
+        except ValueError:
+            continue
+        # What tests hand on as the error of an earlier tool has a message of one word.
+        if isinstance(error, dict) and not error.get("hint") and " " in str(error.get("message")):
+            errors.setdefault(re.sub(r"[0-9a-f]{8,}|\d+", "#", error["message"]), error)
+    return errors.values()
+
+
 def found(text, inside):
     """Where a text stands."""
     at = inside.find(text)
@@ -119,6 +134,9 @@ def main():
         elif seen and shown in excused:
             print(f"seen, though tests/unseen.txt excuses it: {place}: {shown}")
     print(f"{count} sentences, {len(excused)} excused, {wrong} not seen")
+    for error in bare(pathlib.Path(sys.argv[1])):
+        wrong += 1
+        print(f"no hint: {error.get('tool')}: {error['message']}")
     sys.exit(wrong > 0)
 
 

@@ -137,7 +137,7 @@ impl CallError {
             _ if self.is_unknown_profile() => {
                 "name one of the account: aws iam list-instance-profiles shows them".into()
             }
-            _ => return quota::hint(code, &self.region),
+            _ => quota::hint(code, &self.region).unwrap_or_else(|| "EC2 says why; -v shows the call".into()),
         })
     }
 }

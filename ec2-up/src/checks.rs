@@ -7,7 +7,7 @@ use crate::image::{self, Checked, Named};
 use crate::instance_type::{self, Needs};
 use crate::region::Region;
 use crate::wish::Wish;
-use crate::{group, host_key_file, key_pair, subnet};
+use crate::{group, host_key_file, key_pair, subnet, tags};
 use anyhow::Result;
 use aws_sdk_ec2::types::Instance;
 use machine_record::{Failure, KeyPair, Kind, Record};
@@ -19,7 +19,7 @@ pub struct Ready {
     pub vpc: String,
 }
 
-/// Checks image, instance type, volume, network, security groups of choice and the file of a host key; changes nothing.
+/// Checks the name, image, instance type, volume, network, security groups of choice and the file of a host key; changes nothing.
 pub async fn new_machine(
     region: &Region,
     record: &Record,
@@ -27,6 +27,7 @@ pub async fn new_machine(
     wish: &Wish,
     source: HostKeySource,
 ) -> Result<Ready> {
+    tags::group_name(&region.deployment, &record.name())?;
     let image = image::check(region, ami, wish).await?;
     let vpc = region.vpc(wish.subnet.as_deref()).await?;
     subnet::first_choice(region, &vpc, wish).await?;

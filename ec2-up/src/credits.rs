@@ -58,7 +58,8 @@ pub async fn set(region: &Region, machine: &str, id: &str, credits: Credits) -> 
         None => Ok(()),
         Some(error) => {
             let why = error.message().unwrap_or("EC2 gives no reason");
-            Err(Failure::new(Kind::Conflict, format!("{failed}: {why}")))
+            Err(Failure::new(Kind::Conflict, format!("{failed}: {why}"))
+                .hint("take a type that has CPU credits, such as t3.micro, or leave --credits out"))
         }
     }
 }

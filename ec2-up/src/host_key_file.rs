@@ -4,13 +4,16 @@
 //! request under the same client token.
 
 use anyhow::{Context, Result};
-use machine_record::{Failure, KeyPair, Kind, WithKind};
+use machine_record::{Failure, KeyPair, Kind, WithHint, WithKind};
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{LineEnding, PrivateKey};
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// What to do about a file that is no use.
+const AWAY: &str = "move it away, and a new machine gets another key";
 
 /// Where the host key of a machine is kept.
 pub fn path(deployment: &str, machine: &str, pair: Option<&KeyPair>) -> PathBuf {
@@ -29,7 +32,8 @@ pub fn ensure(path: &Path) -> Result<PrivateKey> {
     let text = key.to_openssh(LineEnding::LF)?;
     write(path, text.as_bytes())
         .with_context(|| format!("cannot write the host key {}", path.display()))
-        .with_kind(Kind::Input)?;
+        .with_kind(Kind::Input)
+        .with_hint("it is kept beside the private key: that folder must be one to write to")?;
     // Another run may have been faster: what the file holds is the key.
     read(path)?.context("the host key has gone").with_kind(Kind::Internal)
 }
@@ -46,11 +50,13 @@ pub fn read(path: &Path) -> Result<Option<PrivateKey>> {
         Ok(text) => PrivateKey::from_openssh(text)
             .with_context(|| format!("cannot use the host key {}", path.display()))
             .with_kind(Kind::Input)
+            .with_hint(AWAY)
             .map(Some),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => {
-            Err(error).with_context(|| format!("cannot read the host key {}", path.display())).with_kind(Kind::Input)
-        }
+        Err(error) => Err(error)
+            .with_context(|| format!("cannot read the host key {}", path.display()))
+            .with_kind(Kind::Input)
+            .with_hint(AWAY),
     }
 }
 

@@ -57,7 +57,10 @@ pub fn run(args: ListArgs) -> ExitCode {
 async fn everywhere(args: &ListArgs, give: impl Fn(Vec<Record>)) -> Result<(), Failure> {
     let limit = args.account.timeout;
     let end = tokio::time::Instant::now() + limit;
-    let late = || Failure::new(Kind::Timeout, format!("not listed in {} s", limit.as_secs()));
+    let late = || {
+        Failure::new(Kind::Timeout, format!("not listed in {} s", limit.as_secs()))
+            .hint("run it again, or wait longer with --timeout")
+    };
     let regions = Regions::new(&args.account);
     let found = tokio::time::timeout_at(end, names(args, &regions)).await;
     let mut missing: BTreeSet<String> = found.unwrap_or_else(|_| Err(late()))?.into_iter().collect();

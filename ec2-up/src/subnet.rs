@@ -68,11 +68,10 @@ impl Region {
     pub async fn vpc(&self, subnet: Option<&str>) -> Result<String, Failure> {
         if let Some(subnet) = subnet {
             let found = self.subnets("subnet-id", subnet).await?;
-            return found
-                .first()
-                .and_then(|found| found.vpc_id())
-                .map(String::from)
-                .ok_or_else(|| Failure::new(Kind::NotFound, format!("no subnet {subnet} in {}", self.name)));
+            return found.first().and_then(|found| found.vpc_id()).map(String::from).ok_or_else(|| {
+                Failure::new(Kind::NotFound, format!("no subnet {subnet} in {}", self.name))
+                    .hint("name one of that region with --subnet: aws ec2 describe-subnets shows them")
+            });
         }
         let ask = || async {
             let found = self.aws.call("", "DescribeVpcs", "is-default", |client| {

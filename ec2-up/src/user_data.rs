@@ -11,8 +11,10 @@ const LONGEST: usize = 16384;
 /// A Nix expression would be built by the machine itself at every boot (nixpkgs,
 /// `nixos/modules/virtualisation/amazon-init.nix`), which would undo what was pushed.
 pub fn read(file: &Path) -> Result<String, Failure> {
-    let wrong =
-        |what: String| Failure::new(Kind::Input, format!("cannot use the user data {}: {what}", file.display()));
+    let wrong = |what: String| {
+        Failure::new(Kind::Input, format!("cannot use the user data {}: {what}", file.display()))
+            .hint(format!("it is a script of up to {LONGEST} bytes"))
+    };
     let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
     if !text.starts_with("#!") {
         return Err(wrong("it is not a script that begins with #!".into())

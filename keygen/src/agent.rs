@@ -2,7 +2,7 @@
 
 use crate::key::Key;
 use anyhow::{Context, Result};
-use machine_record::{Failure, KeyPair, Kind, WithKind, log};
+use machine_record::{Failure, KeyPair, Kind, WithHint, WithKind, log};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -22,10 +22,15 @@ pub fn key(known: Option<&KeyPair>) -> Result<Key> {
         Failure::new(Kind::NotFound, "no ssh-agent: SSH_AUTH_SOCK is not set")
             .hint("start one: eval \"$(ssh-agent)\"; ssh-add")
     })?;
-    let answer =
-        ask(&socket).with_context(|| format!("cannot ask the ssh-agent at {socket}")).with_kind(Kind::NotFound)?;
+    let answer = ask(&socket)
+        .with_context(|| format!("cannot ask the ssh-agent at {socket}"))
+        .with_kind(Kind::NotFound)
+        .with_hint("SSH_AUTH_SOCK names it: is it alive? ssh-add -l asks it, too")?;
     let mut keys: Vec<(Key, String)> = identities(&answer)
-        .context("the ssh-agent's answer cannot be understood")?
+        .ok_or_else(|| {
+            Failure::new(Kind::NotFound, "the ssh-agent's answer cannot be understood")
+                .hint("SSH_AUTH_SOCK names another program, or an agent that is locked")
+        })?
         .into_iter()
         .filter_map(|(blob, comment)| Some((Key::from_wire(blob)?, comment)))
         .collect();

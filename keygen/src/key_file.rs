@@ -2,13 +2,16 @@
 
 use crate::key::{self, Key, NewKey};
 use anyhow::{Context, Result};
-use machine_record::{Failure, Kind, WithKind};
+use machine_record::{Failure, Kind, WithHint, WithKind};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open, unlink};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+/// What to do about a file that is no use.
+const ELSEWHERE: &str = "name another file with --file";
 
 /// The longest private key that is read, in bytes: RSA of 16384 bits takes 13 KB.
 const LONGEST: u64 = 64 * 1024;
@@ -30,12 +33,15 @@ pub fn read(path: &Path) -> Result<Option<Key>> {
         Err(rustix::io::Errno::NOENT) => return Ok(None),
         Err(error) => {
             let error = std::io::Error::from(error);
-            return Err(error).with_context(|| format!("cannot read {shown}")).with_kind(Kind::Input);
+            return Err(error)
+                .with_context(|| format!("cannot read {shown}"))
+                .with_kind(Kind::Input)
+                .with_hint(ELSEWHERE);
         }
     };
     let meta = file.metadata().with_context(|| format!("cannot read {shown}"))?;
     if !meta.is_file() {
-        return Err(Failure::new(Kind::Input, format!("{shown} is not a file")).into());
+        return Err(Failure::new(Kind::Input, format!("{shown} is not a file")).hint(ELSEWHERE).into());
     }
     if meta.mode() & 0o077 != 0 {
         let mode = meta.mode() & 0o777;
@@ -47,8 +53,9 @@ pub fn read(path: &Path) -> Result<Option<Key>> {
     file.take(LONGEST)
         .read_to_string(&mut text)
         .with_context(|| format!("cannot use {shown}: not a private key"))
-        .with_kind(Kind::Input)?;
-    key::read(&text).map(Some).with_context(|| format!("cannot use {shown}"))
+        .with_kind(Kind::Input)
+        .with_hint(ELSEWHERE)?;
+    key::read(&text).map(Some).with_context(|| format!("cannot use {shown}")).with_hint(ELSEWHERE)
 }
 
 /// Makes a key file that does not exist yet; true if it is ours, false if another was faster and
@@ -62,14 +69,17 @@ pub fn create(path: &Path, make: impl FnOnce() -> Result<NewKey>) -> Result<(Key
         let failure = Failure::new(Kind::Input, format!("cannot write {}: {error}", path.display()));
         match path.parent().filter(|_| error.kind() == std::io::ErrorKind::NotFound) {
             Some(folder) => failure.hint(format!("mkdir -p {}", folder.display())),
-            None => failure,
+            None => failure.hint(ELSEWHERE),
         }
     })?;
     if made {
         return Ok((new.key, true));
     }
     let other = read(path)?;
-    let gone = || Failure::new(Kind::Conflict, format!("{} came and went while it was made", path.display()));
+    let gone = || {
+        Failure::new(Kind::Conflict, format!("{} came and went while it was made", path.display()))
+            .hint("somebody takes it away: run it again")
+    };
     Ok((other.ok_or_else(gone)?, false))
 }
 

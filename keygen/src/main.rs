@@ -165,7 +165,7 @@ fn path(args: &Args, record: &Record, known: Option<&KeyPair>) -> Result<PathBuf
     let default = if is_rsa { "id_rsa.pem" } else { "id_ed25519" };
     let template = args.file.as_deref().unwrap_or(default);
     if template.is_empty() {
-        return Err(Failure::new(Kind::Input, "--file is empty").into());
+        return Err(Failure::new(Kind::Input, "--file is empty").hint("name a file, such as id_ed25519").into());
     }
     Ok(std::path::absolute(template.replace("{name}", &record.name()))?)
 }

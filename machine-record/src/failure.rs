@@ -53,9 +53,9 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Makes a failure from its kind and `what failed: cause`.
+    /// Makes a failure from its kind and `what failed: cause`; only an `internal` one has a hint then.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Failure { kind, message: message.into(), hint: None }
+        Failure { kind, message: message.into(), hint: (kind == Kind::Internal).then(|| INTERNAL.into()) }
     }
 
     /// Adds what the reader can do about it.
@@ -64,16 +64,23 @@ impl Failure {
         self
     }
 
+    /// Adds what the reader can do about it, if nothing is said yet.
+    pub fn or_hint(self, hint: impl Into<String>) -> Self {
+        Failure { hint: self.hint.or_else(|| Some(hint.into())), ..self }
+    }
+
     /// Reads an error's kind and hint from its chain of causes; the message is the whole chain.
     pub fn of(error: &anyhow::Error) -> Self {
-        let known = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
-        Failure {
-            kind: known.map_or(Kind::Internal, |failure| failure.kind),
-            message: format!("{error:#}"),
-            hint: known.and_then(|failure| failure.hint.clone()),
+        let message = format!("{error:#}");
+        match error.chain().find_map(|cause| cause.downcast_ref::<Failure>()) {
+            Some(known) => Failure { message, ..known.clone() },
+            None => Failure::new(Kind::Internal, message),
         }
     }
 }
+
+/// What to do about a fault that nobody thought of.
+const INTERNAL: &str = "run it again; if it stays so, -v shows every step: report what it says";
 
 /// Whether the text of an error says that a host's name does not exist, as that of a misspelled region.
 ///
@@ -101,6 +108,22 @@ impl std::error::Error for Failure {}
 /// Gives an error of another library its kind; one that has a kind keeps it.
 pub trait WithKind<T> {
     fn with_kind(self, kind: Kind) -> anyhow::Result<T>;
+}
+
+/// Adds what to do about a failure, if nothing is said yet.
+pub trait WithHint<T> {
+    fn with_hint(self, hint: &str) -> anyhow::Result<T>;
+}
+
+impl<T> WithHint<T> for anyhow::Result<T> {
+    fn with_hint(self, hint: &str) -> anyhow::Result<T> {
+        self.map_err(|mut error| {
+            if let Some(failure) = error.downcast_mut::<Failure>() {
+                failure.hint.get_or_insert_with(|| hint.into());
+            }
+            error
+        })
+    }
 }
 
 impl<T, E: Into<anyhow::Error>> WithKind<T> for Result<T, E> {
@@ -138,6 +161,17 @@ mod tests {
         assert_eq!(Failure::of(&error).kind, Kind::Limit);
         let error = Err::<(), _>(std::io::Error::other("gone")).with_kind(Kind::Copy).unwrap_err();
         assert_eq!(Failure::of(&error).kind, Kind::Copy);
+    }
+
+    #[test]
+    fn a_hint_is_given_where_there_is_none_and_only_there() {
+        let hint = |error: anyhow::Error| Failure::of(&error).hint.unwrap();
+        let bare = || Err::<(), _>(std::io::Error::other("gone")).context("cannot read").with_kind(Kind::Input);
+        assert_eq!(hint(bare().context("x").with_hint("look").unwrap_err()), "look");
+        assert_eq!(hint(bare().with_hint("look").context("x").with_hint("no").unwrap_err()), "look");
+        assert_eq!(Failure::of(&bare().unwrap_err()).hint, None);
+        assert_eq!(hint(std::io::Error::other("gone").into()), INTERNAL);
+        assert_eq!(Failure::new(Kind::Internal, "x").hint("y").hint.as_deref(), Some("y"));
     }
 
     #[test]

@@ -107,7 +107,10 @@ impl Record {
         let text = match old.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             Some("") => format!("[{entry}]"),
             Some(entries) => format!("[{entries},{entry}]"),
-            None => return Err(Failure::new(Kind::Input, "the record's `plan` is not a list")),
+            None => {
+                return Err(Failure::new(Kind::Input, "the record's `plan` is not a list")
+                    .hint("it is what --plan writes: take it out of the record"));
+            }
         };
         self.remove("plan");
         self.members.push(("plan".into(), text));

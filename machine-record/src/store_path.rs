@@ -23,7 +23,8 @@ impl StorePath {
         if well_formed(&path) {
             Ok(StorePath(path))
         } else {
-            Err(Failure::new(Kind::Input, format!("not a store path: {path:?}")))
+            Err(Failure::new(Kind::Input, format!("not a store path: {path:?}"))
+                .hint("it is the folder of the store, a hash and a name, as in /nix/store/…-nixos-system-web-1"))
         }
     }
 

@@ -4,7 +4,7 @@ use crate::evaluate::{Evaluated, Settings};
 use crate::nix::{self, Outcome};
 use crate::once::Once;
 use anyhow::{Context, Result};
-use machine_record::{Failure, Kind, StorePath, WithKind, log};
+use machine_record::{Failure, Kind, StorePath, WithHint, WithKind, log};
 use std::path::Path;
 
 /// The builds of this run: equal systems of several machines are built once.
@@ -39,7 +39,8 @@ fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<
     if outcome.stdout.lines().any(|line| line.trim() == toplevel.as_str()) {
         return Ok(Ok(()));
     }
-    Ok(Err(Failure::new(Kind::Build, format!("Nix built {}, not {toplevel}", outcome.stdout.trim()))))
+    Ok(Err(Failure::new(Kind::Build, format!("Nix built {}, not {toplevel}", outcome.stdout.trim()))
+        .hint("run the pipe again, with --no-eval-cache")))
 }
 
 /// `options`: whether Nix was given some that a daemon takes of trusted users alone.
@@ -78,6 +79,9 @@ pub fn building(settings: &Settings) -> Vec<String> {
     settings.options.iter().cloned().chain(builders).collect()
 }
 
+/// What to do where it cannot be kept.
+const KEPT: &str = "--keep-result names a folder that you may write to";
+
 /// Keeps the system from being collected here: a link in `folder`, of the machine's name.
 ///
 /// # Errors
@@ -85,7 +89,8 @@ pub fn building(settings: &Settings) -> Vec<String> {
 pub fn keep(machine: &str, toplevel: &StorePath, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot make {}", folder.display()))
-        .with_kind(Kind::Build)?;
+        .with_kind(Kind::Build)
+        .with_hint(KEPT)?;
     let link = std::path::absolute(folder.join(machine)).with_kind(Kind::Build)?;
     let link = link.to_string_lossy().into_owned();
     let arguments = ["--realise", toplevel.as_str(), "--add-root", &link, "--indirect"].map(String::from);
@@ -93,7 +98,7 @@ pub fn keep(machine: &str, toplevel: &StorePath, folder: &Path) -> Result<()> {
     if outcome.success {
         return Ok(());
     }
-    Err(Failure::new(Kind::Build, format!("cannot keep the result as {link}: {}", outcome.error())).into())
+    Err(Failure::new(Kind::Build, format!("cannot keep the result as {link}: {}", outcome.error())).hint(KEPT).into())
 }
 
 /// Whether this Nix, or a machine that it sends builds to, builds for `system`.

@@ -111,8 +111,8 @@ pub fn deliver(
     (section.sent_paths, section.sent_bytes) = (Some(paths as u64), Some(bytes));
     (section.compressed_bytes, section.saved_bytes, section.rate) = (Some(packed), Some(saved), Some(rate));
     let spared = if saved > 0 { format!(", {} saved by differences", size(saved)) } else { String::new() };
-    let text =
-        format!("sent {paths} paths, {} as {} in {took:.1} s ({}/s{spared})", size(bytes), size(packed), size(rate));
+    let (count, all, sent) = (log::count(paths, "path"), size(bytes), size(packed));
+    let text = format!("sent {count}, {all} as {sent} in {took:.1} s ({}/s{spared})", size(rate));
     let numbers = json!({
         "paths": paths, "bytes": bytes, "packedBytes": packed, "savedBytes": saved, "seconds": took
     });

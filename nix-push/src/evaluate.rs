@@ -237,6 +237,7 @@ impl Job<'_> {
         if outcome.success {
             let understood = serde_json::from_str::<Evaluated>(&outcome.stdout).map_err(|error| {
                 Failure::new(Kind::Evaluation, format!("cannot understand what nix-instantiate printed: {error}"))
+                    .hint(nix::TESTED_WITH)
             })?;
             return Ok(Evaluation { verdict: Ok(Evaluated { fresh: true, ..understood }), used, outcome, beginning });
         }

@@ -38,7 +38,7 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
     } else if let Some(named) = named {
         failure.hint(if log::is_verbose() { named } else { format!("{named}; -v shows Nix's whole trace") })
     } else if log::is_verbose() {
-        failure
+        failure.hint("Nix's trace above says where")
     } else {
         failure.hint("-v shows Nix's whole trace")
     }

@@ -64,7 +64,9 @@ impl Template {
         };
         let texts = || arguments.iter().map(|(_, nix)| nix.as_str()).chain([inline]);
         if texts().any(|text| text.contains(HOLE)) {
-            return Err(Failure::new(Kind::Input, "the expression holds a NUL").into());
+            return Err(Failure::new(Kind::Input, "the expression holds a NUL")
+                .hint("take it out of --expr, --arg or the record")
+                .into());
         }
         let sight = match source {
             Source::Flake { .. } if lock.is_some() => Sight::Pure,

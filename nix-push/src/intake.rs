@@ -85,7 +85,7 @@ pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath) -> Res
         let failure = Failure::new(Kind::Build, format!("the machine cannot build {toplevel}: {error}"));
         return Err(match build::failed(&errors) {
             Some(drv) => failure.hint(format!("for the whole log, run on the machine: nix-store --read-log {drv}")),
-            None => failure,
+            None => failure.hint("what its Nix said stands above"),
         }
         .into());
     }
@@ -120,7 +120,7 @@ fn refused(words: &str) -> Failure {
             "log in as root or as one of the machine's trusted-users, or sign with --sign-key FILE, a key of its trusted-public-keys",
         )
     } else {
-        failure
+        failure.hint("run the pipe again: what has arrived stays")
     }
 }
 

@@ -73,8 +73,10 @@ pub fn lock(
     if !outcome.success {
         return Ok(Err(explain(source, &outcome, None)));
     }
-    let lock = Lock::parse(&outcome.stdout)
-        .map_err(|error| Failure::new(Kind::Evaluation, format!("cannot understand nix flake metadata: {error:#}")));
+    let lock = Lock::parse(&outcome.stdout).map_err(|error| {
+        Failure::new(Kind::Evaluation, format!("cannot understand nix flake metadata: {error:#}"))
+            .hint(nix::TESTED_WITH)
+    });
     if let (Ok(lock), Some(key), Some(flake)) = (&lock, &key, &flake) {
         // That it has changes is to be said each time; what this computer lacks may not be so then.
         let said: Vec<String> = outcome.stderr.into_iter().filter(|line| flake.is_named(line)).collect();

@@ -136,6 +136,9 @@ fn number(version: &str) -> Option<(u32, u32)> {
     Some((parts.next()??, parts.next()??))
 }
 
+/// What to do about an answer of Nix that cannot be understood.
+pub const TESTED_WITH: &str = "nix-push is tested with Nix 2.8 and newer: which does nix --version say?";
+
 /// Starts a command of Nix with all its streams as pipes.
 ///
 /// # Errors
@@ -146,7 +149,7 @@ pub fn spawn(command: &mut Command) -> Result<Child> {
         let failure = Failure::new(Kind::NotFound, format!("cannot run {}: {error}", command.get_program().display()));
         match error.kind() {
             ErrorKind::NotFound => failure.hint("install Nix, and see that its commands are in PATH"),
-            _ => failure,
+            _ => failure.hint("is it a program that you may run, and is there memory for it?"),
         }
         .into()
     })

@@ -34,10 +34,16 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
     let resource = format!("closure/{}", toplevel.base_name());
     if !push::lock(store, toplevel, evaluated.as_ref())? {
         let Some(evaluated) = &evaluated else {
-            return Err(Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store")).into());
+            return Err(Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store"))
+                .hint(push::NOT_BUILT)
+                .into());
         };
         let Work { build, fetch, volume } = settings.plans.of(&machine, settings, evaluated)?;
-        let reason = format!("{} derivations to build, {} paths to fetch{volume}", build.len(), fetch.len());
+        let reason = format!(
+            "{} to build, {} to fetch{volume}",
+            log::count(build.len(), "derivation"),
+            log::count(fetch.len(), "path")
+        );
         log::event(&machine, &format!("+ {resource}: {reason}; what is to be sent is known after that"));
         record.plan(
             &PlanEntry::new(TOOL.name, "build", &resource, reason).details(json!({ "build": build, "fetch": fetch })),
@@ -139,7 +145,9 @@ fn work(machine: &str, settings: &Settings, drv: &StorePath, options: Vec<String
         Ok(command)
     })?;
     if !outcome.success {
-        return Err(Failure::new(Kind::Build, format!("cannot plan {drv}: {}", outcome.error())).into());
+        return Err(Failure::new(Kind::Build, format!("cannot plan {drv}: {}", outcome.error()))
+            .hint(format!("nix-store --realise --dry-run {drv} tells more"))
+            .into());
     }
     Ok(Work::parse(&outcome.stderr))
 }

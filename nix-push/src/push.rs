@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// silent ones.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// What to do about a system that was named and is not there.
+pub const NOT_BUILT: &str = "build it first, or name what builds it: nix-push CONFIGURATION";
+
 /// What is to be sent; it is kept in the local store until the end of the run.
 pub struct Cargo {
     pub toplevel: StorePath,
@@ -145,8 +148,9 @@ fn prepare(
     if there {
         let _ = known.set(toplevel.clone());
     } else {
-        let evaluated =
-            evaluated.ok_or_else(|| Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store")))?;
+        let evaluated = evaluated.ok_or_else(|| {
+            Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store")).hint(NOT_BUILT)
+        })?;
         timed(&mut section.phases.build, || build::build(&machine, settings, &evaluated))?;
         section.built = true;
     }

@@ -127,7 +127,9 @@ impl Script {
             }
             if !self.hear()? {
                 let words = words(&self.channel.take_stderr()).unwrap_or_else(|| "it ended without a word".into());
-                bail!(Failure::new(Kind::Copy, format!("cannot run a script on the machine: {words}")));
+                bail!(Failure::new(Kind::Copy, format!("cannot run a script on the machine: {words}")).hint(
+                    "is Nix there, and does the login's shell run commands? Try: ssh MACHINE nix-store --version"
+                ));
             }
         }
     }

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer as _, SigningKey};
-use machine_record::{Failure, Kind, WithKind};
+use machine_record::{Failure, Kind, WithHint, WithKind};
 use std::path::{Path, PathBuf};
 
 /// A secret key of `nix-store --generate-binary-cache-key`.
@@ -15,6 +15,9 @@ pub struct Signer {
     key: SigningKey,
 }
 
+/// How there comes to be one.
+const MAKE: &str = "make one with: nix-store --generate-binary-cache-key NAME SECRET-FILE PUBLIC-FILE";
+
 impl Signer {
     /// Reads `name:` and the base64 of the 64 bytes of a secret and its public key.
     ///
@@ -23,7 +26,8 @@ impl Signer {
     pub fn read(file: &Path) -> Result<Signer> {
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("cannot read the signing key {}", file.display()))
-            .with_kind(Kind::Input)?;
+            .with_kind(Kind::Input)
+            .with_hint(MAKE)?;
         let pair = text.trim().split_once(':');
         let key = pair.and_then(|(_, secret)| STANDARD.decode(secret).ok()).and_then(|bytes| {
             let bytes: [u8; 64] = bytes.try_into().ok()?;
@@ -34,9 +38,9 @@ impl Signer {
                 let file = std::path::absolute(file).with_kind(Kind::Input)?;
                 Ok(Signer { file, name: name.into(), key })
             }
-            _ => Err(Failure::new(Kind::Input, format!("{} is no secret signing key", file.display()))
-                .hint("make one with: nix-store --generate-binary-cache-key NAME SECRET-FILE PUBLIC-FILE")
-                .into()),
+            _ => {
+                Err(Failure::new(Kind::Input, format!("{} is no secret signing key", file.display())).hint(MAKE).into())
+            }
         }
     }
 

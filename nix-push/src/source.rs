@@ -1,7 +1,7 @@
 //! Where a machine's configuration comes from.
 
 use anyhow::{Context, Result};
-use machine_record::{Failure, Kind, Record, StorePath, WithKind};
+use machine_record::{Failure, Kind, Record, StorePath, WithHint, WithKind};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -57,9 +57,11 @@ impl Source {
         }
         let real = fs::canonicalize(path)
             .with_context(|| format!("cannot use the system {}", path.display()))
-            .with_kind(Kind::Input)?;
-        let store_path = StorePath::new(real.to_string_lossy())
-            .map_err(|_| Failure::new(Kind::Input, format!("{} is no path of the Nix store", path.display())))?;
+            .with_kind(Kind::Input)
+            .with_hint(SYSTEM)?;
+        let store_path = StorePath::new(real.to_string_lossy()).map_err(|_| {
+            Failure::new(Kind::Input, format!("{} is no path of the Nix store", path.display())).hint(SYSTEM)
+        })?;
         Ok(Source::Toplevel(store_path))
     }
 
@@ -92,11 +94,15 @@ impl Source {
     }
 }
 
+/// What a system is that is built already.
+const SYSTEM: &str = "it is a system of the Nix store, or a link to one, such as result of nix-build";
+
 /// An absolute path to what exists.
 fn file(path: &Path) -> Result<PathBuf> {
     let path = std::path::absolute(path).with_kind(Kind::Input)?;
     fs::metadata(&path).map_err(|error| {
         Failure::new(Kind::Input, format!("cannot read the configuration {}: {error}", path.display()))
+            .hint("is the path right? A relative one starts at the current folder")
     })?;
     Ok(path)
 }
@@ -116,7 +122,7 @@ fn local_flake(path: &Path) -> Result<String> {
         let failure = Failure::new(Kind::Input, format!("cannot read the flake {}: {error}", path.display()));
         match path.components().count() {
             1 => failure.hint(format!("for an entry of Nix's registry, say flake:{}", path.display())),
-            _ => failure,
+            _ => failure.hint("is the path right? A relative one starts at the current folder"),
         }
     })?;
     let root = folder.ancestors().find(|folder| folder.join(".git").exists());

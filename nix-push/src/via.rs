@@ -53,7 +53,8 @@ impl Via {
         Ok(if outcome.success {
             Ok(())
         } else {
-            Err(Failure::new(Kind::Copy, format!("cannot write to {}: {}", self.url, outcome.error())))
+            Err(Failure::new(Kind::Copy, format!("cannot write to {}: {}", self.url, outcome.error()))
+                .hint(format!("may you write there? nix copy --to {} PATH does the same", self.url)))
         })
     }
 

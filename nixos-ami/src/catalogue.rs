@@ -3,7 +3,7 @@
 
 use crate::images::{Image, parse_name};
 use anyhow::{Context, Result};
-use machine_record::{Ami, WithKind};
+use machine_record::{Ami, WithHint, WithKind};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,14 +28,18 @@ struct Row {
     boot_mode: Option<String>,
 }
 
+const WHAT: &str = "it is the images.json of the NixOS images: {REGION: {\"Images\": […]}}";
+
 /// Reads the images of the owners, of all regions.
 pub fn read(file: &Path, owners: &[String]) -> Result<Vec<Image>> {
     let text = std::fs::read(file)
         .with_context(|| format!("cannot read the catalogue {}", file.display()))
-        .with_kind(machine_record::Kind::Input)?;
+        .with_kind(machine_record::Kind::Input)
+        .with_hint(WHAT)?;
     parse(&text, owners)
         .with_context(|| format!("cannot use the catalogue {}", file.display()))
         .with_kind(machine_record::Kind::Input)
+        .with_hint(WHAT)
 }
 
 fn parse(text: &[u8], owners: &[String]) -> Result<Vec<Image>> {

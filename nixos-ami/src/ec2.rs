@@ -71,6 +71,7 @@ impl Ec2 {
                     Kind::NotFound,
                     format!("no NixOS image in {} of {}", question.region, self.owners.join(", ")),
                 )
+                .hint("is --owner right? Without it NixOS's own images are found")
             }),
             Ok(images) => explain(&images, question, "EC2"),
             Err(failure) => failure,
@@ -84,6 +85,7 @@ impl Ec2 {
         let message = format!("no image in the region {region}, which is none that is known");
         (!known.contains(region)).then(|| {
             Failure::new(Kind::NotFound, format!("{message}: there are {}", nearest(known, region).join(", ")))
+                .hint("is the name of the region right?")
         })
     }
 
@@ -236,7 +238,7 @@ fn failure<E: ProvideErrorMetadata + Error + 'static>(region: &str, error: &SdkE
             "RequestLimitExceeded" | "Throttling" | "ThrottlingException" => {
                 Failure::new(Kind::Limit, message).hint("EC2 was asked too much at once: run it again")
             }
-            _ => Failure::new(Kind::Internal, message),
+            _ => Failure::new(Kind::Internal, message).hint("EC2 says why; -v shows the call"),
         };
     }
     // What was tried for credentials fills a screen.
@@ -253,7 +255,7 @@ fn failure<E: ProvideErrorMetadata + Error + 'static>(region: &str, error: &SdkE
         SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => Failure::new(Kind::Denied, message).hint(
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile with SSO: aws sso login",
         ),
-        _ => Failure::new(Kind::Unreachable, message),
+        _ => Failure::new(Kind::Unreachable, message).hint("run it again"),
     }
 }
 

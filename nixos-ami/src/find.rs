@@ -263,7 +263,7 @@ impl Finder {
             return job.discard();
         }
         let Some(ami) = found.first() else {
-            return job.finish(Err(Failure::new(Kind::NotFound, "no image").into()));
+            return job.finish(Err(Failure::new(Kind::Internal, "no image").into()));
         };
         log::event(&machine, &format!("NixOS {} in {} is {} (from {})", ami.release, ami.region, ami.id, ami.source));
         self.warn(&machine, ami);

@@ -114,6 +114,7 @@ pub fn explain(images: &[Image], question: &Question, source: &str) -> Failure {
         left.retain(|ami| fits(ami));
     }
     Failure::new(Kind::NotFound, message)
+        .hint("take one that there is, or ask elsewhere with --source; --list shows all")
 }
 
 /// Sorts words by how near they are to the one that was asked for.

@@ -272,10 +272,12 @@ impl Run<'_> {
             }
             (_, Some(stage), None) => Asked::Stage(stage),
             (Err(error), None, None) => Asked::Lost(error),
-            (Ok(words), None, None) => Asked::Lost(
-                Failure::new(Kind::Internal, format!("the machine's shell ended without an answer: {}", words.trim()))
-                    .into(),
-            ),
+            (Ok(words), None, None) => {
+                let words = if words.trim().is_empty() { "it said nothing" } else { words.trim() };
+                let text = format!("the machine's shell ended without an answer: {words}");
+                let hint = "run nixos-switch again: it finds out what became of the switch";
+                Asked::Lost(Failure::new(Kind::Internal, text).hint(hint).into())
+            }
         }
     }
 

@@ -82,7 +82,8 @@ fn show(wish: &Wish, answers: &Answers) -> Vec<PlanEntry> {
     // For people one line: they are many, and follow from the others.
     let growth = |packages: &[Package]| packages.iter().map(Package::growth).sum::<i128>();
     if !rebuilt.is_empty() {
-        say(&format!("~ {} packages rebuilt in the same version ({})", rebuilt.len(), signed(growth(&rebuilt))));
+        let count = log::count(rebuilt.len(), "package");
+        say(&format!("~ {count} rebuilt in the same version ({})", signed(growth(&rebuilt))));
     }
     say(&summary(&entries, growth(&rebuilt) + growth(&packages)));
     entries.extend(rebuilt.iter().map(|package| package.entry(TOOL.name)));

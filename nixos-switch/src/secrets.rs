@@ -97,6 +97,7 @@ impl Secrets {
 
 fn cannot(name: &str, cause: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Input, format!("cannot use the secret {name:?}: {cause}"))
+        .hint("a secret is a path, or {\"path\": …, \"owner\", \"group\", \"mode\", \"restart\"}: see nixos-switch(1)")
 }
 
 /// A member of the record's `secrets`: a path, or an object that has one.
@@ -115,6 +116,7 @@ fn at(path: impl Into<String>) -> Secret {
 fn of_folder(folder: &Path) -> Result<BTreeMap<String, Secret>, Failure> {
     let cannot = |cause: &dyn std::fmt::Display| {
         Failure::new(Kind::Input, format!("cannot read the secrets in {}: {cause}", folder.display()))
+            .hint("--secrets names a folder of files that you may read")
     };
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).map_err(|error| cannot(&error))? {

@@ -11,6 +11,8 @@ mod region;
 mod account;
 mod keys;
 mod logins;
+mod machines;
+mod nix;
 mod systems;
 mod words;
 
