@@ -148,9 +148,14 @@ fn a_machine_is_reached_by_both_clients_and_by_way_of_a_jump_host() {
     };
     let by_hand = json!({"name": "web", "ssh": {"host": "web", "hostKeys": greeter["ssh"]["hostKeys"]}});
     for flags in ["", "--ssh ssh"] {
-        for (lines, logins) in
-            [("Port 22", 0), ("ProxyJump bastion", 1), ("ProxyCommand ssh -o BatchMode=yes -W [%h]:%p bastion", 1)]
-        {
+        for (lines, logins) in [
+            ("Port 22", 0),
+            ("ProxyJump bastion", 1),
+            ("ProxyCommand ssh -o BatchMode=yes -W [%h]:%p %r@bastion", 1),
+            // The login is root's before the configuration says who.
+            ("Match user root\nProxyJump %r@bastion", 1),
+            ("Match user nobody\nPort 1", 0),
+        ] {
             configure(lines);
             run(&format!("nixos-switch --status {flags}"), &by_hand).ok();
             assert!(bastion.logins() >= logins, "{lines} {flags}");
@@ -171,7 +176,22 @@ fn a_machine_is_reached_by_both_clients_and_by_way_of_a_jump_host() {
         configure("User nobody\nPort 1");
         run(&format!("nixos-switch --status {flags}"), &said_all).ok();
     }
-    configure("ProxyCommand nc %r");
+    // A key by tokens and in quotes, from a file that is included; then one of an agent of the host's own.
+    let host_only = |lines: &str| {
+        fs::write(at.join("included"), format!("Host web\nHostName {host}\n{lines}\n")).unwrap();
+        fs::write(at.join("ssh_config"), format!("Include {}/included\n{configured}", at.display())).unwrap();
+    };
+    fs::copy(&key, at.join("the web key")).unwrap();
+    host_only(&format!("IdentityFile \"{}/the %n key\"\nIdentitiesOnly yes", at.display()));
+    run("nixos-switch --status", &by_hand).ok();
+    host_only(&format!("IdentityAgent {}/%n-agent\nIdentityFile /nowhere", at.display()));
+    let agent = "unset SSH_AUTH_SOCK; eval \"$(ssh-agent -a $PWD/web-agent)\" >&2; trap 'ssh-agent -k >&2' EXIT
+         ssh-add -q id_ed25519; unset SSH_AUTH_SOCK; nixos-switch --status";
+    run(agent, &by_hand).ok();
+    host_only("IdentityAgent none\nIdentityFile /nowhere");
+    let ran = run("nixos-switch --status", &by_hand);
+    assert!(said(&ran).1 == "denied" && ran.stderr.contains("ssh_config has no IdentityAgent"), "{}", ran.stderr);
+    configure("ProxyCommand nc %d");
     let ran = run("nixos-switch --status", &by_hand);
     assert!(said(&ran).1 == "input" && ran.stderr.contains("say --ssh ssh"), "{}", ran.stderr);
     fs::write(at.join("ssh_config"), configured).unwrap();

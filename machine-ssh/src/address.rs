@@ -3,7 +3,7 @@
 use crate::args::LoginArgs;
 use crate::elevate::Elevation;
 use crate::jump::Jump;
-use crate::ssh_config;
+use crate::ssh_config::{self, Configured};
 use machine_record::{Failure, KeyPair, Kind, Record, Ssh};
 use std::path::{Path, PathBuf};
 
@@ -26,8 +26,8 @@ pub struct Address {
     pub public_key: Option<String>,
     /// The private keys that `ssh_config` names, where the record names none
     pub identities: Vec<PathBuf>,
-    /// Of the ssh-agent's keys, these alone are tried
-    pub identities_only: bool,
+    /// What `ssh_config` says of this login
+    pub(crate) configured: Configured,
     /// The hosts on the way
     pub jump: Option<Jump>,
     /// What makes the connection
@@ -66,25 +66,30 @@ impl Address {
                 || word.starts_with('-')
                 || !word.chars().all(|c| c.is_alphanumeric() || "._:%+-".contains(c))
             {
-                return Err(Failure::new(Kind::Input, format!("cannot use the record's `ssh.{member}`: {word:?}")));
+                return Err(Failure::new(Kind::Input, format!("cannot use the record's `ssh.{member}`: {word:?}"))
+                    .hint("it is one word of letters, digits and ._:%+- that does not begin with -"));
             }
         }
         // What the record does not say is the user's configuration to say, then ours.
         let program = args.program().unwrap_or(Path::new("ssh"));
-        let configured = ssh_config::of(program, &ssh.host)?;
+        let configured = ssh_config::of(program, &ssh.host, ssh.user.as_deref(), ssh.port)?;
         Ok(Address {
             machine: record.name(),
             host: ssh.host,
-            port: ssh.port.or(configured.port).unwrap_or(22),
-            user: ssh.user.or(configured.user).unwrap_or_else(|| "root".into()),
+            port: configured.port,
+            user: configured.user.clone(),
             host_keys: ssh.host_keys,
             private_key: key_pair.as_ref().and_then(|pair| pair.private_key_file.as_ref()).map(PathBuf::from),
-            identities: if key_pair.is_none() { configured.identities } else { Vec::new() },
-            identities_only: configured.identities_only,
+            identities: if key_pair.is_none() && args.program().is_none() {
+                configured.identities()?
+            } else {
+                Vec::new()
+            },
             public_key: key_pair.map(|pair| pair.public_key).filter(|key| !key.is_empty()),
             jump: ssh.jump.as_deref().map(str::parse).transpose()?,
             client: args.program().map_or(Client::Libssh2, |program| Client::OpenSsh(program.into())),
             elevation: args.elevation(),
+            configured,
         })
     }
 }

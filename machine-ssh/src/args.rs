@@ -81,8 +81,10 @@ impl LoginArgs {
 }
 
 fn read(fd: u32) -> Result<Password, Failure> {
-    let cannot =
-        |error: String| Failure::new(Kind::Input, format!("cannot read a password from descriptor {fd}: {error}"));
+    let cannot = |error: String| {
+        Failure::new(Kind::Input, format!("cannot read a password from descriptor {fd}: {error}"))
+            .hint(format!("the shell opens it: --elevate-password-fd {fd} {fd}< FILE, or {fd}< <(COMMAND)"))
+    };
     let mut file = File::open(format!("/dev/fd/{fd}")).map_err(|error| cannot(error.to_string()))?;
     let mut password = Vec::new();
     let mut byte = [0];

@@ -2,11 +2,13 @@
 
 use crate::jump::Jump;
 use crate::libssh2::{dial, shake_hands};
+use crate::ssh_config;
 use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use machine_record::{Failure, Kind};
 use sha2::{Digest, Sha256};
+use std::path::Path;
 use std::time::Duration;
 
 /// What is offered where no type is preferred: the strongest first, SHA-1 and DSA never.
@@ -26,9 +28,10 @@ const ALGORITHMS: [&str; 6] = [
 /// base64.
 ///
 /// # Errors
-/// Kinds `unreachable` and `timeout`.
+/// Kinds `unreachable` and `timeout`, and `input` where `ssh_config` cannot be used.
 pub fn host_key(host: &str, port: u16, jump: Option<&Jump>, prefer: &[&str], timeout: Duration) -> Result<String> {
-    let (session, _socket) = shake_hands(dial(host, port, jump, timeout)?, host, prefer, timeout)?;
+    let configured = ssh_config::of(Path::new("ssh"), host, None, Some(port))?;
+    let (session, _socket) = shake_hands(dial(&configured, jump, timeout)?, host, prefer, timeout)?;
     let blob = shown(&session, host)?;
     let kind = key_type(&blob).unwrap_or("unknown");
     Ok(format!("{kind} {}", STANDARD.encode(&blob)))
@@ -39,8 +42,10 @@ pub fn host_key(host: &str, port: u16, jump: Option<&Jump>, prefer: &[&str], tim
 /// # Errors
 /// Kind `input` where it is no public key.
 pub fn fingerprint(public_key: &str) -> Result<String, Failure> {
-    let blob = blob(public_key)
-        .ok_or_else(|| Failure::new(Kind::Input, format!("not an OpenSSH public key: {public_key:?}")))?;
+    let blob = blob(public_key).ok_or_else(|| {
+        Failure::new(Kind::Input, format!("not an OpenSSH public key: {public_key:?}"))
+            .hint("it is a type and base64, as in ssh-ed25519 AAAA…")
+    })?;
     Ok(fingerprint_of(&blob))
 }
 
@@ -48,7 +53,9 @@ pub fn fingerprint(public_key: &str) -> Result<String, Failure> {
 pub(crate) fn shown(session: &ssh2::Session, host: &str) -> Result<Vec<u8>> {
     match session.host_key() {
         Some((blob, _)) => Ok(blob.to_vec()),
-        None => Err(Failure::new(Kind::HostKey, format!("{host} showed no host key")).into()),
+        None => Err(Failure::new(Kind::HostKey, format!("{host} showed no host key"))
+            .hint("is it an sshd that answers there?")
+            .into()),
     }
 }
 

@@ -26,6 +26,10 @@ pub use host_key::{fingerprint, host_key};
 pub use jump::Jump;
 pub use session::{Beginning, Session};
 
+/// What to do about a private key that cannot be read.
+const NO_KEY: &str =
+    "the record says where it is, in keyPair.privateKeyFile; if it has moved: ec2-ls | keygen --file FILE | …";
+
 /// Quotes a word for a POSIX shell.
 pub fn quote(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:,+@%".contains(&byte);

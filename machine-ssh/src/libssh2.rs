@@ -4,7 +4,8 @@ use crate::channel::Wire;
 use crate::complaint::complaint;
 use crate::jump::{Jump, dial_by};
 use crate::session::{Connection, Opening};
-use crate::{Address, host_key, ssh_config};
+use crate::ssh_config::Configured;
+use crate::{Address, host_key};
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,7 +14,6 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, Read};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::process::{Child, Command};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -48,9 +48,9 @@ pub(crate) struct Link {
 
 /// See [`crate::Session::connect`].
 pub(crate) fn connect(address: &Address, timeout: Duration) -> Result<Rc<Link>> {
-    let Address { host, port, jump, .. } = address;
+    let Address { host, jump, configured, .. } = address;
     let types: Vec<&str> = address.host_keys.iter().filter_map(|pin| pin.split_whitespace().next()).collect();
-    let socket = dial(host, *port, jump.as_ref(), timeout)?;
+    let socket = dial(configured, jump.as_ref(), timeout)?;
     let (ssh, socket) = shake_hands(socket, host, &types, timeout)?;
     host_key::check(&host_key::shown(&ssh, host)?, &address.host_keys, host)?;
     login::log_in(&ssh, address)?;
@@ -154,16 +154,14 @@ pub(crate) struct Socket {
 
 /// Opens a connection: by way of `jump`, or as the user's configuration says, or to the first
 /// address that answers.
-pub(crate) fn dial(host: &str, port: u16, jump: Option<&Jump>, timeout: Duration) -> Result<Socket> {
-    let configured = ssh_config::of(Path::new("ssh"), host)?;
-    let given = host;
-    let host = configured.host.as_deref().unwrap_or(host);
-    let their_jump = configured.jump(given)?;
+pub(crate) fn dial(configured: &Configured, jump: Option<&Jump>, timeout: Duration) -> Result<Socket> {
+    let (host, port) = (configured.host.as_str(), configured.port);
+    let their_jump = configured.jump()?;
     if let Some(jump) = jump.or(their_jump.as_ref()) {
         let (fd, child) = jump.dial(host, port, timeout)?;
         return Ok(Socket { fd, by: Some(child) });
     }
-    if let Some(script) = configured.proxy_command(given, host, port)? {
+    if let Some(script) = configured.proxy_command()? {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("exec {script}")]);
         let (fd, child) = dial_by(command).context("cannot run /bin/sh")?;

@@ -9,7 +9,7 @@ use crate::channel::Wire;
 use crate::complaint::complaint;
 use crate::session::{Connection, Opening};
 use anyhow::{Context, Result};
-use machine_record::{Failure, Kind, WithKind};
+use machine_record::{Failure, Kind, WithHint, WithKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use scratch::Scratch;
 use std::cell::RefCell;
@@ -43,7 +43,8 @@ pub(crate) fn connect(program: &Path, address: &Address, timeout: Duration) -> R
     if let Some(file) = private_key {
         std::fs::File::open(file)
             .with_context(|| format!("cannot read the private key {}", file.display()))
-            .with_kind(Kind::Input)?;
+            .with_kind(Kind::Input)
+            .with_hint(crate::NO_KEY)?;
     }
     let scratch = Scratch::new(address)?;
     let mut master = Command::new(program)

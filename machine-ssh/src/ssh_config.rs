@@ -10,45 +10,77 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-/// The part of a configuration that libssh2 can follow. What it does not say is `None`.
+/// The part of a configuration that libssh2 can follow, for one login.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Configured {
-    /// `HostName`
-    pub(crate) host: Option<String>,
-    pub(crate) port: Option<u16>,
-    /// `User`; not told apart from no word is the name of the one who runs this
-    pub(crate) user: Option<String>,
-    /// The `IdentityFile`s that exist, those that OpenSSH tries by itself included
-    pub(crate) identities: Vec<PathBuf>,
+    /// The name that was asked for
+    given: String,
+    /// `HostName`, or the same name
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Who logs in. `User` is not told apart from no word where it is the name of the one who runs this
+    pub(crate) user: String,
+    /// The `IdentityFile`s, those that OpenSSH tries by itself included, as they are written
+    identities: Vec<String>,
     /// `IdentitiesOnly`: no other key of the ssh-agent is tried
     pub(crate) identities_only: bool,
-    /// `ProxyJump`
-    pub(crate) jump: Option<String>,
-    /// `ProxyCommand`, its tokens not yet replaced
-    pub(crate) command: Option<String>,
+    /// `IdentityAgent`
+    agent: Option<String>,
+    /// `ProxyJump`, as it is written
+    jump: Option<String>,
+    /// `ProxyCommand`, as it is written
+    command: Option<String>,
 }
 
-/// Asks `program`, once for each host. Without OpenSSH there is no configuration.
+/// The ssh-agent to ask.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Agent {
+    /// The one of `SSH_AUTH_SOCK`
+    Usual,
+    At(PathBuf),
+    None,
+}
+
+/// Asks `program`, once for each login. Without OpenSSH there is no configuration.
+///
+/// `user` and `port` are what is known already; else they are what the configuration says, or `root` and 22.
 ///
 /// # Errors
 /// Kind `input`: it cannot be understood.
-pub(crate) fn of(program: &Path, host: &str) -> Result<Configured, Failure> {
-    static KNOWN: Mutex<Option<HashMap<(PathBuf, String), Configured>>> = Mutex::new(None);
+pub(crate) fn of(program: &Path, host: &str, user: Option<&str>, port: Option<u16>) -> Result<Configured, Failure> {
+    type Login = (PathBuf, String, Option<String>, Option<u16>);
+    static KNOWN: Mutex<Option<HashMap<Login, Configured>>> = Mutex::new(None);
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = (program.to_path_buf(), host.to_string());
+    let key = (program.to_path_buf(), host.to_string(), user.map(String::from), port);
     if let Some(configured) = known().as_ref().and_then(|known| known.get(&key)) {
         return Ok(configured.clone());
     }
-    let Some(said) = ask(program, &[], host)? else { return Ok(Configured::default()) };
-    // Port 22 and root are taken without a word, too: who says these says nothing.
-    let usual = ["port 22", "user root"].iter().all(|usual| said.lines().any(|line| line == *usual));
-    let unsaid = if usual { said.clone() } else { ask(program, &["-F", "none"], host)?.unwrap_or_default() };
-    let configured = read(&said, &unsaid, host);
+    let configured = ask(program, host, user, port)?;
     known().get_or_insert_default().insert(key, configured.clone());
     Ok(configured)
 }
 
-fn ask(program: &Path, flags: &[&str], host: &str) -> Result<Option<String>, Failure> {
+fn ask(program: &Path, host: &str, user: Option<&str>, port: Option<u16>) -> Result<Configured, Failure> {
+    let flags = |user: Option<&str>| {
+        let user = user.into_iter().flat_map(|user| ["-l".to_string(), user.into()]);
+        user.chain(port.into_iter().flat_map(|port| ["-p".to_string(), port.to_string()])).collect::<Vec<_>>()
+    };
+    let Some(mut said) = run(program, &flags(user), host)? else {
+        let (host, user) = (host.to_string(), user.unwrap_or("root").into());
+        return Ok(Configured { given: host.clone(), host, port: port.unwrap_or(22), user, ..Configured::default() });
+    };
+    // Without a word, the name would be that of the one who runs this: the login is root's, and what the
+    // configuration has for root (Match user) counts.
+    if user.is_none() && value(&said, "user") != Some("root") {
+        let unsaid = run(program, &["-F".into(), "none".into()], host)?.unwrap_or_default();
+        if value(&said, "user") == value(&unsaid, "user") {
+            said = run(program, &flags(Some("root")), host)?.unwrap_or_default();
+        }
+    }
+    Ok(read(&said, host))
+}
+
+fn run(program: &Path, flags: &[String], host: &str) -> Result<Option<String>, Failure> {
     let mut command = Command::new(program);
     command.args(["-G", "-T"]).args(flags).args(["--", host]).stdin(Stdio::null());
     let output = match command.output() {
@@ -66,27 +98,27 @@ fn ask(program: &Path, flags: &[&str], host: &str) -> Result<Option<String>, Fai
     Err(Failure { kind: Kind::Input, ..failure }.hint("look at your ssh_config"))
 }
 
-/// Reads the lines of `ssh -G` with the configuration, and those without any.
-fn read(said: &str, unsaid: &str, host: &str) -> Configured {
-    let values = |name: &'static str| {
-        let lines = said.lines().filter_map(|line| line.split_once(' '));
-        lines.filter(move |(word, _)| *word == name).map(|(_, value)| value.to_string())
-    };
-    let value = |name: &'static str| values(name).next();
-    let changed = |name| value(name).filter(|value| !unsaid.lines().any(|line| line == format!("{name} {value}")));
-    let home = std::env::var("HOME").unwrap_or_default();
-    let file = |path: String| match path.strip_prefix("~/") {
-        Some(rest) => Path::new(&home).join(rest),
-        None => path.into(),
-    };
+fn values<'a>(said: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    said.lines().filter_map(|line| line.split_once(' ')).filter(move |(word, _)| *word == name).map(|(_, value)| value)
+}
+
+fn value<'a>(said: &'a str, name: &'a str) -> Option<&'a str> {
+    values(said, name).next()
+}
+
+/// Reads the lines of `ssh -G`.
+fn read(said: &str, host: &str) -> Configured {
+    let text = |name: &str| value(said, name).map(String::from);
     Configured {
-        host: value("hostname").filter(|name| name != host),
-        port: changed("port").and_then(|port| port.parse().ok()),
-        user: changed("user"),
-        identities: values("identityfile").map(file).filter(|file| file.is_file()).collect(),
-        identities_only: value("identitiesonly").is_some_and(|word| word == "yes"),
-        jump: value("proxyjump").filter(|jump| jump != "none"),
-        command: value("proxycommand").filter(|command| command != "none"),
+        given: host.into(),
+        host: text("hostname").unwrap_or_else(|| host.into()),
+        port: value(said, "port").and_then(|port| port.parse().ok()).unwrap_or(22),
+        user: text("user").unwrap_or_else(|| "root".into()),
+        identities: values(said, "identityfile").filter(|file| *file != "none").map(String::from).collect(),
+        identities_only: value(said, "identitiesonly") == Some("yes"),
+        agent: text("identityagent"),
+        jump: text("proxyjump").filter(|jump| jump != "none"),
+        command: text("proxycommand").filter(|command| command != "none"),
     }
 }
 
@@ -95,38 +127,94 @@ impl Configured {
     ///
     /// # Errors
     /// Kind `input`: they are written as none of ours.
-    pub(crate) fn jump(&self, given: &str) -> Result<Option<Jump>, Failure> {
+    pub(crate) fn jump(&self) -> Result<Option<Jump>, Failure> {
         let Some(text) = &self.jump else { return Ok(None) };
-        let unfit = |failure: Failure| Failure {
-            message: format!("cannot use the ProxyJump of ssh_config for {given}: {text:?}"),
-            ..failure
-        };
-        text.parse().map(Some).map_err(unfit)
+        let jump = self.whole("ProxyJump", text, &[])?.parse();
+        let unfit = |failure: Failure| Failure { message: self.cannot("ProxyJump", text), ..failure };
+        jump.map(Some).map_err(unfit)
     }
 
-    /// The `ProxyCommand` with its tokens replaced.
+    /// The `ProxyCommand`.
+    ///
+    /// # Errors
+    /// Kind `input`: a token that it cannot have.
+    pub(crate) fn proxy_command(&self) -> Result<Option<String>, Failure> {
+        self.command.as_ref().map(|command| self.whole("ProxyCommand", command, &[])).transpose()
+    }
+
+    /// The `IdentityFile`s that exist.
     ///
     /// # Errors
     /// Kind `input`: a token that is OpenSSH's alone to know.
-    pub(crate) fn proxy_command(&self, given: &str, host: &str, port: u16) -> Result<Option<String>, Failure> {
-        let Some(command) = &self.command else { return Ok(None) };
+    pub(crate) fn identities(&self) -> Result<Vec<PathBuf>, Failure> {
+        let files =
+            self.identities.iter().map(|file| self.file("IdentityFile", file)).collect::<Result<Vec<_>, _>>()?;
+        Ok(files.into_iter().filter(|file| file.is_file()).collect())
+    }
+
+    /// The ssh-agent that keys are asked of.
+    ///
+    /// # Errors
+    /// Kind `input`: as for a file.
+    pub(crate) fn agent(&self) -> Result<Agent, Failure> {
+        Ok(match self.agent.as_deref() {
+            None | Some("SSH_AUTH_SOCK") => Agent::Usual,
+            Some("none") => Agent::None,
+            Some(name) if name.starts_with('$') && !name.starts_with("${") => {
+                std::env::var_os(&name[1..]).map_or(Agent::None, |path| Agent::At(path.into()))
+            }
+            Some(path) => Agent::At(self.file("IdentityAgent", path)?),
+        })
+    }
+
+    /// A path of the configuration, as it is meant.
+    fn file(&self, word: &str, text: &str) -> Result<PathBuf, Failure> {
+        let home = std::env::var("HOME").unwrap_or_default();
+        let me = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();
+        let id = rustix::process::getuid().as_raw().to_string();
+        let mut rest = text;
+        let mut named = String::new();
+        while let Some((before, (name, after))) =
+            rest.split_once("${").and_then(|(before, after)| Some((before, after.split_once('}')?)))
+        {
+            named += before;
+            // A variable that is not set makes OpenSSH stop; here it is a file that is not there.
+            named += &std::env::var(name).unwrap_or_default().replace('%', "%%");
+            rest = after;
+        }
+        let whole = self.whole(word, &(named + rest), &[('d', &home), ('u', &me), ('i', &id)])?;
+        Ok(match whole.strip_prefix("~/") {
+            Some(rest) => Path::new(&home).join(rest),
+            None => whole.into(),
+        })
+    }
+
+    /// A value with its tokens replaced: `%h`, `%n`, `%p`, `%r`, `%%` (ssh_config(5), TOKENS), and `more`.
+    fn whole(&self, word: &str, text: &str, more: &[(char, &str)]) -> Result<String, Failure> {
+        let port = self.port.to_string();
+        let tokens = [('%', "%"), ('h', &self.host), ('n', &self.given), ('p', &port), ('r', &self.user)];
         let mut whole = String::new();
-        let mut characters = command.chars();
+        let mut characters = text.chars();
         while let Some(character) = characters.next() {
-            match (character, if character == '%' { characters.next() } else { None }) {
-                ('%', Some('%')) => whole.push('%'),
-                ('%', Some('h')) => whole.push_str(host),
-                ('%', Some('n')) => whole.push_str(given),
-                ('%', Some('p')) => whole.push_str(&port.to_string()),
-                ('%', _) => {
-                    let text = format!("cannot use the ProxyCommand of ssh_config for {given}: {command}");
-                    return Err(Failure::new(Kind::Input, text)
-                        .hint("of its tokens %h, %n and %p are known here; for others say --ssh ssh"));
+            if character != '%' {
+                whole.push(character);
+                continue;
+            }
+            let token = characters.next();
+            match tokens.iter().chain(more).find(|(name, _)| Some(*name) == token) {
+                Some((_, meaning)) => whole.push_str(meaning),
+                None => {
+                    let known: Vec<String> = tokens.iter().chain(more).map(|(name, _)| format!("%{name}")).collect();
+                    let hint = format!("of its tokens {} are known here; for others say --ssh ssh", known.join(", "));
+                    return Err(Failure::new(Kind::Input, self.cannot(word, text)).hint(hint));
                 }
-                (other, _) => whole.push(other),
             }
         }
-        Ok(Some(whole))
+        Ok(whole)
+    }
+
+    fn cannot(&self, word: &str, text: &str) -> String {
+        format!("cannot use the {word} of ssh_config for {}: {text:?}", self.given)
     }
 }
 
@@ -134,33 +222,49 @@ impl Configured {
 mod tests {
     use super::*;
 
+    const SAID: &str = "host web\nuser bob\nhostname 10.0.0.7\nport 2222\nidentitiesonly yes\n\
+        identityfile /etc/%u/../passwd\nidentityfile /no/such\nidentityfile none\nproxyjump me@a,%r@b\n";
+
     #[test]
-    fn what_differs_from_no_configuration_is_what_it_says() {
-        let unsaid = "host web\nuser me\nhostname web\nport 22\nidentitiesonly no\n";
-        assert_eq!(read(unsaid, unsaid, "web"), Configured::default());
-        let said = "host web\nuser bob\nhostname 10.0.0.7\nport 2222\nidentitiesonly yes\nidentityfile /etc/passwd\n\
-                    identityfile /no/such\nproxyjump me@a,b\n";
-        let configured = read(said, unsaid, "web");
-        assert_eq!(configured.host.as_deref(), Some("10.0.0.7"));
-        assert_eq!((configured.port, configured.user.as_deref()), (Some(2222), Some("bob")));
-        assert_eq!(configured.identities, [Path::new("/etc/passwd")]);
+    fn the_lines_of_a_login_are_read() {
+        let configured = read(SAID, "web");
+        assert_eq!((configured.host.as_str(), configured.port, configured.user.as_str()), ("10.0.0.7", 2222, "bob"));
+        assert_eq!(configured.identities, ["/etc/%u/../passwd", "/no/such"]);
         assert!(configured.identities_only);
-        assert_eq!(configured.jump("web").unwrap().unwrap().to_string(), "me@a,b");
+        assert_eq!(configured.jump().unwrap().unwrap().to_string(), "me@a,bob@b");
+        assert_eq!(configured.proxy_command().unwrap(), None);
+        assert_eq!(configured.agent().unwrap(), Agent::Usual);
     }
 
     #[test]
     fn a_proxy_command_has_the_tokens_that_are_known() {
         let of = |command: &str| {
             let command = Some(command.to_string());
-            Configured { command, ..Configured::default() }.proxy_command("web", "10.0.0.7", 2222)
+            Configured { command, ..read(SAID, "web") }.proxy_command()
         };
-        assert_eq!(of("nc %h %p # %n 5%%").unwrap().unwrap(), "nc 10.0.0.7 2222 # web 5%");
-        for bad in ["nc %r", "nc %"] {
+        assert_eq!(of("nc %h %p # %n %r 5%%").unwrap().unwrap(), "nc 10.0.0.7 2222 # web bob 5%");
+        for bad in ["nc %d", "nc %"] {
             let failure = of(bad).unwrap_err();
             assert_eq!(failure.kind, Kind::Input);
-            assert_eq!(failure.message, format!("cannot use the ProxyCommand of ssh_config for web: {bad}"));
-            let hint = "of its tokens %h, %n and %p are known here; for others say --ssh ssh";
+            assert_eq!(failure.message, format!("cannot use the ProxyCommand of ssh_config for web: {bad:?}"));
+            let hint = "of its tokens %%, %h, %n, %p, %r are known here; for others say --ssh ssh";
             assert_eq!(failure.hint.as_deref(), Some(hint));
+        }
+    }
+
+    #[test]
+    fn files_may_be_named_by_tokens_and_by_the_environment() {
+        let home = std::env::var("HOME").unwrap();
+        let file = |text: &str| read(SAID, "web").file("IdentityFile", text).unwrap().display().to_string();
+        assert_eq!(file("~/.ssh/id_%h_%r"), format!("{home}/.ssh/id_10.0.0.7_bob"));
+        assert_eq!(file("%d/a b/%n"), format!("{home}/a b/web"));
+        assert_eq!(file("${HOME}/x${NIXPIPE_UNSET}/%p"), format!("{home}/x/2222"));
+        assert!(read(SAID, "web").file("IdentityFile", "%C").is_err());
+        for (text, agent) in
+            [("none", Agent::None), ("SSH_AUTH_SOCK", Agent::Usual), ("$HOME", Agent::At(home.clone().into()))]
+        {
+            let configured = Configured { agent: Some(text.into()), ..read(SAID, "web") };
+            assert_eq!(configured.agent().unwrap(), agent);
         }
     }
 }

@@ -17,7 +17,7 @@ fn a_login_that_cannot_be_says_why() {
             "printf '#!/bin/sh\n[ \"$1\" = -G ] && exec ssh \"$@\"\nexec sleep 600\n' > slow
              printf '#!/bin/sh\n[ \"$1\" = -G ] && exec ssh \"$@\"\nexit 1\n' > mute
              printf '#!/bin/sh\nexec ssh -F bad \"$@\"\n' > wrong; echo 'Nonsense yes' > bad
-             printf '#!/bin/sh\nexec ssh -F odd \"$@\"\n' > odd-jump; printf 'ProxyJump a%%b\n' > odd
+             printf '#!/bin/sh\nexec ssh -F odd \"$@\"\n' > odd-jump; printf 'ProxyJump a%%%%b\n' > odd
              chmod 755 slow mute wrong odd-jump; mkdir empty; touch not-a-program",
             "",
         )
@@ -76,6 +76,22 @@ fn a_login_that_cannot_be_says_why() {
         odd,
         &here,
         1,
-        &["cannot use the ProxyJump of ssh_config for 127.0.0.1: \"a%b\"", "hint: it is [user@]host"],
+        &["cannot use the ProxyJump of ssh_config for 127.0.0.1: \"a%%b\"", "hint: it is [user@]host"],
     );
+}
+
+#[test]
+fn machines_that_are_not_begun_say_how_many_failed() {
+    let folder = Folder::new("not-begun");
+    let machine = |name| record("").replace("\"a\"", &format!("\"{name}\"")) + "\n";
+    let input = ["a", "b", "c"].map(machine).concat();
+    says(
+        &folder,
+        "nixos-switch -j 1 --max-failures 1 --status",
+        &input,
+        1,
+        &["not begun: 1 machine has failed before"],
+    );
+    let words = ["not begun: 2 machines have failed before", "hint: see what failed"];
+    says(&folder, "nixos-switch -j 1 --max-failures 2 --status", &input, 1, &words);
 }

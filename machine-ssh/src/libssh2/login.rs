@@ -1,9 +1,10 @@
 //! Logging in with a key: the record's, one of the ssh-agent's, or one that the configuration names.
 
 use super::{TIMED_OUT, plain};
+use crate::ssh_config::Agent;
 use crate::{Address, host_key};
 use anyhow::{Context, Result};
-use machine_record::{Failure, Kind, WithKind};
+use machine_record::{Failure, Kind, WithHint, WithKind};
 use ssh2::ErrorCode;
 use std::path::Path;
 
@@ -19,11 +20,12 @@ pub(super) fn log_in(ssh: &ssh2::Session, address: &Address) -> Result<()> {
             // libssh2 says the same of a missing file as of a refused key.
             std::fs::File::open(file)
                 .with_context(|| format!("cannot read the private key {}", file.display()))
-                .with_kind(Kind::Input)?;
+                .with_kind(Kind::Input)
+                .with_hint(crate::NO_KEY)?;
             (ssh.userauth_pubkey_file(user, None, file, None), format!("the key {}", file.display()))
         }
         None => (
-            ask_agent(ssh, address).or_else(|error| try_identities(ssh, address, error)),
+            ask_agent(ssh, address, &address.configured.agent()?).or_else(|error| try_identities(ssh, address, error)),
             "a key of the ssh-agent or of ssh_config".into(),
         ),
     };
@@ -48,18 +50,23 @@ pub(super) fn log_in(ssh: &ssh2::Session, address: &Address) -> Result<()> {
 
 /// Logs in with the record's key, or where it names none, with any key of the ssh-agent, those
 /// first that the configuration names (an sshd soon tires of others).
-fn ask_agent(ssh: &ssh2::Session, address: &Address) -> Result<(), ssh2::Error> {
+fn ask_agent(ssh: &ssh2::Session, address: &Address, which: &Agent) -> Result<(), ssh2::Error> {
     let wished = address.public_key.as_deref().and_then(host_key::blob);
     let named: Vec<Vec<u8>> = address.identities.iter().filter_map(|file| public_half(file)).collect();
     let is_named = |key: &ssh2::PublicKey| named.iter().any(|blob| blob == key.blob());
     let mut agent = ssh.agent()?;
+    match which {
+        Agent::Usual => {}
+        Agent::At(socket) => agent.set_identity_path(socket)?,
+        Agent::None => return Err(ssh2::Error::new(AUTHENTICATION_FAILED, "ssh_config has no IdentityAgent for it")),
+    }
     agent.connect()?;
     agent.list_identities()?;
     let mut last = ssh2::Error::new(AUTHENTICATION_FAILED, "the agent does not have it");
     let mut keys = agent.identities()?;
     keys.retain(|key| match &wished {
         Some(blob) => blob == key.blob(),
-        None => !address.identities_only || is_named(key),
+        None => !address.configured.identities_only || is_named(key),
     });
     keys.sort_by_key(|key| !is_named(key));
     for key in keys {
