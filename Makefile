@@ -4,11 +4,15 @@
 #   make install DESTDIR=/tmp/root PREFIX=/usr    into a tree for a package
 #   make uninstall
 #
-# BIN is where the built tools lie; to install what scripts/build makes: BIN=target/debug.
+# BIN is where the built tools lie; to install what scripts/build makes: BIN=target/debug. If they are for another kind of
+# computer: RUN=target/release, where ones of the same sources lie that run here.
 
 PREFIX ?= /usr/local
 DESTDIR ?=
 BIN ?= target/release
+RUN ?= $(BIN)
+# Where zsh looks for completions, below PREFIX/share: Debian's in /usr/share/zsh/vendor-completions.
+ZSH ?= zsh/site-functions
 
 TOOLS = nixos-ami keygen ec2-up ec2-down ec2-ls nix-push nixos-switch
 PAGES = nixos-ami/nixos-ami.1 keygen/keygen.1 ec2-up/ec2-up.1 ec2-up/ec2-down.1 ec2-up/ec2-ls.1 \
@@ -30,11 +34,11 @@ install-tools:
 # The completions are printed by the tools themselves, so these must run here.
 install-share:
 	for page in $(PAGES); do install -D -m 644 "$$page" "$(share)/man/man$${page##*.}/$${page##*/}" || exit; done
-	install -d "$(share)/bash-completion/completions" "$(share)/zsh/site-functions" "$(share)/fish/vendor_completions.d"
+	install -d "$(share)/bash-completion/completions" "$(share)/$(ZSH)" "$(share)/fish/vendor_completions.d"
 	for tool in $(TOOLS); do \
-		"$(BIN)/$$tool" --completions bash >"$(share)/bash-completion/completions/$$tool" && \
-		"$(BIN)/$$tool" --completions zsh >"$(share)/zsh/site-functions/_$$tool" && \
-		"$(BIN)/$$tool" --completions fish >"$(share)/fish/vendor_completions.d/$$tool.fish" || exit; \
+		"$(RUN)/$$tool" --completions bash >"$(share)/bash-completion/completions/$$tool" && \
+		"$(RUN)/$$tool" --completions zsh >"$(share)/$(ZSH)/_$$tool" && \
+		"$(RUN)/$$tool" --completions fish >"$(share)/fish/vendor_completions.d/$$tool.fish" || exit; \
 	done
 	install -D -m 644 machine-record/machine-record-v1.schema.json "$(share)/nixpipe/machine-record-v1.schema.json"
 	install -D -m 644 docs/iam-policy.json "$(share)/nixpipe/iam-policy.json"
@@ -47,7 +51,7 @@ uninstall:
 	for page in $(PAGES); do rm -f "$(share)/man/man$${page##*.}/$${page##*/}"; done
 	for tool in $(TOOLS); do \
 		rm -f "$(bin)/$$tool" "$(share)/bash-completion/completions/$$tool" \
-			"$(share)/zsh/site-functions/_$$tool" "$(share)/fish/vendor_completions.d/$$tool.fish"; \
+			"$(share)/$(ZSH)/_$$tool" "$(share)/fish/vendor_completions.d/$$tool.fish"; \
 	done
 	rm -rf "$(share)/nixpipe" "$(share)/doc/nixpipe"
 
