@@ -6,7 +6,15 @@
 
   outputs = { self, nixpkgs }:
     let
-      tools = [ "nixos-ami" "keygen" "ec2-up" "ec2-down" "ec2-ls" "nix-push" "nixos-switch" ];
+      tools = {
+        nixos-ami = "Find the EC2 image of a NixOS release";
+        keygen = "Make an SSH key pair for a machine";
+        ec2-up = "Make NixOS machines on EC2, or find them";
+        ec2-down = "Remove machines that ec2-up made, with their security groups and key pairs";
+        ec2-ls = "List the machines that ec2-up made, as records";
+        nix-push = "Build a NixOS configuration and put its closure on the machine";
+        nixos-switch = "Switch machines to the systems that were pushed to them";
+      };
       systems = [ "x86_64-linux" "aarch64-linux" ];
       each = f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) systems);
       package = system: nixpkgs.legacyPackages.${system}.callPackage ./package.nix { };
@@ -16,11 +24,11 @@
       packages = each (system: { default = package system; nixpipe = package system; });
 
       # nix run .#nix-push -- --help
-      apps = each (system: builtins.listToAttrs (map
-        (name: { inherit name; value = { type = "app"; program = "${package system}/bin/${name}"; }; })
-        tools));
+      apps = each (system: builtins.mapAttrs
+        (name: description: { type = "app"; program = "${package system}/bin/${name}"; meta = { inherit description; }; })
+        tools);
 
       # All tools on the PATH of a system: environment.systemPackages = [ pkgs.nixpipe ];
-      overlays.default = final: previous: { nixpipe = final.callPackage ./package.nix { }; };
+      overlays.default = final: prev: { nixpipe = final.callPackage ./package.nix { }; };
     };
 }

@@ -102,6 +102,7 @@ fn the_flake_offers_a_package_and_every_tool() {
     for file in ["flake.nix", "package.nix", "Cargo.toml", "Cargo.lock"] {
         std::fs::copy(project().join(file), folder.path().join("flake").join(file)).unwrap();
     }
+    nix("flake check path:./flake");
     let version = nix("eval --raw path:./flake#packages.x86_64-linux.default.version");
     assert!(folder.sh("nix-push --version", "").ok().stdout.contains(&version), "{version}");
     // What is too old is said before anything is built.
