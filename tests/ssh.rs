@@ -153,7 +153,7 @@ fn a_machine_is_reached_by_both_clients_and_by_way_of_a_jump_host() {
             ("ProxyJump bastion", 1),
             ("ProxyCommand ssh -o BatchMode=yes -W [%h]:%p %r@bastion", 1),
             // The login is root's before the configuration says who.
-            ("Match user root\nProxyJump %r@bastion", 1),
+            ("Match originalhost web user root\nProxyJump %r@bastion", 1),
             ("Match user nobody\nPort 1", 0),
         ] {
             configure(lines);

@@ -60,13 +60,17 @@ fn a_local_store_that_answers_oddly_is_told_of() {
     let plan = "PATH=$PWD/bin:$PATH nix-push --plan configuration.nix";
     let greeting = r"\\313\\356\\122\\124\\0\\0\\0\\0";
     for (when, script, words) in [
-        ("*--serve*", "echo this is not the store; exit", "not the greeting of nix-store --serve: 0x"),
         (
             "*--serve*",
-            &format!("printf \"{greeting}\\\\1\\\\1\\\\0\\\\0\\\\0\\\\0\\\\0\\\\0\"; exit"),
+            "head -c 16 > /dev/null; echo this is not the store; exit",
+            "not the greeting of nix-store --serve: 0x",
+        ),
+        (
+            "*--serve*",
+            &format!("head -c 16 > /dev/null; printf \"{greeting}\\\\1\\\\1\\\\0\\\\0\\\\0\\\\0\\\\0\\\\0\"; exit"),
             "its protocol is of version 0x101, which is not known",
         ),
-        ("*--serve*", "exit", "nix-store --serve ended in the middle of an answer"),
+        ("*--serve*", "head -c 16 > /dev/null; exit", "nix-store --serve ended in the middle of an answer"),
         ("*--dry-run*", "echo error: no such thing >&2; exit 1", "cannot plan /nix/store/"),
     ] {
         before(&folder, "nix-store", when, script);
