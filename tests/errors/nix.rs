@@ -39,6 +39,11 @@ fn an_evaluation_that_nix_does_not_end_well_is_told_apart() {
         before(&folder, "nix-instantiate", evaluation, script);
         says(&folder, plan, MACHINE, 1, words);
     }
+    before(&folder, "nix-instantiate", evaluation, "exit 1");
+    says(&folder, &plan.replace("--plan", "--plan -v"), MACHINE, 1, &["hint: Nix's trace above says where"]);
+    let dead =
+        "mkdir dead; touch dead/nix-instantiate; tool=$(command -v nix-push); PATH=$PWD/dead $tool --plan --expr '{ }'";
+    says(&folder, dead, MACHINE, 1, &["cannot run nix-instantiate: Permission denied", "hint: is it a program that"]);
     folder.sh("rm bin/nix-instantiate", "").ok();
     // More than there may be: it goes on, and says so.
     let words = ["warning: this evaluation alone takes more than --eval-memory: ", " of 1 MiB"];
