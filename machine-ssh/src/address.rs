@@ -3,7 +3,7 @@
 use crate::args::LoginArgs;
 use crate::elevate::Elevation;
 use crate::jump::Jump;
-use crate::ssh_config::{self, Configured};
+use crate::ssh_config;
 use machine_record::{Failure, KeyPair, Kind, Record, Ssh};
 use std::path::{Path, PathBuf};
 
@@ -26,8 +26,8 @@ pub struct Address {
     pub public_key: Option<String>,
     /// The private keys that `ssh_config` names, where the record names none
     pub identities: Vec<PathBuf>,
-    /// What `ssh_config` says of this login
-    pub(crate) configured: Configured,
+    /// Of the ssh-agent's keys, these alone are tried
+    pub identities_only: bool,
     /// The hosts on the way
     pub jump: Option<Jump>,
     /// What makes the connection
@@ -77,7 +77,7 @@ impl Address {
             machine: record.name(),
             host: ssh.host,
             port: configured.port,
-            user: configured.user.clone(),
+            identities_only: configured.identities_only,
             host_keys: ssh.host_keys,
             private_key: key_pair.as_ref().and_then(|pair| pair.private_key_file.as_ref()).map(PathBuf::from),
             identities: if key_pair.is_none() && args.program().is_none() {
@@ -89,7 +89,7 @@ impl Address {
             jump: ssh.jump.as_deref().map(str::parse).transpose()?,
             client: args.program().map_or(Client::Libssh2, |program| Client::OpenSsh(program.into())),
             elevation: args.elevation(),
-            configured,
+            user: configured.user,
         })
     }
 }

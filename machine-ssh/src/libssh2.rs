@@ -4,7 +4,7 @@ use crate::channel::Wire;
 use crate::complaint::complaint;
 use crate::jump::{Jump, dial_by};
 use crate::session::{Connection, Opening};
-use crate::ssh_config::Configured;
+use crate::ssh_config::{self, Configured};
 use crate::{Address, host_key};
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind};
@@ -14,6 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, Read};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -48,12 +49,13 @@ pub(crate) struct Link {
 
 /// See [`crate::Session::connect`].
 pub(crate) fn connect(address: &Address, timeout: Duration) -> Result<Rc<Link>> {
-    let Address { host, jump, configured, .. } = address;
+    let Address { host, port, user, jump, .. } = address;
     let types: Vec<&str> = address.host_keys.iter().filter_map(|pin| pin.split_whitespace().next()).collect();
-    let socket = dial(configured, jump.as_ref(), timeout)?;
+    let configured = ssh_config::of(Path::new("ssh"), host, Some(user), Some(*port))?;
+    let socket = dial(&configured, jump.as_ref(), timeout)?;
     let (ssh, socket) = shake_hands(socket, host, &types, timeout)?;
     host_key::check(&host_key::shown(&ssh, host)?, &address.host_keys, host)?;
-    login::log_in(&ssh, address)?;
+    login::log_in(&ssh, address, &configured.agent()?)?;
     ssh.set_keepalive(true, KEEPALIVE);
     ssh.set_blocking(false);
     let (host, silence) = (host.clone(), timeout);

@@ -56,7 +56,9 @@ pub(crate) fn of(program: &Path, host: &str, user: Option<&str>, port: Option<u1
         return Ok(configured.clone());
     }
     let configured = ask(program, host, user, port)?;
-    known().get_or_insert_default().insert(key, configured.clone());
+    // The connection asks by what was found.
+    let found = (key.0.clone(), key.1.clone(), Some(configured.user.clone()), Some(configured.port));
+    known().get_or_insert_default().extend([(key, configured.clone()), (found, configured.clone())]);
     Ok(configured)
 }
 

@@ -12,8 +12,8 @@ use std::path::Path;
 const AUTHENTICATION_FAILED: ErrorCode = ErrorCode::Session(-18);
 const PUBLIC_KEY_REFUSED: ErrorCode = ErrorCode::Session(-19);
 
-/// Logs in, with the host key checked.
-pub(super) fn log_in(ssh: &ssh2::Session, address: &Address) -> Result<()> {
+/// Logs in, with the host key checked; `agent` is the one that is asked for keys.
+pub(super) fn log_in(ssh: &ssh2::Session, address: &Address, agent: &Agent) -> Result<()> {
     let Address { host, user, .. } = address;
     let (result, with) = match &address.private_key {
         Some(file) => {
@@ -25,7 +25,7 @@ pub(super) fn log_in(ssh: &ssh2::Session, address: &Address) -> Result<()> {
             (ssh.userauth_pubkey_file(user, None, file, None), format!("the key {}", file.display()))
         }
         None => (
-            ask_agent(ssh, address, &address.configured.agent()?).or_else(|error| try_identities(ssh, address, error)),
+            ask_agent(ssh, address, agent).or_else(|error| try_identities(ssh, address, error)),
             "a key of the ssh-agent or of ssh_config".into(),
         ),
     };
@@ -66,7 +66,7 @@ fn ask_agent(ssh: &ssh2::Session, address: &Address, which: &Agent) -> Result<()
     let mut keys = agent.identities()?;
     keys.retain(|key| match &wished {
         Some(blob) => blob == key.blob(),
-        None => !address.configured.identities_only || is_named(key),
+        None => !address.identities_only || is_named(key),
     });
     keys.sort_by_key(|key| !is_named(key));
     for key in keys {
