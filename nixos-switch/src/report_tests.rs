@@ -63,7 +63,13 @@ fn every_end_has_its_outcome_and_says_what_to_do() {
             "the activation failed: exit 2; it is left as it is",
             Some("the boot entry is the previous system's: a reboot goes back"),
         ),
-        ("odd 1", None, Kind::Internal, "an unknown outcome: \"odd\"", None),
+        (
+            "odd 1",
+            None,
+            Kind::Internal,
+            "an unknown outcome: \"odd\"",
+            Some("run it again; if it stays so, -v shows every step: report what it says"),
+        ),
     ] {
         let (told, failure) = of("", "", false, &format!("result=exit 2\noutcome={ended}\nstage=done\n"));
         let failure = failure.unwrap();
