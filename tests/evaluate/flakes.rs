@@ -61,6 +61,10 @@ impl Flakes {
         let script = format!("{}; nix-push -v --plan {flags}", self.before);
         let ran = self.folder.sh(&script, r#"{"name":"a"}"#).ok();
         let toplevel = ran.record()["plan"][0]["resource"].as_str().unwrap().replace("closure/", "/nix/store/");
+        // Why, for where a test fails.
+        for line in ran.stderr.lines().filter(|line| line.contains("again")) {
+            println!("{line}");
+        }
         let lost = ran.stderr.lines().find(|line| line.contains("is not kept for the next run"));
         let said = |words: &str| ran.stderr.contains(words);
         let (evaluated, asked) = (!said("depends on has changed"), said("nix flake metadata"));
