@@ -63,6 +63,8 @@ fn a_local_store_that_answers_oddly_is_told_of() {
     );
     std::fs::write(folder.path().join("configuration.nix"), configuration).unwrap();
     let plan = "PATH=$PWD/bin:$PATH nix-push --plan configuration.nix";
+    // The daemon's own process is asked first what is to be built.
+    before(&folder, "nix-daemon", "*", "exit 1");
     let greeting = r"\\313\\356\\122\\124\\0\\0\\0\\0";
     for (when, script, words) in [
         (
