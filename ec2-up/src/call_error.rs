@@ -2,7 +2,7 @@
 
 use crate::quota;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use machine_record::{Failure, Kind, UNTRUSTED, is_unknown_host, is_untrusted};
+use machine_record::{Failure, Kind, UNTRUSTED, innermost, is_unknown_host, is_untrusted};
 use std::error::Error;
 use std::rc::Rc;
 
@@ -32,12 +32,7 @@ impl CallError {
             let message = readable(error.message().unwrap_or("no message"));
             return CallError { action, region, code: Some(code.into()), message, kind: kind(code) };
         }
-        let mut cause: &dyn Error = error;
-        while let Some(next) = cause.source() {
-            cause = next;
-        }
-        // What was tried for credentials fills a screen.
-        let message = cause.to_string().lines().next().unwrap_or_default().replace(" in chain. Attempted:", "");
+        let message = innermost(error);
         let (kind, message) = match error {
             SdkError::TimeoutError(_) => (Kind::Timeout, "no answer in time".to_string()),
             SdkError::DispatchFailure(failure) if failure.is_timeout() => (Kind::Timeout, message),

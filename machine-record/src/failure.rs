@@ -82,6 +82,15 @@ impl Failure {
 /// What to do about a fault that nobody thought of.
 const INTERNAL: &str = "run it again; if it stays so, -v shows every step: report what it says";
 
+/// The first line of an error's innermost cause, for errors whose outer ones say little, as those of the EC2 SDK.
+pub fn innermost(mut error: &(dyn std::error::Error + 'static)) -> String {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    // Which sources of credentials the SDK has tried fills a screen.
+    error.to_string().lines().next().unwrap_or_default().replace(" in chain. Attempted:", "")
+}
+
 /// Whether the text of an error says that a host's name does not exist, as that of a misspelled region.
 ///
 /// In the words of glibc and of musl for `EAI_NONAME` (getaddrinfo(3)). A name server that does not answer has others.
@@ -172,6 +181,14 @@ mod tests {
         assert_eq!(Failure::of(&bare().unwrap_err()).hint, None);
         assert_eq!(hint(std::io::Error::other("gone").into()), INTERNAL);
         assert_eq!(Failure::new(Kind::Internal, "x").hint("y").hint.as_deref(), Some("y"));
+    }
+
+    #[test]
+    fn the_innermost_cause_is_one_line() {
+        let error =
+            anyhow::anyhow!("no providers in chain. Attempted:\n1. environment\n2. profile").context("dispatch");
+        let error: Box<dyn std::error::Error + 'static> = error.context("call").into();
+        assert_eq!(innermost(error.as_ref()), "no providers");
     }
 
     #[test]

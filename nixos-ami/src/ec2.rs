@@ -15,7 +15,7 @@ use aws_sdk_ec2::types::{Filter, Image as Ec2Image};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_http_client::{Builder, Connector};
-use machine_record::{Ami, Failure, Kind, UNTRUSTED, is_unknown_host, is_untrusted, log};
+use machine_record::{Ami, Failure, Kind, UNTRUSTED, innermost, is_unknown_host, is_untrusted, log};
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
 use std::hash::Hash;
@@ -176,7 +176,7 @@ struct Hopeless;
 impl ClassifyRetry for Hopeless {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
         let error = context.output_or_error().and_then(Result::err).and_then(|error| error.as_connector_error());
-        match error.map(|error| innermost(error).to_string()) {
+        match error.map(|error| innermost(error)) {
             Some(cause) if is_unknown_host(&cause) || is_untrusted(&cause) => RetryAction::RetryForbidden,
             _ => RetryAction::NoActionIndicated,
         }
@@ -185,13 +185,6 @@ impl ClassifyRetry for Hopeless {
     fn name(&self) -> &'static str {
         "hopeless"
     }
-}
-
-fn innermost<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    while let Some(cause) = error.source() {
-        error = cause;
-    }
-    error
 }
 
 /// The region of the AWS profile in use, if it names one.
@@ -242,8 +235,7 @@ fn failure<E: ProvideErrorMetadata + Error + 'static>(region: &str, error: &SdkE
         };
     }
     // What was tried for credentials fills a screen.
-    let cause = innermost(error).to_string().lines().next().unwrap_or_default().replace(" in chain. Attempted:", "");
-    let message = format!("{what}: {cause}");
+    let message = format!("{what}: {}", innermost(error));
     match error {
         SdkError::TimeoutError(_) => Failure::new(Kind::Timeout, format!("{what}: no answer from EC2 in time"))
             .hint("wait longer with --timeout"),
