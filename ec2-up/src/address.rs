@@ -30,8 +30,8 @@ pub async fn ensure(
     own: &BTreeMap<String, String>,
 ) -> Result<Rc<Instance>, Failure> {
     // Runs at the same time may each make one and give the other's back: it ends when the machine has one of them.
+    let mut known = find(region, machine).await?;
     loop {
-        let mut known = find(region, machine).await?;
         if known.is_empty() {
             let made = allocate(region, machine, own).await?;
             known = find(region, machine).await?;
@@ -46,8 +46,8 @@ pub async fn ensure(
         // What is shown may be from before; the caller limits the time.
         let instance = instance::wait(region, id, "running").await?;
         // Another run may have made one that EC2 did not show before, and this one has taken its place.
-        let others = find(region, machine).await?;
-        let left = others.iter().any(|other| other.allocation_id() != address.allocation_id() && is_idle(other));
+        known = find(region, machine).await?;
+        let left = known.iter().any(|other| other.allocation_id() != address.allocation_id() && is_idle(other));
         if instance.public_ip_address() == address.public_ip() && !left {
             return Ok(instance);
         }
