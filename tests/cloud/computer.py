@@ -124,10 +124,10 @@ def run(folder: pathlib.Path, port: int) -> None:
 
 
 def menu_entry(folder: pathlib.Path) -> bootloader.Entry:
-    """Reads the menu as GRUB does: from the disk as it is, whatever its journal still holds."""
+    """Reads the menu as GRUB does: from the disk as it is, whatever its journal still holds, and whatever its checksums say."""
     (folder / "boot" / "grub").mkdir(parents=True, exist_ok=True)
     menu = folder / "boot/grub/grub.cfg"
-    tool("debugfs", "-R", f"dump /boot/grub/grub.cfg {menu}", folder / "disk.img")
+    tool("debugfs", "-c", "-n", "-R", f"dump /boot/grub/grub.cfg {menu}", folder / "disk.img")
     # A one-time entry would have to be taken from the disk, so there are none: nobody's environment block is read.
     return bootloader.next_entry(folder / "boot")
 
