@@ -176,7 +176,7 @@ fn differences_that_are_cut_off_anywhere_are_sent_again_and_nothing_is_left() {
     let machines = Machines::new("torn", 1);
     let versions = Versions::new(&machines, "torn");
     machines.pushed(&versions.build(0, 4), "");
-    let points = sample(20, 4);
+    let points = sample(20, 2);
     let whole = {
         let relay = Relay::new(machines.address(0), Rule::default());
         let top = versions.build(1, 4);

@@ -27,7 +27,7 @@ fn table(calls: &[&str]) -> Vec<(String, String, bool)> {
             cases.push((call.to_string(), fault, ends));
         }
     }
-    let step = cases.len() / sample(cases.len(), cases.len() / 8);
+    let step = cases.len() / sample(cases.len(), cases.len() / 12);
     // Not always the same column.
     cases
         .into_iter()

@@ -8,7 +8,7 @@ use tests::sample;
 #[test]
 fn ten_at_once_make_one_machine() {
     let region = Region::new("ten");
-    for _ in 0..sample(5, 2) {
+    for _ in 0..sample(5, 1) {
         region.reset();
         region.cloud("fault late 0.7");
         let script = format!("for i in 1 2 3 4 5 6 7 8 9 10; do {UP} < web-1.json & done; wait");
@@ -29,7 +29,7 @@ fn ten_at_once_make_one_machine() {
 #[test]
 fn two_at_once_with_different_wishes_end_in_one_machine() {
     let region = Region::new("wishes-at-once");
-    for _ in 0..sample(5, 2) {
+    for _ in 0..sample(5, 1) {
         region.reset();
         let both =
             "for t in t3.micro t3.small; do ec2-up -q --wait running --instance-type $t < web-1.json & done; wait";
@@ -214,7 +214,7 @@ fn machines_that_share_a_key_pair_leave_it_to_the_last() {
 #[test]
 fn a_run_that_is_killed_is_completed_by_the_next() {
     let region = Region::new("killed");
-    let moments = sample(20, 6);
+    let moments = sample(20, 3);
     for number in 0..moments {
         region.reset();
         let seconds = 0.02 + 0.6 * number as f64 / moments as f64;

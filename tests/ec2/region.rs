@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tests::{Folder, Ran, project};
+use tests::{Folder, Ran, control, project};
 
 pub const UP: &str = "ec2-up -q --wait running --elastic-ip --call-timeout 1s";
 pub const DOWN: &str = "ec2-down -q --call-timeout 1s";
@@ -85,7 +85,7 @@ impl Region {
     }
 
     pub fn log(&self) -> Vec<Value> {
-        self.cloud("log").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        control(self.port, "GET", "log").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Everything that a call has made since the log was cleared.
@@ -102,8 +102,8 @@ impl Region {
     }
 
     pub fn reset(&self) {
-        self.cloud("reset");
-        self.cloud("raw POST clear-log");
+        control(self.port, "POST", "reset");
+        control(self.port, "POST", "clear-log");
     }
 }
 

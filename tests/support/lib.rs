@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 mod cloud;
 mod computer;
-pub use cloud::{Cloud, cloud};
+pub use cloud::{Cloud, cloud, control};
 pub use computer::{Computer, PATIENCE};
 
 /// The root of the project.

@@ -125,6 +125,7 @@ fn going_back_is_as_safe_as_going_on() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn garbage_is_collected_at_any_moment() {
     let machine = Machine::new("garbage");
     let (old, new) = (machine.push_greeter("old", ""), machine.push_greeter("new", ""));

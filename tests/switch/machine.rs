@@ -41,6 +41,33 @@ pub struct State {
     pub left: String,
 }
 
+/// Prints a line for each member of [`State`].
+const LOOK: &str = r#"
+left() {
+    systemctl list-units 'nixpipe*' --all --plain --no-legend | cut -d' ' -f1
+    (cd /run/nixos && ls | grep list)
+    (cd /nix/var/nix/gcroots/nixpipe 2>/dev/null && for root in *; do [ ! -e $root ] || echo $root; done | grep -v pushed)
+    ls /nix/var/nix/profiles/system-profiles 2>/dev/null
+    ls /etc/systemd/system.control 2>/dev/null
+    grub-editenv /boot/grub/grubenv list 2>/dev/null
+    grep -o "Profile 'nixpipe'" /boot/grub/grub.cfg
+    ls /var/lib/nixpipe 2>/dev/null
+    ls /run/nixpipe 2>/dev/null | grep -v -e lock -e last
+}
+left=$(left)
+while [ -n "$left" ] && [ $patience -gt 0 ]; do
+    patience=$((patience - 1))
+    sleep 0.2
+    left=$(left)
+done
+readlink -f /run/current-system
+readlink -f /nix/var/nix/profiles/system
+sed -n 's|.*init=\(/nix/store/[^ /]*\)/.*|\1|p' /boot/grub/grub.cfg | sed -n 1p
+readlink -f /etc/static
+echo $(systemctl is-active greeter) $(cat /etc/greeting 2>/dev/null)
+echo $left
+true"#;
+
 impl Machine {
     pub fn new(name: &'static str) -> Machine {
         let cloud = cloud();
@@ -176,20 +203,13 @@ impl Machine {
     }
 
     pub fn state(&self) -> State {
+        self.state_after(0)
+    }
+
+    /// What it is after what a run has left is gone, or after so many fifths of a second.
+    fn state_after(&self, patience: u32) -> State {
         // The status is that of the last line: a login that was lost half-way is tried again.
-        let seen = self.see(
-            "readlink -f /run/current-system
-             readlink -f /nix/var/nix/profiles/system
-             sed -n 's|.*init=\\(/nix/store/[^ /]*\\)/.*|\\1|p' /boot/grub/grub.cfg | sed -n 1p
-             readlink -f /etc/static
-             echo $(systemctl is-active greeter) $(cat /etc/greeting 2>/dev/null)
-             echo $(systemctl list-units 'nixpipe*' --all --plain --no-legend | cut -d' ' -f1) \
-               $(cd /run/nixos && ls | grep list) $(cd /nix/var/nix/gcroots/nixpipe 2>/dev/null && for root in *; do [ ! -e $root ] || echo $root; done | grep -v pushed) \
-               $(ls /nix/var/nix/profiles/system-profiles 2>/dev/null) $(ls /etc/systemd/system.control 2>/dev/null) \
-               $(grub-editenv /boot/grub/grubenv list 2>/dev/null) $(grep -o \"Profile 'nixpipe'\" /boot/grub/grub.cfg) \
-               $(ls /var/lib/nixpipe 2>/dev/null) $(ls /run/nixpipe 2>/dev/null | grep -v -e lock -e last)
-             true",
-        );
+        let seen = self.see(&format!("patience={patience}\n{LOOK}"));
         let mut lines = seen.lines().map(str::to_string);
         let mut next = || lines.next().unwrap_or_default();
         State { running: next(), profile: next(), entry: next(), etc: next(), greeter: next(), left: next() }
@@ -200,12 +220,7 @@ impl Machine {
     pub fn assert_keeps(&self, record: &Value, text: &str, case: &str) {
         let toplevel = toplevel(record);
         // A unit that has just ended is collected in a moment.
-        let end = Instant::now() + Duration::from_secs(5);
-        let mut state = self.state();
-        while !state.left.is_empty() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(200));
-            state = self.state();
-        }
+        let state = self.state_after(25);
         // The store is this computer's, too: the system was built here.
         let etc = std::fs::canonicalize(format!("{toplevel}/etc")).unwrap().display().to_string();
         let expected = State {

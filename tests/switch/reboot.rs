@@ -145,6 +145,7 @@ fn a_reboot_that_is_disturbed_ends_in_one_of_two_systems() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_crash_in_the_last_step_of_a_reboot_is_followed_by_no_other() {
     let machine = Machine::new("laststep");
     // What clears the notes away hangs; then the power is cut.

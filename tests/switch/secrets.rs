@@ -305,7 +305,7 @@ fn a_set_of_secrets_is_whole_or_none() {
     machine.switch(&system, "--secrets two").ok();
     let whole = start.elapsed();
     let mut has = 1;
-    let points = sample(20, 4);
+    let points = sample(20, 2);
     for point in 0..points {
         let new = 1 - has;
         let flags = format!("--secrets {} --confirm-timeout 2s", ["one", "two"][new]);
