@@ -29,7 +29,7 @@ pub fn key(known: Option<&KeyPair>) -> Result<Key> {
     let mut keys: Vec<(Key, String)> = identities(&answer)
         .ok_or_else(|| {
             Failure::new(Kind::NotFound, "the ssh-agent's answer cannot be understood")
-                .hint("SSH_AUTH_SOCK names another program, or an agent that is locked")
+                .hint("SSH_AUTH_SOCK names another program")
         })?
         .into_iter()
         .filter_map(|(blob, comment)| Some((Key::from_wire(blob)?, comment)))

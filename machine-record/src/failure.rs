@@ -64,11 +64,6 @@ impl Failure {
         self
     }
 
-    /// Adds what the reader can do about it, if nothing is said yet.
-    pub fn or_hint(self, hint: impl Into<String>) -> Self {
-        Failure { hint: self.hint.or_else(|| Some(hint.into())), ..self }
-    }
-
     /// Reads an error's kind and hint from its chain of causes; the message is the whole chain.
     pub fn of(error: &anyhow::Error) -> Self {
         let message = format!("{error:#}");

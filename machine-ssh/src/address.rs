@@ -70,6 +70,10 @@ impl Address {
                     .hint("it is one word of letters, digits and ._:%+- that does not begin with -"));
             }
         }
+        if ssh.port == Some(0) {
+            return Err(Failure::new(Kind::Input, "cannot use the record's `ssh.port`: 0")
+                .hint("a port is a number from 1 to 65535; without it, it is that of ssh_config, or 22"));
+        }
         // What the record does not say is the user's configuration to say, then ours.
         let program = args.program().unwrap_or(Path::new("ssh"));
         let configured = ssh_config::of(program, &ssh.host, ssh.user.as_deref(), ssh.port)?;
@@ -81,7 +85,7 @@ impl Address {
             host_keys: ssh.host_keys,
             private_key: key_pair.as_ref().and_then(|pair| pair.private_key_file.as_ref()).map(PathBuf::from),
             identities: if key_pair.is_none() && args.program().is_none() {
-                configured.identities()?
+                configured.identities()
             } else {
                 Vec::new()
             },

@@ -55,7 +55,7 @@ pub(crate) fn connect(address: &Address, timeout: Duration) -> Result<Rc<Link>> 
     let socket = dial(&configured, jump.as_ref(), timeout)?;
     let (ssh, socket) = shake_hands(socket, host, &types, timeout)?;
     host_key::check(&host_key::shown(&ssh, host)?, &address.host_keys, host)?;
-    login::log_in(&ssh, address, &configured.agent()?)?;
+    login::log_in(&ssh, address, &configured.agent())?;
     ssh.set_keepalive(true, KEEPALIVE);
     ssh.set_blocking(false);
     let (host, silence) = (host.clone(), timeout);

@@ -3,7 +3,7 @@
 use crate::complaint::complaint;
 use crate::jump::Jump;
 use anyhow::Result;
-use machine_record::{Failure, Kind};
+use machine_record::{Failure, Kind, log};
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -144,29 +144,25 @@ impl Configured {
         self.command.as_ref().map(|command| self.whole("ProxyCommand", command, &[])).transpose()
     }
 
-    /// The `IdentityFile`s that exist.
-    ///
-    /// # Errors
-    /// Kind `input`: a token that is OpenSSH's alone to know.
-    pub(crate) fn identities(&self) -> Result<Vec<PathBuf>, Failure> {
-        let files =
-            self.identities.iter().map(|file| self.file("IdentityFile", file)).collect::<Result<Vec<_>, _>>()?;
-        Ok(files.into_iter().filter(|file| file.is_file()).collect())
+    /// The `IdentityFile`s that exist; one with a token that is OpenSSH's alone to know counts as absent.
+    pub(crate) fn identities(&self) -> Vec<PathBuf> {
+        let files = self.identities.iter().filter_map(|file| {
+            let file = self.file("IdentityFile", file);
+            file.inspect_err(|failure| log::detail("", &failure.message)).ok()
+        });
+        files.filter(|file| file.is_file()).collect()
     }
 
-    /// The ssh-agent that keys are asked of.
-    ///
-    /// # Errors
-    /// Kind `input`: as for a file.
-    pub(crate) fn agent(&self) -> Result<Agent, Failure> {
-        Ok(match self.agent.as_deref() {
+    /// The ssh-agent that keys are asked of. `ssh -G` has replaced the tokens of its path, but not those of the files.
+    pub(crate) fn agent(&self) -> Agent {
+        match self.agent.as_deref() {
             None | Some("SSH_AUTH_SOCK") => Agent::Usual,
             Some("none") => Agent::None,
-            Some(name) if name.starts_with('$') && !name.starts_with("${") => {
-                std::env::var_os(&name[1..]).map_or(Agent::None, |path| Agent::At(path.into()))
-            }
-            Some(path) => Agent::At(self.file("IdentityAgent", path)?),
-        })
+            Some(path) => match path.strip_prefix('$') {
+                Some(name) => std::env::var_os(name).map_or(Agent::None, |path| Agent::At(path.into())),
+                None => Agent::At(at_home(path)),
+            },
+        }
     }
 
     /// A path of the configuration, as it is meant.
@@ -184,11 +180,7 @@ impl Configured {
             named += &std::env::var(name).unwrap_or_default().replace('%', "%%");
             rest = after;
         }
-        let whole = self.whole(word, &(named + rest), &[('d', &home), ('u', &me), ('i', &id)])?;
-        Ok(match whole.strip_prefix("~/") {
-            Some(rest) => Path::new(&home).join(rest),
-            None => whole.into(),
-        })
+        Ok(at_home(&self.whole(word, &(named + rest), &[('d', &home), ('u', &me), ('i', &id)])?))
     }
 
     /// A value with its tokens replaced: `%h`, `%n`, `%p`, `%r`, `%%` (ssh_config(5), TOKENS), and `more`.
@@ -220,6 +212,14 @@ impl Configured {
     }
 }
 
+/// A path that may begin with `~/`.
+fn at_home(path: &str) -> PathBuf {
+    match path.strip_prefix("~/") {
+        Some(rest) => Path::new(&std::env::var("HOME").unwrap_or_default()).join(rest),
+        None => path.into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,7 +235,7 @@ mod tests {
         assert!(configured.identities_only);
         assert_eq!(configured.jump().unwrap().unwrap().to_string(), "me@a,bob@b");
         assert_eq!(configured.proxy_command().unwrap(), None);
-        assert_eq!(configured.agent().unwrap(), Agent::Usual);
+        assert_eq!(configured.agent(), Agent::Usual);
     }
 
     #[test]
@@ -261,12 +261,17 @@ mod tests {
         assert_eq!(file("~/.ssh/id_%h_%r"), format!("{home}/.ssh/id_10.0.0.7_bob"));
         assert_eq!(file("%d/a b/%n"), format!("{home}/a b/web"));
         assert_eq!(file("${HOME}/x${NIXPIPE_UNSET}/%p"), format!("{home}/x/2222"));
-        assert!(read(SAID, "web").file("IdentityFile", "%C").is_err());
-        for (text, agent) in
-            [("none", Agent::None), ("SSH_AUTH_SOCK", Agent::Usual), ("$HOME", Agent::At(home.clone().into()))]
-        {
+        let files = ["/etc/%C", "/etc/passwd"].map(String::from).to_vec();
+        assert_eq!(Configured { identities: files, ..read(SAID, "web") }.identities(), [Path::new("/etc/passwd")]);
+        let at = |path: String| Agent::At(path.into());
+        for (text, agent) in [
+            ("none", Agent::None),
+            ("SSH_AUTH_SOCK", Agent::Usual),
+            ("$HOME", at(home.clone())),
+            ("~/a%l", at(format!("{home}/a%l"))),
+        ] {
             let configured = Configured { agent: Some(text.into()), ..read(SAID, "web") };
-            assert_eq!(configured.agent().unwrap(), agent);
+            assert_eq!(configured.agent(), agent);
         }
     }
 }

@@ -12,11 +12,14 @@ use crate::send::{self, Sent, size};
 use crate::serve::PathInfo;
 use crate::{Args, Compress, Delta};
 use anyhow::Result;
-use machine_record::{Closure as Section, Failure, Kind, StorePath, log};
+use machine_record::{Closure as Section, Failure, Kind, StorePath, WithHint, log};
 use machine_ssh::Session;
 use serde_json::json;
 use std::collections::HashSet;
 use std::time::Instant;
+
+/// What to do about a copy that ended for a reason of its own.
+const AGAIN: &str = "run the pipe again: what has arrived stays";
 
 /// Sends what the machine lacks, and roots the system there.
 #[allow(clippy::too_many_arguments)]
@@ -71,7 +74,7 @@ pub fn deliver(
     let open = |packing, folder| intake::open(session, packing, folder, toplevel, build.as_ref(), &settings.options);
     let mut intake = open(packing, folder.as_deref())?;
     let answer = serve.greeted().and_then(|()| serve.valid_paths());
-    let mut valid = intake::explain(answer, &mut serve.wire.pipe)?;
+    let mut valid = intake::explain(answer, &mut serve.wire.pipe).with_hint(AGAIN)?;
     let mut wanted = beyond.infos;
     if !beyond.known.iter().all(|path| valid.contains(path)) {
         // Something else than a whole system is at one of its links: nothing is to rest on it.
@@ -80,7 +83,7 @@ pub fn deliver(
         let all: Vec<StorePath> = wanted.iter().map(|info| info.path.clone()).collect();
         serve.ask_valid_paths(true, substitute, &all)?;
         let answer = serve.valid_paths();
-        valid = intake::explain(answer, &mut serve.wire.pipe)?;
+        valid = intake::explain(answer, &mut serve.wire.pipe).with_hint(AGAIN)?;
     }
     section.phases.ask = Some(seconds(asking));
     let there = valid.contains(toplevel);
@@ -103,7 +106,7 @@ pub fn deliver(
             }
             sent => sent,
         };
-        sent.map_err(|error| filled(error, bytes, facts.free))
+        sent.map_err(|error| filled(error, bytes, facts.free)).with_hint(AGAIN)
     });
     let Sent { packed, saved, .. } = sent?;
     let took = section.phases.send.unwrap_or_default();

@@ -37,6 +37,8 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
         ))
     } else if let Some(named) = named {
         failure.hint(if log::is_verbose() { named } else { format!("{named}; -v shows Nix's whole trace") })
+    } else if outcome.stderr.is_empty() {
+        failure.hint("is the Nix on the PATH whole? Try: nix-instantiate --eval --expr 1")
     } else if log::is_verbose() {
         failure.hint("Nix's trace above says where")
     } else {

@@ -26,7 +26,8 @@ fn an_evaluation_that_nix_does_not_end_well_is_told_apart() {
     for (script, words) in [
         ("kill -9 $$", &["nix-instantiate was ended by signal 9", "hint: if memory ran out, give --eval-jobs 1"][..]),
         ("echo nonsense; exit", &["cannot understand what nix-instantiate printed", "hint: nix-push is tested with"]),
-        ("exit 1", &["configuration.nix: Nix said nothing", "hint: -v shows Nix's whole trace"]),
+        ("exit 1", &["configuration.nix: Nix said nothing", "hint: is the Nix on the PATH whole?"]),
+        ("echo error: odd >&2; exit 1", &["configuration.nix: odd", "hint: -v shows Nix's whole trace"]),
         (
             "echo error: attribute machine missing | sed \"s/machine/\\x27machine\\x27/\" >&2; exit 1",
             &["attribute 'machine' missing", "hint: `machine` reaches a system that is made with a nixpkgs of 21.11"],
@@ -39,7 +40,7 @@ fn an_evaluation_that_nix_does_not_end_well_is_told_apart() {
         before(&folder, "nix-instantiate", evaluation, script);
         says(&folder, plan, MACHINE, 1, words);
     }
-    before(&folder, "nix-instantiate", evaluation, "exit 1");
+    before(&folder, "nix-instantiate", evaluation, "echo error: odd >&2; exit 1");
     says(&folder, &plan.replace("--plan", "--plan -v"), MACHINE, 1, &["hint: Nix's trace above says where"]);
     let dead =
         "mkdir dead; touch dead/nix-instantiate; tool=$(command -v nix-push); PATH=$PWD/dead $tool --plan --expr '{ }'";
