@@ -45,7 +45,7 @@ fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<
 
 /// `options`: whether Nix was given some that a daemon takes of trusted users alone.
 fn explain(drv: &StorePath, toplevel: &StorePath, outcome: &Outcome, options: bool) -> Failure {
-    let nobody = outcome.error().contains("unable to start any build");
+    let nobody = outcome.error().contains("nable to start any build"); // newer: Unable
     // Why a builder is of no use was said long before.
     let unusable = outcome.stderr.iter().find(|line| nobody && line.starts_with("cannot build on '"));
     let error = unusable.cloned().unwrap_or_else(|| outcome.error());
@@ -135,18 +135,39 @@ fn serves(builders: &str, system: &str) -> bool {
     lines.filter_map(|line| line.split_whitespace().nth(1)).any(|systems| systems.split(',').any(|word| word == system))
 }
 
-/// The derivation that failed first: those after it failed for want of it.
+/// The derivation that failed first: those after it failed for want of it, which newer Nix says in
+/// the same words, with the reason on the next line.
 pub fn failed(stderr: &[String]) -> Option<&str> {
-    stderr.iter().filter(|line| line.contains("error: builder for")).find_map(|line| line.split('\'').nth(1))
+    let reasons = stderr.iter().skip(1).map(String::as_str).chain([""]);
+    let fails = |line: &str, next: &str| {
+        line.contains("error: builder for")
+            || line.contains("error: Cannot build '") && next.contains("Reason: builder failed")
+    };
+    stderr.iter().zip(reasons).filter(|(line, next)| fails(line, next)).find_map(|(line, _)| line.split('\'').nth(1))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn that_nobody_builds_is_seen_in_the_words_of_each_nix() {
+        let path = |name: &str| StorePath::new(format!("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-{name}")).unwrap();
+        for error in [
+            "error: unable to start any build; either increase '--max-jobs' or enable remote builds.",
+            "error: Unable to start any build;",
+        ] {
+            let outcome = Outcome { stderr: vec![error.into()], ..Outcome::default() };
+            let hint = explain(&path("a.drv"), &path("a"), &outcome, false).hint.unwrap();
+            assert!(hint.starts_with("see to the builders"), "{hint}");
+        }
+    }
+
     #[test]
     fn builders_are_known_by_their_systems() {
         let builders = "# aarch64-linux\nssh://a x86_64-linux,i686-linux - 4; ssh://b aarch64-linux";
-        assert!(super::serves(builders, "aarch64-linux") && super::serves(builders, "i686-linux"));
-        assert!(!super::serves("ssh://a", "aarch64-linux") && !super::serves("# x aarch64-linux", "aarch64-linux"));
+        assert!(serves(builders, "aarch64-linux") && serves(builders, "i686-linux"));
+        assert!(!serves("ssh://a", "aarch64-linux") && !serves("# x aarch64-linux", "aarch64-linux"));
     }
 
     #[test]
@@ -157,6 +178,15 @@ mod tests {
             "error: 1 dependencies of derivation '/nix/store/x-b.drv' failed to build",
         ]
         .map(String::from);
-        assert_eq!(super::failed(&stderr), Some("/nix/store/x-a.drv"));
+        assert_eq!(failed(&stderr), Some("/nix/store/x-a.drv"));
+        let newer = [
+            "error: Cannot build '/nix/store/x-c.drv'.",
+            "       Reason: 1 dependency failed.",
+            "error: Cannot build '/nix/store/x-a.drv'.",
+            "       Reason: builder failed with exit code 1.",
+            "       Output paths:",
+        ]
+        .map(String::from);
+        assert_eq!((failed(&newer), failed(&newer[..3])), (Some("/nix/store/x-a.drv"), None));
     }
 }
