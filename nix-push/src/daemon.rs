@@ -3,10 +3,11 @@
 //! See NixOS/nix `src/libstore/worker-protocol.hh`, `daemon.cc` and `remote-store.cc`.
 
 use crate::local::Local;
-use crate::nix;
 use crate::wire::{Pipe, Request, Wire};
+use crate::{nix, nix_files};
 use anyhow::{Result, bail, ensure};
 use machine_record::StorePath;
+use std::time::{Duration, Instant};
 
 const CLIENT_MAGIC: u64 = 0x6e69_7863;
 const DAEMON_MAGIC: u64 = 0x6478_696f;
@@ -14,6 +15,9 @@ const DAEMON_MAGIC: u64 = 0x6478_696f;
 const VERSION: u64 = 0x11e;
 
 const QUERY_MISSING: u64 = 40;
+
+/// How long it may take to begin; it takes milliseconds where it is not stuck.
+const GREETING: Duration = Duration::from_secs(10);
 
 /// What comes before an answer.
 const LOG_LINE: u64 = 0x6f6c_6d67;
@@ -37,9 +41,17 @@ pub struct Missing {
 pub struct Daemon<P>(Wire<P>);
 
 impl Daemon<Local> {
-    /// One that works on this computer's store, or hands on to the daemon that does.
+    /// One that works on this computer's store, or hands on to the daemon that does. That one knows
+    /// nothing of this user's settings, so it will do only where there are none.
     pub fn start() -> Result<Self> {
-        Daemon::greet(Local::start("nix-daemon", &["--stdio"])?)
+        let mut pipe = Local::start("nix-daemon", &["--stdio"], nix::show_detail)?;
+        pipe.until = Some(Instant::now() + GREETING);
+        let mut daemon = Daemon::greet(pipe)?;
+        let pipe = &mut daemon.0.pipe;
+        pipe.until = None;
+        let works = !nix_files::has_own_settings() || pipe.holds("db/db.sqlite");
+        ensure!(works, "it hands on what it is asked, and this user has settings of their own");
+        Ok(daemon)
     }
 }
 
@@ -82,12 +94,12 @@ impl<P: Pipe> Daemon<P> {
         loop {
             match wire.number()? {
                 ANSWER => return Ok(()),
-                LOG_LINE => nix::show(machine, wire.string()?.trim_end()),
+                LOG_LINE => nix::show(machine, plain(&wire.text()?).trim_end()),
                 STARTED => {
                     for _ in ["activity", "level", "type"] {
                         wire.number()?;
                     }
-                    wire.string()?;
+                    wire.text()?;
                     fields(wire)?;
                     wire.number()?; // the activity that it is a part of
                 }
@@ -102,7 +114,7 @@ impl<P: Pipe> Daemon<P> {
                     wire.string()?; // always the same
                     wire.number()?; // how bad it is
                     wire.string()?; // a name that is no longer used
-                    bail!(wire.string()?);
+                    bail!(plain(&wire.text()?));
                 }
                 other => bail!("nix-daemon says what nobody understands: {other:#x}"),
             }
@@ -110,12 +122,20 @@ impl<P: Pipe> Daemon<P> {
     }
 }
 
+/// A text without its colours: ESC, `[`, numbers and a letter (ECMA-48, "Control sequences").
+fn plain(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default();
+    let others = parts.map(|part| part.find(|c: char| c.is_ascii_alphabetic()).map_or("", |at| &part[at + 1..]));
+    [first].into_iter().chain(others).collect()
+}
+
 /// Passes over numbers and strings.
 fn fields<P: Pipe>(wire: &mut Wire<P>) -> Result<()> {
     for _ in 0..wire.number()? {
         match wire.number()? {
             0 => drop(wire.number()?),
-            _ => drop(wire.string()?),
+            _ => drop(wire.text()?),
         }
     }
     Ok(())
@@ -149,7 +169,7 @@ mod tests {
             .string("x")
             .number(0)
             .number(LOG_LINE)
-            .string("warning: x\n")
+            .string("\x1b[35;1mwarning:\x1b[0m x\n")
             .number(PROGRESS)
             .number(1)
             .number(105)
@@ -173,10 +193,17 @@ mod tests {
     }
 
     #[test]
+    fn colours_are_left_out() {
+        assert_eq!(plain("\x1b[35;1mwarning:\x1b[0m [x\x1b[m]"), "warning: [x]");
+        assert_eq!((plain(""), plain("\x1b["), plain("x\x1b[1")), ("".into(), "".into(), "x".into()));
+    }
+
+    #[test]
     fn what_is_no_answer_is_an_error() {
         let daemon = |says: Request| Daemon::greet(Scripted { says: says.0, heard: vec![] });
         assert!(daemon(greeting(0x11d)).is_err() && daemon(Request::default().number(1)).is_err());
-        let says = greeting(0x11e).number(ERROR).string("Error").number(0).string("Error").string("no such store");
+        let says =
+            greeting(0x11e).number(ERROR).string("Error").number(0).string("Error").string("no such \x1b[1mstore");
         let error = daemon(says).unwrap().missing("a", &path("a.drv")).unwrap_err();
         assert_eq!(error.to_string(), "no such store");
         let none = greeting(0x11e).number(ANSWER).paths(&[]).paths(&[]).paths(&[path("a.drv")]).number(0).number(0);

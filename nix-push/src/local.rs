@@ -1,20 +1,26 @@
 //! The store of this computer.
 
-use crate::nix::{follow, spawn};
+use crate::nix::{follow, show, spawn};
 use crate::serve::Serve;
 use crate::wire::Pipe;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use machine_record::{StorePath, log};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashSet;
+use std::fs;
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// A program of Nix that answers questions until its stdin ends, which it does with us, however we end.
 pub struct Local {
+    program: String,
     child: Child,
     stdin: Option<ChildStdin>,
-    stdout: ChildStdout,
+    stdout: Option<ChildStdout>,
+    /// When it is ended if it has said nothing by then
+    pub until: Option<Instant>,
 }
 
 /// A `nix-store --serve` of our own: what it is asked to lock is kept from garbage collection until it ends.
@@ -22,34 +28,60 @@ pub type LocalStore = Serve<Local>;
 
 /// Opens the local store.
 pub fn open() -> Result<LocalStore> {
-    let mut store = Serve::greet(Local::start("nix-store", &["--serve", "--write"])?)?;
+    let mut store = Serve::greet(Local::start("nix-store", &["--serve", "--write"], show)?)?;
     store.greeted().context("cannot use the local store")?;
     Ok(store)
 }
 
 impl Local {
-    pub fn start(program: &str, arguments: &[&str]) -> Result<Local> {
+    /// `show` is given what it says on stderr.
+    pub fn start(program: &str, arguments: &[&str], show: fn(&str, &str)) -> Result<Local> {
         log::detail("", &format!("{program} {}", arguments.join(" ")));
         let mut child = spawn(Command::new(program).args(arguments))?;
-        follow("", &mut child, false);
-        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().context("it has no stdout")?);
-        Ok(Local { child, stdin, stdout })
+        follow("", &mut child, false, show);
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        Ok(Local { program: program.into(), child, stdin, stdout, until: None })
+    }
+
+    /// Whether it has a file open whose path ends so.
+    pub fn holds(&self, end: &str) -> bool {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).into_iter().flatten().flatten();
+        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|path| path.ends_with(end))
+    }
+
+    /// Ends it where it has nothing to say before its time is over.
+    fn wait(&mut self) -> Result<()> {
+        if let (Some(until), Some(stdout)) = (self.until, &self.stdout) {
+            let left = Timespec::try_from(until.saturating_duration_since(Instant::now()))?;
+            let mut ready = [PollFd::new(stdout, PollFlags::IN)];
+            if rustix::io::retry_on_intr(|| poll(&mut ready, Some(&left)))? == 0 {
+                self.child.kill()?;
+                bail!("{} says nothing", self.program);
+            }
+        }
+        Ok(())
     }
 }
 
 impl Pipe for Local {
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        let stdin = self.stdin.as_mut().context("nix-store has no stdin")?;
-        stdin.write_all(bytes).context("cannot ask the local store")
+        let stdin = self.stdin.as_mut().with_context(|| format!("{} has no stdin", self.program))?;
+        stdin.write_all(bytes).with_context(|| format!("cannot ask {}", self.program))
     }
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        self.stdout.read(buffer).context("cannot hear the local store")
+        self.wait()?;
+        let stdout = self.stdout.as_mut().with_context(|| format!("{} has no stdout", self.program))?;
+        stdout.read(buffer).with_context(|| format!("cannot hear {}", self.program))
+    }
+    fn name(&self) -> &str {
+        &self.program
     }
 }
 
 impl Drop for Local {
     fn drop(&mut self) {
-        drop(self.stdin.take());
+        // One that has more to say would wait for us.
+        drop((self.stdin.take(), self.stdout.take()));
         let _ = self.child.wait();
     }
 }
@@ -109,7 +141,22 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::bail;
+    use crate::nix::show_detail;
+    use crate::wire::Wire;
+
+    #[test]
+    fn a_program_that_says_too_much_or_nothing_is_ended() {
+        let start = |script: &str| Local::start("sh", &["-c", script], show_detail).unwrap();
+        let mut wire = Wire::new(start("cat /dev/zero"));
+        assert_eq!(wire.number().unwrap(), 0);
+        drop(wire);
+        let mut silent = start("exec sleep 1000");
+        silent.until = Some(Instant::now());
+        assert_eq!(silent.receive(&mut [0; 8]).unwrap_err().to_string(), "sh says nothing");
+        drop(silent);
+        let error = Wire::new(start("printf 1234567")).number().unwrap_err();
+        assert_eq!(error.to_string(), "sh ended in the middle of an answer");
+    }
 
     #[test]
     fn a_question_that_ends_the_store_stands_in_nobodys_way() {

@@ -94,7 +94,7 @@ pub fn run_beside(
     let mut child = spawn(command)?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     beside(&mut child);
-    let said = follow(machine, &mut child, hold);
+    let said = follow(machine, &mut child, hold, show);
     let finished: std::io::Result<_> = std::thread::scope(|scope| {
         // A command that fails early reads nothing: its own words say more than a broken pipe.
         scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
@@ -164,8 +164,8 @@ pub struct Said {
     reads: Vec<String>,
 }
 
-/// Shows each line of stderr, with `hold` until an error, and gives the last ones at the end.
-pub fn follow(machine: &str, child: &mut Child, hold: bool) -> Option<JoinHandle<Said>> {
+/// Shows each line of stderr by `show`, with `hold` until an error, and gives the last ones at the end.
+pub fn follow(machine: &str, child: &mut Child, hold: bool, show: fn(&str, &str)) -> Option<JoinHandle<Said>> {
     let stderr = child.stderr.take()?;
     let machine = machine.to_string();
     Some(std::thread::spawn(move || {
@@ -218,6 +218,11 @@ pub fn show(machine: &str, line: &str) {
     let listed = line.starts_with("  /nix/store/") || [" built:", " fetched:"].iter().any(|end| line.ends_with(end));
     let show = if listed || line.contains(" will be fetched (") { log::detail } else { log::event };
     show(machine, &format!("nix: {line}"));
+}
+
+/// Shows a line of Nix only with `-v`.
+pub fn show_detail(machine: &str, line: &str) {
+    log::detail(machine, &format!("nix: {line}"));
 }
 
 #[cfg(test)]

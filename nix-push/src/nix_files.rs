@@ -28,7 +28,6 @@ pub fn reads(name: &OsStr) -> bool {
 pub fn reads_at_start() -> Vec<String> {
     let mut reads = Vec::new();
     let mut say = |what: &str, path: &Path| reads.push(json!([what, path.to_string_lossy()]).to_string());
-    let paths = |list: OsString| std::env::split_paths(&list).collect::<Vec<_>>();
     // Those before the one that is found are not there.
     let mut programs = programs("nix-instantiate");
     let found = programs.pop();
@@ -44,18 +43,28 @@ pub fn reads_at_start() -> Vec<String> {
     }
     // conf-file in the manual of Nix.
     let own = variable("NIX_CONF_DIR").map_or_else(|| "/etc/nix".into(), PathBuf::from).join("nix.conf");
-    let users = variable("NIX_USER_CONF_FILES").map(paths).unwrap_or_else(|| {
-        let everybodys = variable("XDG_CONFIG_DIRS").map_or_else(|| vec!["/etc/xdg".into()], paths);
-        let folders = [home("XDG_CONFIG_HOME", ".config")].into_iter().chain(everybodys);
-        folders.map(|folder| folder.join("nix/nix.conf")).collect()
-    });
-    for file in [own].into_iter().chain(users) {
+    for file in [own].into_iter().chain(users()) {
         settings(&file, &mut say, DEPTH);
     }
     let given = std::env::var("NIX_CONFIG").unwrap_or_default();
     includes(&given, &std::env::current_dir().unwrap_or_default(), &mut say, DEPTH);
     channels().iter().for_each(|path| say("kind", path));
     reads
+}
+
+/// Where the user's own settings are looked for.
+fn users() -> Vec<PathBuf> {
+    let paths = |list: OsString| std::env::split_paths(&list).collect::<Vec<_>>();
+    variable("NIX_USER_CONF_FILES").map(paths).unwrap_or_else(|| {
+        let everybodys = variable("XDG_CONFIG_DIRS").map_or_else(|| vec!["/etc/xdg".into()], paths);
+        let folders = [home("XDG_CONFIG_HOME", ".config")].into_iter().chain(everybodys);
+        folders.map(|folder| folder.join("nix/nix.conf")).collect()
+    })
+}
+
+/// Whether the user has settings of their own, which a client of Nix's daemon would tell it.
+pub fn has_own_settings() -> bool {
+    variable("NIX_CONFIG").is_some() || users().iter().any(|file| file.exists())
 }
 
 fn variable(name: &str) -> Option<OsString> {

@@ -10,7 +10,7 @@ use crate::remote::Remote;
 use crate::send::size;
 use crate::source::Source;
 use crate::{Args, TOOL, build, push};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use machine_record::{Failure, Kind, PlanEntry, Record, Ssh, StorePath, log};
 use machine_ssh::Address;
 use serde_json::json;
@@ -82,13 +82,24 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
 #[derive(Default)]
 pub struct Plans {
     known: Once<StorePath, Work>,
-    daemon: Mutex<Option<Daemon<Local>>>,
+    helper: Mutex<Helper>,
+}
+
+/// The process that is asked for all machines.
+#[derive(Default)]
+enum Helper {
+    #[default]
+    NotStarted,
+    Running(Daemon<Local>),
+    /// In this run
+    Useless,
 }
 
 impl Plans {
     fn of(&self, machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Work> {
         let options = [evaluated.about.caches(), build::building(settings)].concat();
         self.known.get(evaluated.drv.clone(), || {
+            let _step = log::step(machine, "asking Nix what is to be built");
             // A process that is asked for all takes no options for one.
             if options.is_empty() {
                 match self.ask(machine, &evaluated.drv) {
@@ -101,14 +112,15 @@ impl Plans {
     }
 
     fn ask(&self, machine: &str, drv: &StorePath) -> Result<Work> {
-        let mut slot = self.daemon.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut daemon = match slot.take() {
-            Some(daemon) => daemon,
-            None => Daemon::start()?,
-        };
+        let mut helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner);
         // One that fails is not asked again.
+        let mut daemon = match std::mem::replace(&mut *helper, Helper::Useless) {
+            Helper::NotStarted => Daemon::start()?,
+            Helper::Running(daemon) => daemon,
+            Helper::Useless => bail!("it failed before"),
+        };
         let missing = daemon.missing(machine, drv)?;
-        *slot = Some(daemon);
+        *helper = Helper::Running(daemon);
         Ok(missing.into())
     }
 }

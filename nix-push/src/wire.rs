@@ -16,6 +16,8 @@ pub trait Pipe {
     fn send(&mut self, bytes: &[u8]) -> Result<()>;
     /// Waits for at least one byte; 0 at the end.
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize>;
+    /// What people are told that it is.
+    fn name(&self) -> &str;
 }
 
 impl Pipe for machine_ssh::Channel {
@@ -24,6 +26,9 @@ impl Pipe for machine_ssh::Channel {
     }
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize> {
         self.read_some(buffer)
+    }
+    fn name(&self) -> &str {
+        "the machine's nix-store"
     }
 }
 
@@ -79,10 +84,18 @@ impl<P: Pipe> Wire<P> {
     }
 
     pub fn string(&mut self) -> Result<String> {
+        Ok(String::from_utf8(self.string_bytes()?.to_vec())?)
+    }
+
+    /// A string that is only shown: what is not UTF-8 in it is replaced.
+    pub fn text(&mut self) -> Result<String> {
+        Ok(String::from_utf8_lossy(self.string_bytes()?).into_owned())
+    }
+
+    fn string_bytes(&mut self) -> Result<&[u8]> {
         let length = self.number()?;
         ensure!(length <= MAX_STRING, "a string of {length} bytes was announced");
-        let bytes = self.bytes(length.next_multiple_of(8) as usize)?;
-        Ok(String::from_utf8(bytes[..length as usize].to_vec())?)
+        Ok(&self.bytes(length.next_multiple_of(8) as usize)?[..length as usize])
     }
 
     pub fn number(&mut self) -> Result<u64> {
@@ -95,7 +108,7 @@ impl<P: Pipe> Wire<P> {
             let mut piece = [0; 32 * 1024];
             while self.received.len() < count {
                 match self.pipe.receive(&mut piece)? {
-                    0 => bail!("Nix ended in the middle of an answer"),
+                    0 => bail!("{} ended in the middle of an answer", self.pipe.name()),
                     some => self.received.extend_from_slice(&piece[..some]),
                 }
             }
@@ -126,6 +139,9 @@ pub mod scripted {
             buffer[..count].copy_from_slice(&self.says[..count]);
             self.says.drain(..count);
             Ok(count)
+        }
+        fn name(&self) -> &str {
+            "the script"
         }
     }
 }

@@ -78,7 +78,7 @@ fn a_local_store_that_answers_oddly_is_told_of() {
             &format!("head -c 16 > /dev/null; printf \"{greeting}\\\\1\\\\1\\\\0\\\\0\\\\0\\\\0\\\\0\\\\0\"; exit"),
             "its protocol is of version 0x101, which is not known",
         ),
-        ("*--serve*", "head -c 16 > /dev/null; exit", "Nix ended in the middle of an answer"),
+        ("*--serve*", "head -c 16 > /dev/null; exit", "nix-store ended in the middle of an answer"),
         ("*--dry-run*", "echo error: no such thing >&2; exit 1", "cannot plan /nix/store/"),
     ] {
         before(&folder, "nix-store", when, script);

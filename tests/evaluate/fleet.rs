@@ -80,8 +80,16 @@ fn one_process_of_nix_is_asked_what_is_to_be_built() {
     let all = plans("", "", 1, 0);
     assert_eq!(all.len(), 3);
     // Where it cannot be asked, or not for one machine alone, Nix says the same.
-    assert_eq!(plans("PATH=$PWD/bin:$PATH", "", 3, 3), all);
+    assert_eq!(plans("PATH=$PWD/bin:$PATH", "", 1, 3), all);
     assert_eq!(plans("", "--option cores 1", 0, 3), all);
+    // Behind a daemon: what is handed on to it is the question alone, not the settings of who asks.
+    let behind = "rm -f socket; NIX_DAEMON_SOCKET_PATH=$PWD/socket nix-daemon 2> daemon.log & daemon=$!
+        trap 'kill $daemon' EXIT; until [ -S socket ]; do sleep 0.1; done
+        export HOME=$PWD/home NIX_REMOTE=unix://$PWD/socket";
+    assert_eq!(plans(&format!("{behind}; NIX_CONFIG="), "", 1, 0), all);
+    assert_eq!(plans(&format!("{behind};"), "", 1, 3), all);
+    folder.sh("mkdir -p home/.config/nix; echo 'cores = 1' > home/.config/nix/nix.conf", "").ok();
+    assert_eq!(plans(&format!("{behind}; NIX_CONFIG="), "", 1, 3), all);
 }
 
 #[test]
