@@ -99,7 +99,7 @@ impl Plans {
     fn of(&self, machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Work> {
         let options = [evaluated.about.caches(), build::building(settings)].concat();
         self.known.get(evaluated.drv.clone(), || {
-            let _step = log::step(machine, "asking Nix what is to be built");
+            let _step = log::step(machine, "planning");
             // A process that is asked for all takes no options for one.
             if options.is_empty() {
                 match self.ask(machine, &evaluated.drv) {

@@ -141,7 +141,7 @@ pub mod scripted {
             Ok(count)
         }
         fn name(&self) -> &str {
-            "the script"
+            "script"
         }
     }
 }
