@@ -201,12 +201,17 @@ mod tests {
     #[test]
     fn what_is_no_answer_is_an_error() {
         let daemon = |says: Request| Daemon::greet(Scripted { says: says.0, heard: vec![] });
-        assert!(daemon(greeting(0x11d)).is_err() && daemon(Request::default().number(1)).is_err());
+        let greeted = |says: Request| daemon(says).err().unwrap().to_string();
+        assert_eq!(greeted(greeting(0x11d)), "its protocol is of version 0x11d, which is not known");
+        assert_eq!(greeted(Request::default().number(1)), "not the greeting of nix-daemon: 0x1");
+        let other = Request::default().number(DAEMON_MAGIC).number(0x11e).number(5);
+        assert_eq!(greeted(other), "nix-daemon says what nobody understands: 0x5");
         let says =
             greeting(0x11e).number(ERROR).string("Error").number(0).string("Error").string("no such \x1b[1mstore");
         let error = daemon(says).unwrap().missing("a", &path("a.drv")).unwrap_err();
         assert_eq!(error.to_string(), "no such store");
         let none = greeting(0x11e).number(ANSWER).paths(&[]).paths(&[]).paths(&[path("a.drv")]).number(0).number(0);
-        assert!(daemon(none).unwrap().missing("a", &path("a.drv")).is_err());
+        let error = daemon(none).unwrap().missing("a", &path("a.drv")).unwrap_err();
+        assert_eq!(error.to_string(), format!("nobody knows how to make {}", path("a.drv")));
     }
 }
