@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashSet;
 use std::fs;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -100,6 +101,10 @@ struct State {
 impl Store {
     /// Opens the store beside what else is to be done before the first question.
     pub fn begin(&self) {
+        // Two programs of Nix at once both make what a new store lacks, and one of them fails.
+        if !Path::new("/nix/var/nix/db/db.sqlite").exists() {
+            return;
+        }
         let store = self.clone();
         // What goes wrong, the first question finds again.
         std::thread::spawn(move || store.ask(|_| Ok(())));
