@@ -10,6 +10,8 @@ of processor, the most MiB held. The table goes between the marks in FILE. WITH 
 import sys
 from datetime import date
 
+from table import write_between
+
 BEGIN, END = "<!-- scripts/bench eval: begin -->", "<!-- scripts/bench eval: end -->"
 LOOP, KNOWN, ENDED = "loop of nix-instantiate", "nix-push, nothing new, first known", "nix-push, nothing new, ended"
 BUDGET = "nix-push --eval-memory"
@@ -54,12 +56,7 @@ def main():
             line(size, count, "memory of the budget", 1.1, memory / budget, f"{memory / budget:.2f}", " times")
             one = memory / (budget / 1.4)
             line(size, count, "memory of one machine's", 1.5, one, f"{one:.2f}", " times")
-    with open(file) as old:
-        text = old.read()
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    with open(file, "w") as new:
-        new.write(f"{head}{BEGIN}\n" + "\n".join(out) + f"\n{END}{tail}")
+    write_between(file, BEGIN, END, out)
 
 
 main()

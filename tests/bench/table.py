@@ -104,12 +104,17 @@ def main():
         *(f"`{pair}`," for pair in pairs.strip().splitlines()[:-1]),
         *(f"`{pair}`." for pair in pairs.strip().splitlines()[-1:]),
     ]
+    write_between(file, BEGIN, END, out)
+
+
+def write_between(file, begin, end, lines):
+    """Put the lines between two marks of a file, in place of what is there."""
     with open(file) as old:
         text = old.read()
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
     with open(file, "w") as new:
-        new.write(f"{head}{BEGIN}\n" + "\n".join(out) + f"\n{END}{tail}")
+        new.write(f"{head}{begin}\n" + "\n".join(lines) + f"\n{end}{tail}")
 
 
 if __name__ == "__main__":
