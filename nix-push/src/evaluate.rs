@@ -89,16 +89,16 @@ pub fn evaluate(settings: &Settings, source: &Source, record: &Record) -> Result
         json: facts::json(record)?,
     };
     let evaluated = match Facts::new(&job.json) {
-        None => job.unwatched()?.evaluate(None)?.verdict?,
+        None => job.unwatched()?.evaluate(None, |_| {})?.verdict?,
         Some(facts) => match settings.shared.turn(job.template.text(), &facts) {
             Turn::Done(verdict) => {
                 log::event(&machine, &format!("the evaluation of {} holds for this machine too", source.shown()));
                 Evaluated { fresh: false, ..(*verdict)? }
             }
             Turn::Work(work) => {
-                let (verdict, used) = job.find_or_evaluate(&facts)?;
+                let (verdict, used) = job.find_or_evaluate(&facts, |looked_at| work.looks(looked_at))?;
                 if let Some(used) = used {
-                    work.done(used, &facts, verdict.clone());
+                    work.done(&used, verdict.clone());
                 }
                 verdict?
             }
@@ -140,8 +140,8 @@ struct Evaluation {
 }
 
 impl Job<'_> {
-    /// Takes an earlier evaluation that still holds, or has Nix evaluate it.
-    fn find_or_evaluate(&self, facts: &Facts) -> Result<(Verdict, Option<Used>)> {
+    /// Takes an earlier evaluation that still holds, or has Nix evaluate it and tells what it looks at.
+    fn find_or_evaluate(&self, facts: &Facts, looks: impl Fn(&[String])) -> Result<(Verdict, Option<Used>)> {
         let cache = &self.settings.cache;
         let key = if self.is_certain() {
             Some(Key::new(self.template.text(), &[self.settings.nix_path.as_slice(), &self.settings.options])?)
@@ -155,7 +155,7 @@ impl Job<'_> {
             kept.said.iter().for_each(|line| nix::show(self.machine, line));
             return Ok((Ok(kept.evaluated), Some(used)));
         }
-        let mut evaluation = self.evaluate(Some(facts))?;
+        let mut evaluation = self.evaluate(Some(facts), &looks)?;
         let mut certain = key.is_some();
         let outcome = &evaluation.outcome;
         let ours = match self.template.sight {
@@ -165,7 +165,7 @@ impl Job<'_> {
         };
         if evaluation.verdict.is_err() && ours {
             certain = false;
-            evaluation = self.unwatched()?.evaluate(Some(facts))?;
+            evaluation = self.unwatched()?.evaluate(Some(facts), &looks)?;
         } else {
             evaluation.outcome.show_held(self.machine);
         }
@@ -217,13 +217,13 @@ impl Job<'_> {
     }
 
     /// Has Nix evaluate it; tells what it looked at where that is certain.
-    fn evaluate(&self, facts: Option<&Facts>) -> Result<Evaluation> {
+    fn evaluate(&self, facts: Option<&Facts>, looks: impl Fn(&[String])) -> Result<Evaluation> {
         let Job { settings, source, machine, template, json, .. } = self;
         let arguments = self.arguments();
         let _step = log::step(machine, "evaluating");
         let beginning = Cell::new(None);
         let (text, input, hold) = (template.text(), template.with(json), template.sight != Sight::Unknown);
-        let outcome = settings.evaluators.run(machine, text, &input, hold, || {
+        let command = || {
             log::event(machine, &format!("evaluating {}", source.shown()));
             log::detail(machine, &format!("nix-instantiate {}", arguments.join(" ")));
             beginning
@@ -231,7 +231,8 @@ impl Job<'_> {
             let mut command = Command::new("nix-instantiate");
             command.args(&arguments);
             Ok(command)
-        })?;
+        };
+        let outcome = settings.evaluators.run(machine, text, &input, hold, command, looks)?;
         let beginning = beginning.take().unwrap_or_else(|| Beginning::now(std::iter::empty()));
         let used = used(&outcome.facts);
         if outcome.success {

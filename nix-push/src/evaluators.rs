@@ -14,6 +14,9 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 /// The template of a process that asks the store: it takes little.
 pub const ASKING: &str = "";
 
+/// What an evaluation is taken to need before one has shown it, in bytes: NixOS takes some 400 MB.
+const UNKNOWN: u64 = 1 << 30;
+
 /// What all evaluators share.
 pub struct Evaluators {
     /// Bytes that they may take together with this tool; one alone may take more
@@ -58,8 +61,8 @@ impl Evaluators {
         }
     }
 
-    /// Runs an evaluator when there is room for it. One that is too much beside the others is
-    /// ended and run again when no other does.
+    /// Runs an evaluator when there is room for it, and tells `looks` what it has looked at so far.
+    /// One that is too much beside the others is ended and run again when no other does.
     pub fn run(
         &self,
         machine: &str,
@@ -67,14 +70,16 @@ impl Evaluators {
         input: &str,
         hold: bool,
         command: impl Fn() -> Result<Command>,
+        looks: impl Fn(&[String]),
     ) -> Result<Outcome> {
         let mut alone = false;
         loop {
             let id = self.enter(template, alone);
             let mut seen = Seen::default();
             let outcome = command().and_then(|mut command| {
-                nix::run_beside(machine, &mut command, input.into(), hold, |child| {
-                    self.look(machine, id, child, &mut seen)
+                nix::run_beside(machine, &mut command, input.into(), hold, |child, facts| {
+                    self.look(machine, id, child, &mut seen);
+                    looks(facts);
                 })
             });
             let succeeded = outcome.as_ref().is_ok_and(|outcome| outcome.success);
@@ -101,7 +106,7 @@ impl Evaluators {
         state = self.changed.wait_while(state, waits).unwrap_or_else(|poisoned| poisoned.into_inner());
         state.lonely -= usize::from(alone);
         state.next += 1;
-        let bytes = state.expected(template).unwrap_or(0);
+        let bytes = state.expected(template);
         let place = Place { id: state.next, process: None, bytes, alone };
         state.running.push(place);
         state.next
@@ -151,9 +156,10 @@ struct Seen {
 
 impl State {
     /// What an evaluation will take: as the last of its template, else as the largest of any.
-    fn expected(&self, template: &str) -> Option<u64> {
+    fn expected(&self, template: &str) -> u64 {
         let evaluations = self.known.iter().filter(|(template, _)| *template != ASKING);
-        self.known.get(template).copied().or_else(|| evaluations.map(|(_, bytes)| *bytes).max())
+        let known = self.known.get(template).copied().or_else(|| evaluations.map(|(_, bytes)| *bytes).max());
+        known.unwrap_or(UNKNOWN)
     }
 
     /// What this tool and all else that it runs take.
@@ -174,8 +180,7 @@ impl State {
         if alone || self.lonely > 0 || self.running.len() >= jobs {
             return false;
         }
-        // The first of all runs alone: it shows what the others will take.
-        self.expected(template).is_some_and(|expected| self.taken().saturating_add(expected) <= memory)
+        self.taken().saturating_add(self.expected(template)) <= memory
     }
 }
 
@@ -192,17 +197,18 @@ mod tests {
         let mut state = State::default();
         assert!(state.has_room("a", false, 100, 4), "nobody runs");
         state.running.push(place(1, 10));
-        assert!(!state.has_room("a", false, 100, 4), "nobody knows yet what it takes");
+        assert!(!state.has_room("a", false, UNKNOWN, 4), "nobody knows yet what it takes");
+        assert!(state.has_room("a", false, UNKNOWN + 10, 4));
         state.known.insert("a".into(), 40);
         assert!(state.has_room("a", false, 100, 4));
         assert!(!state.has_room("a", false, 100, 1), "one job at a time");
         state.running.push(place(2, 70));
         assert!(!state.has_room("a", false, 100, 4));
         // Another configuration is taken to be as large as the largest.
-        assert_eq!((state.expected("b"), state.expected("a")), (Some(40), Some(40)));
+        assert_eq!((state.expected("b"), state.expected("a")), (40, 40));
         // What a question takes says nothing of an evaluation.
         let state = State { known: [(ASKING.into(), 1)].into(), ..State::default() };
-        assert_eq!((state.expected("b"), state.expected(ASKING)), (None, Some(1)));
+        assert_eq!((state.expected("b"), state.expected(ASKING)), (UNKNOWN, 1));
     }
 
     #[test]

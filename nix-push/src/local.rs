@@ -11,7 +11,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 /// A program of Nix that answers questions until its stdin ends, which it does with us, however we end.
@@ -39,7 +39,7 @@ impl Local {
     pub fn start(program: &str, arguments: &[&str], show: fn(&str, &str)) -> Result<Local> {
         log::detail("", &format!("{program} {}", arguments.join(" ")));
         let mut child = spawn(Command::new(program).args(arguments))?;
-        follow("", &mut child, false, show);
+        follow("", &mut child, false, show, mpsc::channel().0);
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         Ok(Local { program: program.into(), child, stdin, stdout, until: None })
     }

@@ -65,6 +65,7 @@ mod sign;
 mod source;
 mod spool;
 mod stamp;
+mod tree;
 mod used;
 mod via;
 mod wire;

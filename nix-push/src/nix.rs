@@ -4,11 +4,11 @@ use crate::expression::{FACT, READ};
 use crate::inputs::COPIED;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, log};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub struct Outcome {
     pub stderr: Vec<String>,
     /// How many of them have not been shown, the last ones
     pub held: usize,
-    /// The facts of the record that an evaluation looked at, in the order it did
+    /// The facts of the record that an evaluation looked at, each once, in the order it did
     pub facts: Vec<String>,
     /// What a watched evaluation looked at else, in its own words and Nix's
     pub reads: Vec<String>,
@@ -79,22 +79,27 @@ impl Outcome {
 /// Runs a command of Nix with `input` on its stdin; shows what it says as it says it.
 pub fn run(machine: &str, program: &str, arguments: &[String], input: String) -> Result<Outcome> {
     log::detail(machine, &format!("{program} {}", arguments.join(" ")));
-    run_beside(machine, Command::new(program).args(arguments), input, false, |_| {})
+    run_beside(machine, Command::new(program).args(arguments), input, false, |_, _| {})
 }
 
-/// The same with a command made elsewhere; `beside` is called often while it runs. With `hold`, the
-/// error that it ends with is not shown.
+/// The same with a command made elsewhere; `beside` is called often while it runs, with the facts
+/// that it has looked at so far. With `hold`, the error that it ends with is not shown.
 pub fn run_beside(
     machine: &str,
     command: &mut Command,
     input: String,
     hold: bool,
-    mut beside: impl FnMut(&mut Child),
+    mut beside: impl FnMut(&mut Child, &[String]),
 ) -> Result<Outcome> {
     let mut child = spawn(command)?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    beside(&mut child);
-    let said = follow(machine, &mut child, hold, show);
+    let (mut facts, mut known) = (Vec::new(), HashSet::new());
+    beside(&mut child, &facts);
+    let (tell, told) = mpsc::channel();
+    let said = follow(machine, &mut child, hold, show, tell);
+    let mut hear = |facts: &mut Vec<String>| {
+        facts.extend(told.try_iter().filter(|fact: &String| known.insert(fact.clone())));
+    };
     let finished: std::io::Result<_> = std::thread::scope(|scope| {
         // A command that fails early reads nothing: its own words say more than a broken pipe.
         scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
@@ -108,14 +113,18 @@ pub fn run_beside(
         let text = loop {
             match text.recv_timeout(BEAT) {
                 Ok(text) => break text?,
-                Err(mpsc::RecvTimeoutError::Timeout) => beside(&mut child),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    hear(&mut facts);
+                    beside(&mut child, &facts);
+                }
                 Err(mpsc::RecvTimeoutError::Disconnected) => break Vec::new(),
             }
         };
         Ok((text, child.wait()?))
     });
     let (text, status) = finished.with_context(|| format!("cannot run {}", command.get_program().display()))?;
-    let Said { lines, held, facts, reads } = said.and_then(|said| said.join().ok()).unwrap_or_default();
+    let Said { lines, held, reads } = said.and_then(|said| said.join().ok()).unwrap_or_default();
+    hear(&mut facts);
     let stdout = String::from_utf8_lossy(&text).into_owned();
     Ok(Outcome { success: status.success(), signal: status.signal(), stdout, stderr: lines.into(), held, facts, reads })
 }
@@ -160,12 +169,18 @@ pub fn spawn(command: &mut Command) -> Result<Child> {
 pub struct Said {
     lines: VecDeque<String>,
     held: usize,
-    facts: Vec<String>,
     reads: Vec<String>,
 }
 
-/// Shows each line of stderr by `show`, with `hold` until an error, and gives the last ones at the end.
-pub fn follow(machine: &str, child: &mut Child, hold: bool, show: fn(&str, &str)) -> Option<JoinHandle<Said>> {
+/// Shows each line of stderr by `show`, with `hold` until an error, and gives the last ones at the
+/// end. The facts that an evaluation looks at are told at once.
+pub fn follow(
+    machine: &str,
+    child: &mut Child,
+    hold: bool,
+    show: fn(&str, &str),
+    facts: Sender<String>,
+) -> Option<JoinHandle<Said>> {
     let stderr = child.stderr.take()?;
     let machine = machine.to_string();
     Some(std::thread::spawn(move || {
@@ -177,7 +192,8 @@ pub fn follow(machine: &str, child: &mut Child, hold: bool, show: fn(&str, &str)
             line.clear();
             // Not only at the beginning: what else writes there may not end its lines.
             if let Some((_, fact)) = text.split_once(FACT) {
-                said.facts.push(fact.into());
+                // Whoever does not listen has no use for it.
+                let _ = facts.send(fact.into());
                 continue;
             }
             if let Some((_, read)) = text.split_once(READ) {

@@ -150,12 +150,13 @@ fn work(machine: &str, settings: &Settings, drv: &StorePath, options: Vec<String
     let mut arguments: Vec<String> = ["--realise", "--dry-run", drv.as_str()].map(String::from).to_vec();
     arguments.extend(options);
     // Measured and bounded as evaluations are.
-    let outcome = settings.evaluators.run(machine, ASKING, "", false, || {
+    let command = || {
         log::detail(machine, &format!("nix-store {}", arguments.join(" ")));
         let mut command = Command::new("nix-store");
         command.args(&arguments);
         Ok(command)
-    })?;
+    };
+    let outcome = settings.evaluators.run(machine, ASKING, "", false, command, |_| {})?;
     if !outcome.success {
         return Err(Failure::new(Kind::Build, format!("cannot plan {drv}: {}", outcome.error()))
             .hint(format!("nix-store --realise --dry-run {drv} tells more"))

@@ -1,6 +1,7 @@
 //! One evaluation for all machines that it would come out the same for.
 
 use crate::evaluate::Evaluated;
+use crate::tree::{At, Tree};
 use crate::used::{Facts, Used};
 use machine_record::Failure;
 use std::collections::HashMap;
@@ -19,33 +20,18 @@ pub struct Shared {
 /// What is known of one configuration, apart from the machines' facts.
 #[derive(Default)]
 struct Template {
-    done: Known,
-    /// The facts of the machines that are being evaluated
-    running: Vec<(u64, Facts)>,
+    tree: Tree<Verdict>,
+    /// Those that are being evaluated
+    running: HashMap<u64, Running>,
     next: u64,
 }
 
-/// Evaluations by what they looked at and what they saw.
-#[derive(Default)]
-pub struct Known(Vec<(Used, HashMap<String, Verdict>)>);
-
-impl Known {
-    pub fn find(&self, facts: &Facts) -> Option<&Verdict> {
-        self.0.iter().find_map(|(used, verdicts)| verdicts.get(&facts.digest(used)))
-    }
-
-    pub fn add(&mut self, used: Used, facts: &Facts, verdict: Verdict) {
-        let digest = facts.digest(&used);
-        match self.0.iter_mut().find(|(known, _)| *known == used) {
-            Some((_, verdicts)) => drop(verdicts.insert(digest, verdict)),
-            None => self.0.push((used, HashMap::from([(digest, verdict)]))),
-        }
-    }
-
-    /// Whether two machines look the same as far as is known of what matters.
-    fn alike(&self, one: &Facts, two: &Facts) -> bool {
-        self.0.iter().all(|(used, _)| one.digest(used) == two.digest(used))
-    }
+struct Running {
+    facts: Facts,
+    /// How many facts it has looked at, and where that led; None if that is nowhere
+    told: (usize, Option<At>),
+    /// Where it is sure to come
+    sure: At,
 }
 
 /// What is to be done for a machine.
@@ -64,17 +50,21 @@ pub struct Work<'a> {
 }
 
 impl Shared {
-    /// Waits for evaluations that may hold for this machine too.
+    /// Waits for evaluations that may hold for this machine too: those that are not known to look at
+    /// a fact in which the two differ.
     pub fn turn<'a>(&'a self, template: &'a str, facts: &Facts) -> Turn<'a> {
         let mut templates = self.lock();
+        let mut at = At::default();
         loop {
             let known = templates.entry(template.into()).or_default();
-            if let Some(verdict) = known.done.find(facts) {
+            at = known.tree.walk(at, facts);
+            if let Some(verdict) = known.tree.end(at) {
                 return Turn::Done(Box::new(verdict.clone()));
             }
-            if !known.running.iter().any(|(_, other)| known.done.alike(facts, other)) {
+            if known.running.values().all(|running| running.sure != at) {
                 known.next += 1;
-                known.running.push((known.next, facts.clone()));
+                let running = Running { facts: facts.clone(), told: (0, Some(At::default())), sure: at };
+                known.running.insert(known.next, running);
                 return Turn::Work(Work { shared: self, template, id: known.next });
             }
             templates = self.changed.wait(templates).unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -86,11 +76,38 @@ impl Shared {
     }
 }
 
+impl Template {
+    /// The running evaluation has looked at all these facts.
+    fn looks(&mut self, id: u64, used: &[String]) {
+        let Template { tree, running, .. } = self;
+        let Some(one) = running.get_mut(&id) else { return };
+        let (count, at) = one.told;
+        // One that began again has looked at fewer.
+        let (count, at) = if used.len() < count { (0, Some(At::default())) } else { (count, at) };
+        let at = used[count..].iter().try_fold(at, |at, fact| Some(Some(tree.step(at?, fact, &one.facts)?)));
+        one.told = (used.len(), at.flatten());
+        // What has become known there may have shown the way for all.
+        running.values_mut().for_each(|running| running.sure = tree.walk(running.sure, &running.facts));
+    }
+}
+
 impl Work<'_> {
-    /// Tells the others what it came to, and what it looked at.
-    pub fn done(self, used: Used, facts: &Facts, verdict: Verdict) {
+    /// Tells the others what it has looked at so far.
+    pub fn looks(&self, used: &[String]) {
         if let Some(known) = self.shared.lock().get_mut(self.template) {
-            known.done.add(used, facts, verdict);
+            known.looks(self.id, used);
+        }
+        self.shared.changed.notify_all();
+    }
+
+    /// Tells the others what it came to, and what it looked at.
+    pub fn done(self, used: &Used, verdict: Verdict) {
+        if let Some(known) = self.shared.lock().get_mut(self.template) {
+            known.looks(self.id, &[]);
+            known.looks(self.id, used);
+            if let Some(Running { told: (_, Some(at)), .. }) = known.running.get(&self.id) {
+                known.tree.close(*at, verdict);
+            }
         }
     }
 }
@@ -98,7 +115,7 @@ impl Work<'_> {
 impl Drop for Work<'_> {
     fn drop(&mut self) {
         if let Some(known) = self.shared.lock().get_mut(self.template) {
-            known.running.retain(|(id, _)| *id != self.id);
+            known.running.remove(&self.id);
         }
         self.shared.changed.notify_all();
     }
@@ -118,7 +135,7 @@ mod tests {
         let shared = Shared::default();
         let Turn::Work(work) = shared.turn("t", &facts("a", "db")) else { panic!("nothing is known") };
         let used = vec!["[]".to_string(), r#"["role"]"#.to_string()];
-        work.done(used, &facts("a", "db"), Err(Failure::new(Kind::Evaluation, "x")));
+        work.done(&used, Err(Failure::new(Kind::Evaluation, "x")));
         assert!(matches!(shared.turn("t", &facts("b", "db")), Turn::Done(_)));
         assert!(matches!(shared.turn("t", &facts("a", "web")), Turn::Work(_)));
         assert!(matches!(shared.turn("u", &facts("b", "db")), Turn::Work(_)), "another configuration");
@@ -132,7 +149,7 @@ mod tests {
             let second = scope.spawn(|| matches!(shared.turn("t", &facts("b", "db")), Turn::Done(_)));
             std::thread::sleep(std::time::Duration::from_millis(20));
             assert!(!second.is_finished());
-            first.done(vec!["[]".into()], &facts("a", "db"), Err(Failure::new(Kind::Evaluation, "x")));
+            first.done(&vec!["[]".into()], Err(Failure::new(Kind::Evaluation, "x")));
             assert!(second.join().unwrap());
         });
     }
@@ -146,5 +163,52 @@ mod tests {
             drop(first);
             assert!(second.join().unwrap());
         });
+    }
+
+    #[test]
+    fn who_differs_in_what_is_looked_at_waits_no_longer() {
+        let shared = Shared::default();
+        let Turn::Work(first) = shared.turn("t", &facts("a", "db")) else { panic!("nothing is known") };
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| matches!(shared.turn("t", &facts("b", "web")), Turn::Work(_)));
+            let same = scope.spawn(|| matches!(shared.turn("t", &facts("c", "db")), Turn::Done(_)));
+            first.looks(&["[]".into()]);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert!(!other.is_finished());
+            first.looks(&["[]".into(), r#"["role"]"#.into()]);
+            assert!(other.join().unwrap(), "it is evaluated beside the first");
+            assert!(!same.is_finished());
+            first.done(&vec!["[]".into(), r#"["role"]"#.into()], Err(Failure::new(Kind::Evaluation, "x")));
+            assert!(same.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn what_an_evaluation_will_look_at_is_known_from_others() {
+        let shared = Shared::default();
+        let [all, role, name] = ["[]", r#"["role"]"#, r#"["name"]"#].map(String::from);
+        let done = |work: Work, used: &[&String]| {
+            work.done(&used.iter().map(|fact| fact.to_string()).collect(), Err(Failure::new(Kind::Evaluation, "x")));
+        };
+        let begin = |one: Facts| match shared.turn("t", &one) {
+            Turn::Work(work) => work,
+            Turn::Done(_) => panic!("it is known already"),
+        };
+        // A database uses its own name, nobody else does.
+        done(begin(facts("a", "db")), &[&all, &role, &name]);
+        let (_b, _c, web) = (begin(facts("b", "db")), begin(facts("c", "db")), begin(facts("d", "web")));
+        std::thread::scope(|scope| {
+            let same = scope.spawn(|| matches!(shared.turn("t", &facts("e", "web")), Turn::Done(_)));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert!(!same.is_finished(), "the name may not count for it");
+            done(web, &[&all, &role]);
+            assert!(same.join().unwrap());
+        });
+        // One that begins again looks at the same.
+        let again = begin(facts("f", "db"));
+        again.looks(&[all.clone(), role.clone()]);
+        again.looks(std::slice::from_ref(&all));
+        done(again, &[&all, &role, &name]);
+        assert!(matches!(shared.turn("t", &facts("f", "db")), Turn::Done(_)));
     }
 }

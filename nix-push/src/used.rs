@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Facts(Arc<Value>);
 
-/// The paths into a record that an evaluation looked at, in a fixed order: `["ssh","host"]`.
+/// The paths into a record that an evaluation looked at, in the order it did: `["ssh","host"]`.
 ///
 /// Of a set it sees the names, of a list the length, of anything else the value. What it does not
 /// look at cannot change what it comes to.
@@ -25,19 +25,23 @@ impl Facts {
     pub fn digest(&self, used: &Used) -> String {
         let mut hash = Sha256::new();
         for path in used {
-            let seen = match self.at(path) {
-                None => "absent".into(),
-                Some(Value::Object(members)) => {
-                    let mut names: Vec<&String> = members.keys().collect();
-                    names.sort();
-                    format!("names {names:?}")
-                }
-                Some(Value::Array(parts)) => format!("length {}", parts.len()),
-                Some(value) => format!("value {value}"),
-            };
-            hash.update(format!("{path} {seen}\n"));
+            hash.update(format!("{path} {}\n", self.seen(path)));
         }
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// What one that looks at `path` sees there.
+    pub fn seen(&self, path: &str) -> String {
+        match self.at(path) {
+            None => "absent".into(),
+            Some(Value::Object(members)) => {
+                let mut names: Vec<&String> = members.keys().collect();
+                names.sort();
+                format!("names {names:?}")
+            }
+            Some(Value::Array(parts)) => format!("length {}", parts.len()),
+            Some(value) => format!("value {value}"),
+        }
     }
 
     fn at(&self, path: &str) -> Option<&Value> {
@@ -96,13 +100,10 @@ impl Facts {
     }
 }
 
-/// Puts what Nix named into a fixed order; `None` if Nix did not say all of it in our words.
+/// What Nix named; `None` if it did not say all of it in our words.
 pub fn used(named: &[String]) -> Option<Used> {
-    let mut used: Used = named.to_vec();
-    used.sort();
-    used.dedup();
     let list = |path: &String| serde_json::from_str::<Vec<Value>>(path).is_ok();
-    used.iter().all(list).then_some(used)
+    named.iter().all(list).then(|| named.to_vec())
 }
 
 /// Errors that are the same whatever is in a record.
