@@ -45,6 +45,8 @@ mod live;
 #[cfg(feature = "cli")]
 pub mod log;
 #[cfg(feature = "cli")]
+mod signals;
+#[cfg(feature = "cli")]
 mod silence;
 #[cfg(feature = "cli")]
 mod stream;

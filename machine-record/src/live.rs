@@ -3,7 +3,7 @@
 //! Several tools of one pipe share a terminal. Who draws holds a lock on it, for a second at a
 //! time; whoever prints a line erases the live one first, and it is drawn again below.
 
-use crate::{log, silence};
+use crate::{log, signals, silence};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,7 +63,7 @@ pub(crate) fn set_up(tool: &str) -> bool {
     let live = Live { tool: tool.into(), terminal, state: Mutex::new(State::default()), changed: Condvar::new() };
     if LIVE.set(Some(live)).is_ok() {
         std::thread::spawn(draw_for_ever);
-        erase_on_signals();
+        signals::watch();
     }
     true
 }
@@ -258,19 +258,13 @@ fn cut(line: &str, width: usize) -> String {
     line.chars().take(room.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Ctrl-C in mid-line leaves the screen whole, and the program ends as it would have.
-fn erase_on_signals() {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
-    std::thread::spawn(move || {
-        if let Some(signal) = signals.forever().next()
-            && let Some(live) = live()
-        {
-            let mut state = live.lock();
-            live.clear(&mut state);
-            let _ = signal_hook::low_level::emulate_default_handler(signal);
-        }
-    });
+/// Takes our line off the screen, for good: the tool ends.
+pub(crate) fn end() {
+    if let Some(live) = live() {
+        let mut state = live.lock();
+        state.steps.clear();
+        live.clear(&mut state);
+    }
 }
 
 #[cfg(test)]

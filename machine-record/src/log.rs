@@ -2,9 +2,10 @@
 //!
 //! Several tools of one pipe share a terminal, so a line is written whole, in one call.
 
-use crate::{Failure, LogFormat, StreamArgs, live, silence};
+use crate::{Failure, LogFormat, StreamArgs, live, signals, silence};
 use serde_json::{Map, Value, json};
-use std::sync::OnceLock;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 struct Settings {
@@ -26,6 +27,7 @@ pub(crate) fn set_up(tool: &str, args: &StreamArgs) {
 }
 
 pub use live::{Step, size, step};
+pub use signals::{GoesOn, goes_on};
 
 /// Whether `-v` was given: every command and API call is to be shown.
 pub fn is_verbose() -> bool {
@@ -88,6 +90,11 @@ pub fn error(text: &str) {
     write("", "error", text, None, Value::Null);
 }
 
+/// Says what goes on where the tool is ended. Never hidden.
+pub(crate) fn interrupted(machine: &str, text: &str, hint: &str) {
+    write(machine, "error", text, Some(hint), Value::Null);
+}
+
 /// Says what concerns the whole run; hidden by `-q`.
 pub fn note(text: &str) {
     event("", text);
@@ -97,7 +104,7 @@ fn write(machine: &str, level: &str, text: &str, hint: Option<&str>, more: Value
     let tool = SETTINGS.get().map_or("nixpipe", |settings| &settings.tool);
     live::print(&match format() {
         LogFormat::Json => object(tool, machine, level, text, hint, more),
-        LogFormat::Text => lines(tool, machine, level, text, hint),
+        LogFormat::Text => lines(tool, machine, level, text, hint.filter(|hint| is_new(hint))),
     });
 }
 
@@ -133,6 +140,12 @@ fn lines(tool: &str, machine: &str, level: &str, text: &str, hint: Option<&str>)
         out += &format!("{tool}: {subject}hint: {}\n", printable(line));
     }
     out
+}
+
+/// Whether a hint is said for the first time: fifty machines that fail alike need it once.
+fn is_new(hint: &str) -> bool {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(hint.into())
 }
 
 /// Control characters of somebody else's output would move the cursor; tabs may stay.

@@ -140,7 +140,7 @@ enum Asked {
 pub fn deploy(wish: &Wish) -> End {
     let start = Instant::now();
     let token = script::token(&wish.machine);
-    let mut run = Run { wish, token, offset: 0, answers: Answers::default(), boot: None };
+    let mut run = Run { wish, token, offset: 0, answers: Answers::default(), boot: None, goes_on: None };
     let failure = run.follow_to_the_end().err();
     End {
         seconds: start.elapsed().as_secs_f64(),
@@ -153,7 +153,14 @@ pub fn deploy(wish: &Wish) -> End {
 
 /// Asks one thing and does no more: for what changes nothing.
 pub fn ask_once(wish: &Wish, mode: &str) -> Result<Answers> {
-    let mut run = Run { wish, token: script::token(&wish.machine), offset: 0, answers: Answers::default(), boot: None };
+    let mut run = Run {
+        wish,
+        token: script::token(&wish.machine),
+        offset: 0,
+        answers: Answers::default(),
+        boot: None,
+        goes_on: None,
+    };
     match run.ask(mode, &wish.address) {
         Asked::Stage(_) => Ok(run.answers),
         Asked::Refused(failure) => Err(failure.into()),
@@ -168,6 +175,8 @@ struct Run<'a> {
     answers: Answers,
     /// The boot id at the first look
     boot: Option<String>,
+    /// What to say where Ctrl-C ends us, once the machine goes on by itself
+    goes_on: Option<log::GoesOn>,
 }
 
 impl Run<'_> {
@@ -248,7 +257,7 @@ impl Run<'_> {
     fn ask(&mut self, mode: &str, address: &Address) -> Asked {
         let mut reader = Reader::new(&self.wish.machine, self.offset);
         let values = self.wish.values(mode, &self.token, self.offset);
-        let heard = hear(&mut reader, address, self.wish, &script::session(&values));
+        let heard = self.hear(&mut reader, address, &script::session(&values));
         self.offset = reader.offset;
         let answers = std::mem::take(&mut reader.answers);
         drop(reader);
@@ -288,45 +297,60 @@ impl Run<'_> {
     fn say(&self, text: &str) {
         log::event(&self.wish.machine, text);
     }
-}
 
-/// Runs the script on the machine and gives what it wrote on stderr.
-fn hear(reader: &mut Reader, address: &Address, wish: &Wish, script: &str) -> Result<String> {
-    let session = Session::connect(address, wish.args.connect_timeout)?;
-    let packed = script::pack(script)?;
-    let mut secrets = wish.secrets.as_ref();
-    let mut command = script::whole_command(&packed);
-    // Digests of secrets are for nobody else's eyes.
-    let within = secrets.is_none() && !address.elevation.is_needed() && command.len() < LONGEST_COMMAND;
-    if !within {
-        command = script::command(&packed);
-    }
-    let mut channel = session.open(&command)?;
-    if !within {
-        channel.write_all(&packed)?;
-    }
-    if secrets.is_none() {
-        channel.finish_input()?;
-    }
-    let mut piece = [0; 16 * 1024];
-    loop {
-        match channel.read_some(&mut piece)? {
-            0 => break,
-            count => reader.take(&piece[..count]),
+    /// Runs the script on the machine and gives what it wrote on stderr.
+    fn hear(&mut self, reader: &mut Reader, address: &Address, script: &str) -> Result<String> {
+        let wish = self.wish;
+        let session = Session::connect(address, wish.args.connect_timeout)?;
+        let packed = script::pack(script)?;
+        let mut secrets = wish.secrets.as_ref();
+        let mut command = script::whole_command(&packed);
+        // Digests of secrets are for nobody else's eyes.
+        let within = secrets.is_none() && !address.elevation.is_needed() && command.len() < LONGEST_COMMAND;
+        if !within {
+            command = script::command(&packed);
         }
-        if let Some(numbers) = reader.answers.one("send")
-            && let Some(secrets) = secrets.take()
-        {
-            log::event(&address.machine, &format!("sending secrets: {}", secrets.names(numbers)));
-            for content in secrets.contents(numbers) {
-                channel.write_all(content)?;
-            }
+        let mut channel = session.open(&command)?;
+        if !within {
+            channel.write_all(&packed)?;
+        }
+        if secrets.is_none() {
             channel.finish_input()?;
         }
+        let mut piece = [0; 16 * 1024];
+        loop {
+            match channel.read_some(&mut piece)? {
+                0 => break,
+                count => reader.take(&piece[..count]),
+            }
+            if self.goes_on.is_none() && reader.answers.one("previous").is_some() {
+                self.goes_on = Some(self.goes_on());
+            }
+            if let Some(numbers) = reader.answers.one("send")
+                && let Some(secrets) = secrets.take()
+            {
+                log::event(&address.machine, &format!("sending secrets: {}", secrets.names(numbers)));
+                for content in secrets.contents(numbers) {
+                    channel.write_all(content)?;
+                }
+                channel.finish_input()?;
+            }
+        }
+        let words = String::from_utf8_lossy(&channel.take_stderr()).into_owned();
+        for line in words.lines() {
+            log::detail(&address.machine, line);
+        }
+        Ok(words)
     }
-    let words = String::from_utf8_lossy(&channel.take_stderr()).into_owned();
-    for line in words.lines() {
-        log::detail(&address.machine, line);
+
+    fn goes_on(&self) -> log::GoesOn {
+        let mut text = String::from("interrupted: the machine goes on by itself");
+        let mut hint = "the same command again follows it; --status shows what boots";
+        if self.wish.action != Action::Boot {
+            let seconds = self.wish.args.confirm_timeout.as_secs();
+            text += &format!(", and goes back {seconds} s after the activation unless the new system is confirmed");
+            hint = "the same command again follows and confirms it; --status shows what runs";
+        }
+        log::goes_on(&self.wish.machine, &text, hint)
     }
-    Ok(words)
 }

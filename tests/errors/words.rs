@@ -88,3 +88,17 @@ fn an_image_that_will_go_is_warned_of() {
         says(&folder, &format!("{catalogue}; {ask}"), "", 0, &["warning: ami-0123456789abcdef0", words, "deleted"]);
     }
 }
+
+#[test]
+fn a_hint_that_is_the_same_for_many_machines_is_said_once() {
+    let folder = Folder::new("hints");
+    let records = r#"{"name":"a"}{"name":"b"}{"name":"c","region":"EU"}"#;
+    let ask = "env -u AWS_REGION -u AWS_DEFAULT_REGION nixos-ami --release 20.09 --source table";
+    let hints = |text: &str| text.matches("name one with --region").count();
+    let ran = folder.sh(ask, records);
+    assert_eq!((ran.status, hints(&ran.stderr)), (1, 1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("as in eu-central-1"), "another hint is said as well: {}", ran.stderr);
+    assert_eq!(hints(&ran.stdout), 2, "each record has its own: {}", ran.stdout);
+    let ran = folder.sh(&format!("{ask} --log-format json"), records);
+    assert_eq!(hints(&ran.stderr), 2, "so has each line for programs: {}", ran.stderr);
+}

@@ -1,6 +1,6 @@
 //! The switch is disturbed from outside, at many points spread over it.
 
-use crate::machine::Machine;
+use crate::machine::{Machine, client};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 use tests::sample;
@@ -131,10 +131,21 @@ fn a_machine_that_nobody_comes_back_to_reboots_into_the_old_system() {
     let pair = Pair::new("alone");
     let machine = &pair.machine;
     let boot = machine.ssh("cat /proc/sys/kernel/random/boot_id").ok().stdout;
-    let mut child = machine.begin(&pair.systems[0].0, "--confirm-timeout 3s --return-timeout 10s");
-    std::thread::sleep(pair.whole.mul_f64(0.4));
-    child.kill().unwrap();
-    child.wait().unwrap();
+    // It has begun for sure, and cannot end, where a check fails. The signal is Ctrl-C's brother, which no shell ignores.
+    let record = machine.folder.path().join("alone.json");
+    std::fs::write(&record, pair.systems[0].0.to_string()).unwrap();
+    let ran = machine.folder.sh(
+        &format!(
+            "nixos-switch {} --health false --confirm-timeout 3s --return-timeout 10s < alone.json 2> alone.log & \
+             while kill -0 $! && ! grep -q 'not healthy yet' alone.log; do sleep 0.05; done; kill $!; wait $!; status=$?; cat alone.log >&2; exit $status",
+            client()
+        ),
+        "",
+    );
+    assert_eq!(ran.status, 128 + 15, "{}", ran.stderr);
+    let words = "interrupted: the machine goes on by itself, and goes back 3 s after the activation";
+    let (_, end) = ran.stderr.split_once(words).unwrap_or_else(|| panic!("{}", ran.stderr));
+    assert!(end.contains("hint: the same command again follows and confirms it"), "{end}");
     // The window, the time for a login, and a boot.
     let end = Instant::now() + Duration::from_secs(180);
     while Instant::now() < end && machine.ssh("cat /proc/sys/kernel/random/boot_id").stdout == boot {

@@ -261,6 +261,6 @@ pub fn said(ran: &Ran) -> (String, String) {
 }
 
 /// The flag for OpenSSH's client: `NIXPIPE_TEST_SSH=ssh` runs the suite over it.
-fn client() -> String {
+pub fn client() -> String {
     std::env::var("NIXPIPE_TEST_SSH").map_or(String::new(), |program| format!("--ssh {program}"))
 }

@@ -1,0 +1,77 @@
+//! Ctrl-C and its like: the screen is left whole, it is said what goes on without the tool, and the tool ends as it would have.
+
+use crate::{live, log};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+/// What goes on without the tool: machine, text and hint.
+static LEFT: Mutex<Vec<(String, String, String)>> = Mutex::new(Vec::new());
+static WATCH: Once = Once::new();
+
+/// Something on a machine that goes on by itself, until this is dropped.
+pub struct GoesOn(String);
+
+/// Has `text` and `hint` said if a signal ends the tool while a machine goes on by itself.
+pub fn goes_on(machine: &str, text: &str, hint: &str) -> GoesOn {
+    watch();
+    left().push((machine.into(), text.into(), hint.into()));
+    GoesOn(machine.into())
+}
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        left().retain(|(machine, ..)| *machine != self.0);
+    }
+}
+
+fn left() -> MutexGuard<'static, Vec<(String, String, String)>> {
+    LEFT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Begins to hear signals; those that the caller ignores, as nohup(1) does, stay ignored.
+pub(crate) fn watch() {
+    WATCH.call_once(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let heard = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(&status, *signal));
+        let Ok(mut signals) = signal_hook::iterator::Signals::new(heard) else { return };
+        std::thread::spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                live::end();
+                for (machine, text, hint) in left().iter() {
+                    log::interrupted(machine, text, hint);
+                }
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+        });
+    });
+}
+
+/// Whether a process ignores a signal, by its `/proc/PID/status`: bit 0 of `SigIgn` is signal 1 (proc(5)).
+fn is_ignored(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal - 1)) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_status() {
+        // What `nohup grep SigIgn /proc/self/status` prints.
+        let status = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000001\nSigCgt:\t0000000000000002\n";
+        assert!(is_ignored(status, SIGHUP));
+        assert!(!is_ignored(status, SIGINT));
+        assert!(!is_ignored("", SIGHUP));
+    }
+
+    #[test]
+    fn what_has_ended_is_not_left() {
+        let (one, two) = (goes_on("one", "goes on", "look"), goes_on("two", "goes on", "look"));
+        drop(one);
+        assert!(left().iter().all(|(machine, ..)| machine == "two"));
+        drop(two);
+        assert!(left().is_empty());
+    }
+}
