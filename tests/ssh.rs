@@ -50,7 +50,7 @@ impl Bastion {
         let key = fs::read_to_string(folder.join("bastion.pub")).unwrap();
         fs::write(folder.join("known"), format!("[127.0.0.1]:{port} {key}")).unwrap();
         let config = format!(
-            "Host bastion\nHostName 127.0.0.1\nPort {port}\nUser root\nIdentityFile {at}/own\nUserKnownHostsFile {at}/known\n\
+            "Host bastion second\nHostName 127.0.0.1\nPort {port}\nUser root\nIdentityFile {at}/own\nUserKnownHostsFile {at}/known\n\
              StrictHostKeyChecking yes\nHost *\nControlMaster auto\nControlPath {at}/shared-%C\nControlPersist 20\n"
         );
         fs::write(folder.join("ssh_config"), config).unwrap();
@@ -102,18 +102,20 @@ fn a_machine_is_reached_by_both_clients_and_by_way_of_a_jump_host() {
 
     // By way of the bastion, in both.
     let mut behind = pushed.clone();
-    behind["ssh"]["jump"] = json!("bastion");
     // What the user's configuration shares on the way is shared; here each is to be seen.
     let fresh = || {
-        run("ssh -O exit bastion", &json!({}));
+        run("ssh -O exit bastion; ssh -O exit second", &json!({}));
         bastion.logins();
     };
-    for flags in ["", "--ssh ssh"] {
-        fresh();
-        let pushed = run(&format!("nix-push {flags} 0.nix"), &behind).ok().record();
-        assert_eq!(pushed["closure"]["sentPaths"], 0);
-        assert_eq!(said(&run(&format!("nixos-switch {flags}"), &pushed).ok()).0, "unchanged");
-        assert!(bastion.logins() >= 1, "{flags}");
+    for (jump, logins) in [("second,root@bastion", 2), ("bastion", 1)] {
+        behind["ssh"]["jump"] = json!(jump);
+        for flags in ["", "--ssh ssh"] {
+            fresh();
+            let pushed = run(&format!("nix-push {flags} 0.nix"), &behind).ok().record();
+            assert_eq!(pushed["closure"]["sentPaths"], 0);
+            assert_eq!(said(&run(&format!("nixos-switch {flags}"), &pushed).ok()).0, "unchanged");
+            assert!(bastion.logins() >= logins, "{jump} {flags}");
+        }
     }
     fresh();
     let up = run("ec2-up --deployment switch-ways", &behind).ok().record();
@@ -151,6 +153,7 @@ fn a_machine_is_reached_by_both_clients_and_by_way_of_a_jump_host() {
         for (lines, logins) in [
             ("Port 22", 0),
             ("ProxyJump bastion", 1),
+            ("ProxyJump second,bastion", 2),
             ("ProxyCommand ssh -o BatchMode=yes -W [%h]:%p %r@bastion", 1),
             // The login is root's before the configuration says who.
             ("Match originalhost web user root\nProxyJump %r@bastion", 1),
