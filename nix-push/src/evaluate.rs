@@ -4,7 +4,7 @@ use crate::about::About;
 use crate::build::Builds;
 use crate::cache::{Cache, Key};
 use crate::closure::Closures;
-use crate::evaluators::Evaluators;
+use crate::evaluators::{Evaluators, Wanted};
 use crate::explain::explain;
 pub use crate::expression::system;
 use crate::expression::{Sight, Template};
@@ -24,8 +24,8 @@ use crate::via::Via;
 use anyhow::Result;
 use machine_record::{Failure, Kind, Record, StorePath, log};
 use serde::{Deserialize, Serialize};
-use std::cell::Cell;
 use std::process::Command;
+use std::sync::Arc;
 
 /// What the flags say about every evaluation and build, and what the machines of a run share.
 pub struct Settings {
@@ -136,7 +136,7 @@ struct Evaluation {
     /// None where it is not certain
     used: Option<Used>,
     outcome: Outcome,
-    beginning: Beginning,
+    beginning: Option<Arc<Beginning>>,
 }
 
 impl Job<'_> {
@@ -170,9 +170,11 @@ impl Job<'_> {
             evaluation.outcome.show_held(self.machine);
         }
         let Evaluation { verdict, used, outcome, beginning } = evaluation;
-        if let (Some(key), Some(used), Ok(evaluated), true) = (&key, &used, &verdict, certain) {
+        if let (Some(key), Some(used), Ok(evaluated), Some(beginning), true) =
+            (&key, &used, &verdict, &beginning, certain)
+        {
             let watched = self.template.sight == Sight::Watched;
-            let looked_at = (watched.then_some(outcome.reads.as_slice()), &beginning);
+            let looked_at = (watched.then_some(outcome.reads.as_slice()), &**beginning);
             cache.keep(self.machine, key, used, facts, (evaluated, &outcome.stderr), looked_at);
         }
         Ok((verdict, used))
@@ -221,19 +223,27 @@ impl Job<'_> {
         let Job { settings, source, machine, template, json, .. } = self;
         let arguments = self.arguments();
         let _step = log::step(machine, "evaluating");
-        let beginning = Cell::new(None);
-        let (text, input, hold) = (template.text(), template.with(json), template.sight != Sight::Unknown);
-        let command = || {
+        let begins = || {
             log::event(machine, &format!("evaluating {}", source.shown()));
+        };
+        let command = || {
             log::detail(machine, &format!("nix-instantiate {}", arguments.join(" ")));
-            beginning
-                .set(Some(Beginning::now(nix_files::folders(&settings.nix_path).into_iter().chain(source.path()))));
+            let paths = nix_files::folders(&settings.nix_path).into_iter().chain(source.path());
+            let beginning = Arc::new(Beginning::now(paths));
             let mut command = Command::new("nix-instantiate");
             command.args(&arguments);
-            Ok(command)
+            (command, Some(beginning))
         };
-        let outcome = settings.evaluators.run(machine, text, &input, hold, command, looks)?;
-        let beginning = beginning.take().unwrap_or_else(|| Beginning::now(std::iter::empty()));
+        let (outcome, beginning) = settings.evaluators.run(&Wanted {
+            machine,
+            template: template.text(),
+            facts: json,
+            hold: template.sight != Sight::Unknown,
+            input: &|facts| template.with(facts),
+            command: &command,
+            begins: &begins,
+            looks: &looks,
+        })?;
         let used = used(&outcome.facts);
         if outcome.success {
             let understood = serde_json::from_str::<Evaluated>(&outcome.stdout).map_err(|error| {

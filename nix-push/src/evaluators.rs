@@ -1,21 +1,20 @@
 //! Evaluators: processes of Nix, as many at a time as a stated memory holds.
 //!
 //! Nix takes hundreds of megabytes for one NixOS and gives nothing back before it ends, so each
-//! machine has a process of its own, measured while it runs. What else this tool takes counts, too.
+//! process is measured while it runs. What else this tool takes counts, too. Machines that wait
+//! for the same evaluation but for their facts are evaluated in one process, one after the other:
+//! what they have in common is then read once.
 
-use crate::memory::{self, Beside, Held};
-use crate::nix::{self, Outcome};
+use crate::memory::{self, Held};
+use crate::nix::{self, Event, Outcome};
+use crate::recorder::Beginning;
+pub use crate::room::ASKING;
+use crate::room::{Place, Room, Taken, Told, Waiting};
 use anyhow::Result;
 use machine_record::log;
-use std::collections::HashMap;
 use std::process::{Child, Command};
-use std::sync::{Condvar, Mutex, MutexGuard};
-
-/// The template of a process that asks the store: it takes little.
-pub const ASKING: &str = "";
-
-/// What an evaluation is taken to need before one has shown it, in bytes: NixOS takes some 400 MB.
-const UNKNOWN: u64 = 1 << 30;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// What all evaluators share.
 pub struct Evaluators {
@@ -23,29 +22,33 @@ pub struct Evaluators {
     memory: u64,
     /// How many may run at a time
     jobs: usize,
-    state: Mutex<State>,
+    room: Mutex<Room>,
     changed: Condvar,
 }
 
-#[derive(Default)]
-struct State {
-    running: Vec<Place>,
-    /// How many wait for all others to end
-    lonely: usize,
-    /// The most that an evaluation of each template has taken
-    known: HashMap<String, u64>,
-    next: u64,
-    beside: Beside,
-    /// Whether it was said that one alone takes too much
-    warned: bool,
+/// What is to be run.
+pub struct Wanted<'a> {
+    pub machine: &'a str,
+    /// Those of one template differ in their facts alone
+    pub template: &'a str,
+    pub facts: &'a str,
+    /// Whether the error that it ends with is not to be shown
+    pub hold: bool,
+    /// What it is given on stdin, for the facts of one machine or several
+    pub input: &'a dyn Fn(&[&str]) -> String,
+    pub command: &'a dyn Fn() -> (Command, Option<Arc<Beginning>>),
+    /// Called when the machine's evaluation begins, again where it has to be done again
+    pub begins: &'a dyn Fn(),
+    /// Told what it has looked at so far
+    pub looks: &'a dyn Fn(&[String]),
 }
 
-/// An evaluator that runs, and the memory that is set aside for it.
-struct Place {
-    id: u64,
-    process: Option<u32>,
-    bytes: u64,
-    alone: bool,
+/// How a machine comes to be evaluated.
+enum Turn {
+    /// It leads a process, and takes these along
+    Leads(u64, Vec<Waiting>),
+    /// Another machine has taken it along
+    Taken(Receiver<Told>),
 }
 
 impl Evaluators {
@@ -56,167 +59,214 @@ impl Evaluators {
             // Where nothing can be measured, only the number of evaluators bounds them.
             memory: memory.or_else(|| Some(memory::free()? / 2)).unwrap_or(u64::MAX),
             jobs: jobs.unwrap_or_else(processors),
-            state: Mutex::default(),
+            room: Mutex::default(),
             changed: Condvar::new(),
         }
     }
 
-    /// Runs an evaluator when there is room for it, and tells `looks` what it has looked at so far.
-    /// One that is too much beside the others is ended and run again when no other does.
-    pub fn run(
-        &self,
-        machine: &str,
-        template: &str,
-        input: &str,
-        hold: bool,
-        command: impl Fn() -> Result<Command>,
-        looks: impl Fn(&[String]),
-    ) -> Result<Outcome> {
+    /// Runs an evaluator when there is room for it. One that is too much beside the others is ended
+    /// and run again when no other does. Whom a process of several machines does not answer has one
+    /// of its own.
+    pub fn run(&self, wanted: &Wanted) -> Result<Told> {
+        let mut company = wanted.template != ASKING;
         let mut alone = false;
         loop {
-            let id = self.enter(template, alone);
-            let mut seen = Seen::default();
-            let outcome = command().and_then(|mut command| {
-                nix::run_beside(machine, &mut command, input.into(), hold, |child, facts| {
-                    self.look(machine, id, child, &mut seen);
-                    looks(facts);
-                })
-            });
-            let succeeded = outcome.as_ref().is_ok_and(|outcome| outcome.success);
-            self.leave(template, id, if succeeded || seen.ended { seen.most } else { 0 });
-            if !seen.ended || succeeded {
-                return outcome;
+            let (id, others) = match self.enter(wanted, company, alone) {
+                Turn::Leads(id, others) => (id, others),
+                Turn::Taken(told) => {
+                    (wanted.begins)();
+                    if let Ok(told) = told.recv() {
+                        return Ok(told);
+                    }
+                    company = false;
+                    continue;
+                }
+            };
+            (wanted.begins)();
+            let (mut command, began) = (wanted.command)();
+            let mut run = Run::new(self, wanted, (id, others), began);
+            let outcome = run.run(&mut command);
+            self.leave(wanted.template, id, run.learned(outcome.as_ref().is_ok_and(|outcome| outcome.success)));
+            let outcome = Outcome { facts: run.facts, ..outcome? };
+            if let Some(own) = run.own {
+                return Ok((own, run.began));
+            } else if run.machines > 1 {
+                company = false;
+            } else if run.ended && !outcome.success {
+                log::event(wanted.machine, "the evaluators took more than --eval-memory: this one starts again, alone");
+                alone = true;
+            } else {
+                return Ok((outcome, run.began));
             }
-            log::event(machine, "the evaluators took more than --eval-memory: this one starts again, alone");
-            alone = true;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn lock(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn enter(&self, template: &str, alone: bool) -> u64 {
-        let mut state = self.lock();
-        state.lonely += usize::from(alone);
-        let waits = |state: &mut State| {
-            let left = self.memory.saturating_sub(state.beside());
-            !state.has_room(template, alone, left, self.jobs)
-        };
-        state = self.changed.wait_while(state, waits).unwrap_or_else(|poisoned| poisoned.into_inner());
-        state.lonely -= usize::from(alone);
-        state.next += 1;
-        let bytes = state.expected(template);
-        let place = Place { id: state.next, process: None, bytes, alone };
-        state.running.push(place);
-        state.next
+    /// Waits for its turn.
+    fn enter(&self, wanted: &Wanted, company: bool, alone: bool) -> Turn {
+        let Wanted { machine, template, facts, .. } = *wanted;
+        let mut room = self.lock();
+        room.next += 1;
+        let id = room.next;
+        room.lonely += usize::from(alone);
+        let (tell, told) = mpsc::channel();
+        let company = company && !alone;
+        if company {
+            let [machine, template, facts] = [machine, template, facts].map(String::from);
+            room.waiting.insert(id, Waiting { machine, template, facts, tell });
+        }
+        loop {
+            if company && !room.waiting.contains_key(&id) {
+                return Turn::Taken(told);
+            }
+            let left = self.memory.saturating_sub(room.beside());
+            if room.has_room(template, alone, left, self.jobs) {
+                room.lonely -= usize::from(alone);
+                room.waiting.remove(&id);
+                let others = if company { room.company(template, facts, left, self.jobs) } else { Vec::new() };
+                let aside = room.expected(template, others.len() + 1);
+                room.next += 1;
+                let id = room.next;
+                room.running.push(Place { id, process: None, aside, held: 0, alone });
+                // Those who were taken along wait for something else now.
+                self.changed.notify_all();
+                return Turn::Leads(id, others);
+            }
+            room = self.changed.wait(room).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
     }
 
-    fn leave(&self, template: &str, id: u64, most: u64) {
-        let mut state = self.lock();
-        state.running.retain(|place| place.id != id);
-        if most > 0 {
-            let known = state.known.entry(template.into()).or_default();
-            *known = most.max(*known);
+    fn leave(&self, template: &str, id: u64, learned: Option<Taken>) {
+        let mut room = self.lock();
+        room.running.retain(|place| place.id != id);
+        if let Some(learned) = learned {
+            room.known.entry(template.into()).or_default().add(learned);
         }
         self.changed.notify_all();
     }
-
-    /// Measures an evaluator, and ends it if it is the last that came and all are too much.
-    fn look(&self, machine: &str, id: u64, child: &mut Child, seen: &mut Seen) {
-        let Some(Held { own, .. }) = Held::by(child.id()) else { return };
-        seen.most = own.max(seen.most);
-        let mut state = self.lock();
-        if let Some(place) = state.running.iter_mut().find(|place| place.id == id) {
-            place.process = Some(child.id());
-            place.bytes = own.max(place.bytes);
-        }
-        let last = state.running.iter().filter(|place| !place.alone).map(|place| place.id).max() == Some(id);
-        let all = state.beside().saturating_add(state.taken());
-        if all <= self.memory {
-            return;
-        }
-        if last && state.running.len() > 1 {
-            // It is waited for by who started it; a kill that comes too late does no harm.
-            seen.ended = child.kill().is_ok();
-        } else if state.running.len() == 1 && !std::mem::replace(&mut state.warned, true) {
-            let (taken, given) = (all >> 20, self.memory >> 20);
-            let what = format!("this evaluation alone takes more than --eval-memory: {taken} of {given} MiB");
-            log::warning(machine, &what);
-        }
-    }
 }
 
-/// What was seen of an evaluator while it ran.
-#[derive(Default)]
-struct Seen {
+/// A process that runs.
+struct Run<'a> {
+    evaluators: &'a Evaluators,
+    wanted: &'a Wanted<'a>,
+    id: u64,
+    began: Option<Arc<Beginning>>,
+    /// Those before the own machine, in their order
+    others: Vec<Waiting>,
+    machines: usize,
+    done: usize,
+    /// What the one in hand has looked at
+    facts: Vec<String>,
+    /// What the own machine came to
+    own: Option<Outcome>,
+    /// The most bytes that were seen, and at the end of the last one that is done
     most: u64,
+    before: u64,
+    taken: Taken,
     ended: bool,
 }
 
-impl State {
-    /// What an evaluation will take: as the last of its template, else as the largest of any.
-    fn expected(&self, template: &str) -> u64 {
-        let evaluations = self.known.iter().filter(|(template, _)| *template != ASKING);
-        let known = self.known.get(template).copied().or_else(|| evaluations.map(|(_, bytes)| *bytes).max());
-        known.unwrap_or(UNKNOWN)
+impl<'a> Run<'a> {
+    fn new(
+        evaluators: &'a Evaluators,
+        wanted: &'a Wanted,
+        (id, others): (u64, Vec<Waiting>),
+        began: Option<Arc<Beginning>>,
+    ) -> Self {
+        let machines = others.len() + 1;
+        let (facts, taken) = (Vec::new(), Taken::default());
+        let (own, done, most, before, ended) = (None, 0, 0, 0, false);
+        Run { evaluators, wanted, id, began, others, machines, done, facts, own, most, before, taken, ended }
     }
 
-    /// What this tool and all else that it runs take.
-    fn beside(&mut self) -> u64 {
-        self.beside.bytes(self.running.iter().filter_map(|place| place.process))
+    fn run(&mut self, command: &mut Command) -> Result<Outcome> {
+        let Wanted { machine, facts, hold, input, .. } = *self.wanted;
+        let names: Vec<String> =
+            self.others.iter().map(|other| other.machine.clone()).chain([machine.into()]).collect();
+        let input = input(&self.others.iter().map(|other| &*other.facts).chain([facts]).collect::<Vec<_>>());
+        nix::run_beside(names, command, input, hold || self.machines > 1, |child, events| {
+            // What it holds now, the last of those that are done may have needed.
+            if let Some(child) = child {
+                self.look(child);
+            }
+            events.into_iter().for_each(|event| self.hear(event));
+            if self.done + 1 == self.machines {
+                (self.wanted.looks)(&self.facts);
+            }
+        })
     }
 
-    /// What is set aside for the evaluators.
-    fn taken(&self) -> u64 {
-        self.running.iter().map(|place| place.bytes).sum()
-    }
-
-    fn has_room(&self, template: &str, alone: bool, memory: u64, jobs: usize) -> bool {
-        if self.running.is_empty() {
-            // Who waits to be alone comes first, or would never be.
-            return alone || self.lonely == 0;
+    /// Tells whom it is about. What Nix says to people is not known to be about one machine alone: it
+    /// says once what several have in common.
+    fn hear(&mut self, event: Event) {
+        if self.taken.talks {
+            return;
         }
-        if alone || self.lonely > 0 || self.running.len() >= jobs {
-            return false;
+        match event {
+            Event::Looks(at, fact) if at == self.done => self.facts.push(fact),
+            Event::Looks(..) => {}
+            Event::Done(outcome) => {
+                let outcome = Outcome { facts: std::mem::take(&mut self.facts), ..outcome };
+                self.taken.talks = !outcome.stderr.is_empty();
+                self.grown();
+                match self.others.get(self.done) {
+                    // Who waits for it waits until then.
+                    Some(other) => drop(other.tell.send((outcome, self.began.clone()))),
+                    None => self.own = Some(outcome),
+                }
+                self.done += 1;
+            }
         }
-        self.taken().saturating_add(self.expected(template)) <= memory
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn place(id: u64, bytes: u64) -> Place {
-        Place { id, process: None, bytes, alone: false }
     }
 
-    #[test]
-    fn there_is_room_for_what_the_memory_holds() {
-        let mut state = State::default();
-        assert!(state.has_room("a", false, 100, 4), "nobody runs");
-        state.running.push(place(1, 10));
-        assert!(!state.has_room("a", false, UNKNOWN, 4), "nobody knows yet what it takes");
-        assert!(state.has_room("a", false, UNKNOWN + 10, 4));
-        state.known.insert("a".into(), 40);
-        assert!(state.has_room("a", false, 100, 4));
-        assert!(!state.has_room("a", false, 100, 1), "one job at a time");
-        state.running.push(place(2, 70));
-        assert!(!state.has_room("a", false, 100, 4));
-        // Another configuration is taken to be as large as the largest.
-        assert_eq!((state.expected("b"), state.expected("a")), (40, 40));
-        // What a question takes says nothing of an evaluation.
-        let state = State { known: [(ASKING.into(), 1)].into(), ..State::default() };
-        assert_eq!((state.expected("b"), state.expected(ASKING)), (UNKNOWN, 1));
+    /// One more is done.
+    fn grown(&mut self) {
+        if self.done == 0 {
+            self.taken.first = self.most;
+        } else {
+            self.taken.more = self.taken.more.max(Some(self.most - self.before));
+        }
+        self.before = self.most;
     }
 
-    #[test]
-    fn who_must_be_alone_is_not_overtaken() {
-        let mut state = State { lonely: 1, ..State::default() };
-        state.known.insert("a".into(), 1);
-        assert!(!state.has_room("a", false, 100, 4) && state.has_room("a", true, 100, 4));
-        state.running.push(place(1, 1));
-        assert!(!state.has_room("a", false, 100, 4) && !state.has_room("a", true, 100, 4));
+    /// Measures it, and ends it if all are too much and it is the last that came or has machines left
+    /// that can have another process; also if it cannot tell of those.
+    fn look(&mut self, child: &mut Child) {
+        let Some(Held { own, .. }) = Held::by(child.id()) else { return };
+        self.most = own.max(self.most);
+        let mut room = self.evaluators.lock();
+        if let Some(place) = room.running.iter_mut().find(|place| place.id == self.id) {
+            place.process = Some(child.id());
+            place.held = own;
+        }
+        let left = (1..self.machines).contains(&self.done);
+        let last = room.running.iter().filter(|place| !place.alone).map(|place| place.id).max() == Some(self.id);
+        let all = room.held();
+        let over = all > self.evaluators.memory;
+        if over && (last && room.running.len() > 1 || left) || left && self.taken.talks {
+            // It is waited for by who started it; a kill that comes too late does no harm.
+            self.ended = child.kill().is_ok();
+        } else if over && room.running.len() == 1 && !std::mem::replace(&mut room.warned, true) {
+            let (taken, given) = (all >> 20, self.evaluators.memory >> 20);
+            let what = format!("this evaluation alone takes more than --eval-memory: {taken} of {given} MiB");
+            log::warning(self.wanted.machine, &what);
+        }
+    }
+
+    /// What it showed of the memory that such evaluations take, if that can be told.
+    fn learned(&self, succeeded: bool) -> Option<Taken> {
+        let mut taken = self.taken;
+        if self.done == 0 {
+            // It took that much, however far it came.
+            taken.first = if succeeded || self.ended { self.most } else { 0 };
+        } else if self.done > 1 {
+            let each = self.most.saturating_sub(taken.first) / (self.done as u64 - 1);
+            taken.more = taken.more.max(Some(each));
+        }
+        (taken.first > 0).then_some(taken)
     }
 }

@@ -7,13 +7,17 @@ use anyhow::Result;
 use machine_record::{Ami, Failure, Kind, Record};
 use std::path::Path;
 
-/// How a line begins on Nix's stderr that names a fact which the configuration looked at.
+/// How a line begins on Nix's stderr that names a fact which the configuration looked at, after the
+/// number of the machine.
 pub const FACT: &str = "trace: nixpipe-fact ";
+
+/// How one begins that says what a machine of that number came to.
+pub const DONE: &str = "trace: nixpipe-done ";
 
 /// How a line begins on Nix's stderr that names something which `watch.nix` saw it look at.
 pub const READ: &str = "trace: nixpipe-read ";
 
-/// Where the record's JSON goes: no text of Nix holds it.
+/// Where the records' JSON goes: no text of Nix holds it.
 const HOLE: char = '\0';
 
 /// Builtins that tell what they look at.
@@ -91,8 +95,8 @@ impl Template {
         }
         text += "};\n";
         let nixos = nixos(source, record, lock)?;
-        text += &format!("in let\nmachine = facts [ ] (builtins.fromJSON {HOLE});\nsystem = {system};\n");
-        text += &format!("nixos = {nixos};\n{BODY}");
+        text += &format!("in let\nrecords = [ {HOLE} ];\nsystem = {system};\n");
+        text += &format!("one = at: let\nnixos = {nixos};\n{BODY}");
         Ok(Template { text, sight })
     }
 
@@ -100,8 +104,10 @@ impl Template {
         &self.text
     }
 
-    pub fn with(&self, facts: &str) -> String {
-        self.text.replacen(HOLE, &nix_string(facts), 1)
+    /// The expression for machines of these facts.
+    pub fn with(&self, facts: &[&str]) -> String {
+        let facts: Vec<String> = facts.iter().map(|json| nix_string(json)).collect();
+        self.text.replacen(HOLE, &facts.join("\n"), 1)
     }
 }
 
@@ -118,17 +124,19 @@ fn roots(source: &Source) -> String {
     )
 }
 
-/// What is the same for all. (A set with `outPath` would print as text.)
+/// What is the same for all: the end of `one`, which evaluates the machine of a number and says on
+/// stderr what it came to, and all of them in turn. (A set with `outPath` would print as text.)
 ///
 /// `facts` says on stderr, once, when a part of the record is looked at: of a set or a list that is
 /// its shape, and its parts say so for themselves. The values stay what they are.
 ///
 /// `about` must never fail: what a NixOS of another age lacks is null.
-const BODY: &str = r#"specialArgs = nixpipe-args // { inherit machine; };
-facts = path: value: builtins.trace "nixpipe-fact ${builtins.toJSON path}" (
+const BODY: &str = r#"machine = facts [ ] (builtins.fromJSON (builtins.elemAt records at));
+specialArgs = nixpipe-args // { inherit machine; };
+facts = path: value: builtins.trace "nixpipe-fact ${toString at} ${builtins.toJSON path}" (
   if builtins.isAttrs value then builtins.mapAttrs (name: facts (path ++ [ name ])) value
   else if builtins.isList value
-  then builtins.genList (at: facts (path ++ [ at ]) (builtins.elemAt value at)) (builtins.length value)
+  then builtins.genList (i: facts (path ++ [ i ]) (builtins.elemAt value i)) (builtins.length value)
   else value);
 call = f: if builtins.isFunction f
   then f (builtins.intersectAttrs (builtins.functionArgs f) ({ inherit system; } // specialArgs))
@@ -146,7 +154,10 @@ about = builtins.seq toplevel.drvPath {
   substituters = try (nixos.config.nix.settings.substituters or nixos.config.nix.binaryCaches or null);
   keys = try (nixos.config.nix.settings.trusted-public-keys or nixos.config.nix.binaryCachePublicKeys or null);
 };
-in { drv = toplevel.drvPath; toplevel = toplevel.outPath; inherit about; }
+result = builtins.toJSON { drv = toplevel.drvPath; toplevel = toplevel.outPath; inherit about; };
+in builtins.trace "nixpipe-done ${toString at} ${result}" null;
+in if builtins.length records == 1 then one 0
+else builtins.foldl' (done: at: builtins.seq (one at) done) null (builtins.genList (at: at) (builtins.length records))
 "#;
 
 /// The NixOS system as its modules make it.
@@ -184,8 +195,9 @@ pub fn system(record: &Record) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nix;
+    use crate::nix::{self, Event};
     use machine_record::Records;
+    use std::process::Command;
 
     fn record(text: &str) -> Record {
         Records::new(text.as_bytes()).read().unwrap().unwrap()
@@ -195,15 +207,23 @@ mod tests {
     fn the_record_reaches_nix_as_it_is() {
         let odd = r#"{"name":"a","x":["${builtins.abort \"no\"} \\ \" ''",{"ü":[1,-2.5,null,true]}]}"#;
         let template = Template::new(&Source::Inline("{ }".into()), &record(odd), &[], false, None).unwrap();
-        let question = template
-            .with(odd)
-            .replace("{ drv = toplevel.drvPath; toplevel = toplevel.outPath; inherit about; }", "machine.x");
-        let arguments = ["--eval", "--json", "--strict", "-"].map(String::from);
-        let outcome = nix::run("a", "nix-instantiate", &arguments, question).unwrap();
-        assert!(outcome.success, "{:?}", outcome.stderr);
-        assert_eq!(outcome.stdout.trim(), r#"["${builtins.abort \"no\"} \\ \" ''",{"ü":[1,-2.5,null,true]}]"#);
-        assert_eq!(outcome.facts.len(), 9, "{:?}", outcome.facts);
-        assert!(!outcome.facts.contains(&r#"["name"]"#.into()), "what is not looked at is not named");
+        let result = "{ drv = toplevel.drvPath; toplevel = toplevel.outPath; inherit about; }";
+        let question = template.with(&[odd, r#"{"x":1}"#]).replace(result, "machine.x");
+        assert!(question.contains("machine.x"));
+        let mut command = Command::new("nix-instantiate");
+        command.args(["--eval", "--json", "--strict", "-"]);
+        let (mut facts, mut done) = (Vec::new(), Vec::new());
+        let outcome = nix::run_beside(vec!["a".into(), "b".into()], &mut command, question, false, |_, events| {
+            events.into_iter().for_each(|event| match event {
+                Event::Looks(at, fact) => facts.push((at, fact)),
+                Event::Done(outcome) => done.push(outcome.stdout),
+            });
+        });
+        assert!(outcome.as_ref().is_ok_and(|outcome| outcome.success), "{:?}", outcome.unwrap().stderr);
+        assert_eq!(done, [r#"["${builtins.abort \"no\"} \\ \" ''",{"ü":[1,-2.5,null,true]}]"#, "1"]);
+        let of = |machine| facts.iter().filter(|(at, _)| *at == machine).map(|(_, fact)| &**fact).collect::<Vec<_>>();
+        assert_eq!((of(0).len(), of(1)), (9, vec!["[]", r#"["x"]"#]), "{facts:?}");
+        assert!(!of(0).contains(&r#"["name"]"#), "what is not looked at is not named");
     }
 
     #[test]

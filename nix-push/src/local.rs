@@ -39,7 +39,7 @@ impl Local {
     pub fn start(program: &str, arguments: &[&str], show: fn(&str, &str)) -> Result<Local> {
         log::detail("", &format!("{program} {}", arguments.join(" ")));
         let mut child = spawn(Command::new(program).args(arguments))?;
-        follow("", &mut child, false, show, mpsc::channel().0);
+        follow(Vec::new(), &mut child, false, show, mpsc::channel().0);
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         Ok(Local { program: program.into(), child, stdin, stdout, until: None })
     }

@@ -58,6 +58,7 @@ mod push;
 mod read;
 mod recorder;
 mod remote;
+mod room;
 mod send;
 mod serve;
 mod share;

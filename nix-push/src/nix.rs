@@ -1,10 +1,10 @@
 //! Running the Nix of this computer.
 
-use crate::expression::{FACT, READ};
+use crate::expression::{DONE, FACT, READ};
 use crate::inputs::COPIED;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, log};
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
@@ -32,7 +32,7 @@ pub struct Outcome {
     pub stderr: Vec<String>,
     /// How many of them have not been shown, the last ones
     pub held: usize,
-    /// The facts of the record that an evaluation looked at, each once, in the order it did
+    /// The facts of the record that an evaluation looked at, in the order it did
     pub facts: Vec<String>,
     /// What a watched evaluation looked at else, in its own words and Nix's
     pub reads: Vec<String>,
@@ -76,30 +76,35 @@ impl Outcome {
     }
 }
 
+/// What an evaluator says while it runs.
+pub enum Event {
+    /// Which of its machines, counted from 0, has a fact that it looks at
+    Looks(usize, String),
+    /// What the next of its machines came to
+    Done(Outcome),
+}
+
 /// Runs a command of Nix with `input` on its stdin; shows what it says as it says it.
 pub fn run(machine: &str, program: &str, arguments: &[String], input: String) -> Result<Outcome> {
     log::detail(machine, &format!("{program} {}", arguments.join(" ")));
-    run_beside(machine, Command::new(program).args(arguments), input, false, |_, _| {})
+    run_beside(vec![machine.into()], Command::new(program).args(arguments), input, false, |_, _| {})
 }
 
-/// The same with a command made elsewhere; `beside` is called often while it runs, with the facts
-/// that it has looked at so far. With `hold`, the error that it ends with is not shown.
+/// The same with a command made elsewhere, which may evaluate several machines, one after the other.
+/// `beside` is called often while it runs, and once when it has ended, with what it has said since
+/// the last time. With `hold`, the error that it ends with is not shown.
 pub fn run_beside(
-    machine: &str,
+    machines: Vec<String>,
     command: &mut Command,
     input: String,
     hold: bool,
-    mut beside: impl FnMut(&mut Child, &[String]),
+    mut beside: impl FnMut(Option<&mut Child>, Vec<Event>),
 ) -> Result<Outcome> {
     let mut child = spawn(command)?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let (mut facts, mut known) = (Vec::new(), HashSet::new());
-    beside(&mut child, &facts);
+    beside(Some(&mut child), Vec::new());
     let (tell, told) = mpsc::channel();
-    let said = follow(machine, &mut child, hold, show, tell);
-    let mut hear = |facts: &mut Vec<String>| {
-        facts.extend(told.try_iter().filter(|fact: &String| known.insert(fact.clone())));
-    };
+    let said = follow(machines, &mut child, hold, show, tell);
     let finished: std::io::Result<_> = std::thread::scope(|scope| {
         // A command that fails early reads nothing: its own words say more than a broken pipe.
         scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
@@ -113,10 +118,7 @@ pub fn run_beside(
         let text = loop {
             match text.recv_timeout(BEAT) {
                 Ok(text) => break text?,
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    hear(&mut facts);
-                    beside(&mut child, &facts);
-                }
+                Err(mpsc::RecvTimeoutError::Timeout) => beside(Some(&mut child), told.try_iter().collect()),
                 Err(mpsc::RecvTimeoutError::Disconnected) => break Vec::new(),
             }
         };
@@ -124,9 +126,10 @@ pub fn run_beside(
     });
     let (text, status) = finished.with_context(|| format!("cannot run {}", command.get_program().display()))?;
     let Said { lines, held, reads } = said.and_then(|said| said.join().ok()).unwrap_or_default();
-    hear(&mut facts);
+    beside(None, told.try_iter().collect());
+    let (success, signal) = (status.success(), status.signal());
     let stdout = String::from_utf8_lossy(&text).into_owned();
-    Ok(Outcome { success: status.success(), signal: status.signal(), stdout, stderr: lines.into(), held, facts, reads })
+    Ok(Outcome { success, signal, stdout, stderr: lines.into(), held, reads, ..Outcome::default() })
 }
 
 /// The oldest Nix that this is tested with.
@@ -164,36 +167,48 @@ pub fn spawn(command: &mut Command) -> Result<Child> {
     })
 }
 
-/// What a command said on stderr.
+/// What a command said on stderr, since the last machine was done.
 #[derive(Default)]
 pub struct Said {
     lines: VecDeque<String>,
     held: usize,
+    /// From the beginning: what one machine's evaluation has looked at is not looked at again for the next
     reads: Vec<String>,
 }
 
 /// Shows each line of stderr by `show`, with `hold` until an error, and gives the last ones at the
-/// end. The facts that an evaluation looks at are told at once.
+/// end. What an evaluator says of one of `machines` is told to `events` at once.
 pub fn follow(
-    machine: &str,
+    machines: Vec<String>,
     child: &mut Child,
     hold: bool,
     show: fn(&str, &str),
-    facts: Sender<String>,
+    events: Sender<Event>,
 ) -> Option<JoinHandle<Said>> {
     let stderr = child.stderr.take()?;
-    let machine = machine.to_string();
     Some(std::thread::spawn(move || {
         let mut said = Said::default();
+        let mut done = 0;
         let mut lines = BufReader::new(stderr);
         let mut line = Vec::new();
         while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
             let text = String::from_utf8_lossy(&line).trim_end().to_string();
             line.clear();
             // Not only at the beginning: what else writes there may not end its lines.
-            if let Some((_, fact)) = text.split_once(FACT) {
+            if let Some((at, fact)) = about(&text, FACT) {
                 // Whoever does not listen has no use for it.
-                let _ = facts.send(fact.into());
+                let _ = events.send(Event::Looks(at, fact.into()));
+                continue;
+            }
+            if let Some((at, result)) = about(&text, DONE)
+                && at == done
+            {
+                let Said { lines, held, reads } = &mut said;
+                let (stderr, held, reads) = (std::mem::take(lines).into(), std::mem::take(held), reads.clone());
+                let stdout = result.into();
+                let outcome = Outcome { success: true, stdout, stderr, held, reads, ..Outcome::default() };
+                let _ = events.send(Event::Done(outcome));
+                done += 1;
                 continue;
             }
             if let Some((_, read)) = text.split_once(READ) {
@@ -218,7 +233,8 @@ pub fn follow(
             if said.held > 0 || hold && text.starts_with("error:") {
                 said.held += 1;
             } else {
-                show(&machine, &text);
+                let machine = machines.get(done).or(machines.last());
+                show(machine.map_or("", String::as_str), &text);
             }
             said.lines.push_back(text);
             if said.lines.len() > TAIL {
@@ -227,6 +243,12 @@ pub fn follow(
         }
         said
     }))
+}
+
+/// What a line says of one of an evaluator's machines: which, and what.
+fn about<'a>(line: &'a str, start: &str) -> Option<(usize, &'a str)> {
+    let (at, what) = line.split_once(start)?.1.split_once(' ')?;
+    Some((at.parse().ok()?, what))
 }
 
 /// Shows a line of Nix; long lists of what is to be built or fetched, and their headlines, only with `-v`.

@@ -3,7 +3,7 @@
 use crate::daemon::{Daemon, Missing};
 use crate::deliver;
 use crate::evaluate::{Evaluated, Settings, evaluate};
-use crate::evaluators::ASKING;
+use crate::evaluators::{ASKING, Wanted};
 use crate::local::Local;
 use crate::once::Once;
 use crate::remote::Remote;
@@ -119,7 +119,7 @@ impl Plans {
             Helper::Running(daemon) => daemon,
             Helper::Useless => bail!("it failed before"),
         };
-        let missing = daemon.missing(machine, drv)?;
+        let missing = daemon.ask(machine, drv)?;
         *helper = Helper::Running(daemon);
         Ok(missing.into())
     }
@@ -154,9 +154,18 @@ fn work(machine: &str, settings: &Settings, drv: &StorePath, options: Vec<String
         log::detail(machine, &format!("nix-store {}", arguments.join(" ")));
         let mut command = Command::new("nix-store");
         command.args(&arguments);
-        Ok(command)
+        (command, None)
     };
-    let outcome = settings.evaluators.run(machine, ASKING, "", false, command, |_| {})?;
+    let (outcome, _) = settings.evaluators.run(&Wanted {
+        machine,
+        template: ASKING,
+        facts: "",
+        hold: false,
+        input: &|_| String::new(),
+        command: &command,
+        begins: &|| {},
+        looks: &|_| {},
+    })?;
     if !outcome.success {
         return Err(Failure::new(Kind::Build, format!("cannot plan {drv}: {}", outcome.error()))
             .hint(format!("nix-store --realise --dry-run {drv} tells more"))

@@ -4,6 +4,7 @@
 
 mod build;
 mod cache;
+mod company;
 mod flakes;
 mod fleet;
 mod machine;
