@@ -19,6 +19,9 @@ const QUERY_MISSING: u64 = 40;
 /// How long it may take to begin; it takes milliseconds where it is not stuck.
 const GREETING: Duration = Duration::from_secs(10);
 
+/// How long an answer may take, for which caches may have to be asked.
+const ANSWERED: Duration = Duration::from_secs(600);
+
 /// What comes before an answer.
 const LOG_LINE: u64 = 0x6f6c_6d67;
 const STARTED: u64 = 0x5354_5254;
@@ -52,6 +55,17 @@ impl Daemon<Local> {
         let works = !nix_files::has_own_settings() || pipe.holds("db/db.sqlite");
         ensure!(works, "it hands on what it is asked, and this user has settings of their own");
         Ok(daemon)
+    }
+
+    /// The same as [`missing`](Daemon::missing), in a stated time.
+    ///
+    /// # Errors
+    /// Also where it has not answered by then: it is ended.
+    pub fn ask(&mut self, machine: &str, drv: &StorePath) -> Result<Missing> {
+        self.0.pipe.until = Some(Instant::now() + ANSWERED);
+        let missing = self.missing(machine, drv);
+        self.0.pipe.until = None;
+        missing
     }
 }
 

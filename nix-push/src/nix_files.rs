@@ -52,13 +52,14 @@ pub fn reads_at_start() -> Vec<String> {
     reads
 }
 
-/// Where the user's own settings are looked for.
+/// Where the user's own settings are looked for, by newer Nix also in NIX_CONFIG_HOME (src/libutil/users.cc, getConfigDir).
 fn users() -> Vec<PathBuf> {
     let paths = |list: OsString| std::env::split_paths(&list).collect::<Vec<_>>();
     variable("NIX_USER_CONF_FILES").map(paths).unwrap_or_else(|| {
         let everybodys = variable("XDG_CONFIG_DIRS").map_or_else(|| vec!["/etc/xdg".into()], paths);
         let folders = [home("XDG_CONFIG_HOME", ".config")].into_iter().chain(everybodys);
-        folders.map(|folder| folder.join("nix/nix.conf")).collect()
+        let newer = variable("NIX_CONFIG_HOME").map(PathBuf::from).into_iter();
+        newer.chain(folders.map(|folder| folder.join("nix"))).map(|folder| folder.join("nix.conf")).collect()
     })
 }
 
@@ -83,8 +84,11 @@ fn channels() -> Vec<PathBuf> {
         return Vec::new();
     }
     let everybodys = PathBuf::from("/nix/var/nix/profiles/per-user/root/channels");
-    let state = home("XDG_STATE_HOME", ".local/state").join("nix/defexpr/channels");
-    vec![home("", ".nix-defexpr/channels"), state, everybodys.join("nixpkgs"), everybodys]
+    let state = home("XDG_STATE_HOME", ".local/state").join("nix");
+    let newer = variable("NIX_STATE_HOME").map(PathBuf::from).into_iter();
+    let states = newer.chain([state]).map(|state| state.join("defexpr/channels"));
+    let own = home("", ".nix-defexpr/channels");
+    [own].into_iter().chain(states).chain([everybodys.join("nixpkgs"), everybodys]).collect()
 }
 
 /// Where a program is looked for, up to where it is found.
@@ -110,6 +114,7 @@ pub fn folders(given: &[String]) -> Vec<PathBuf> {
         .chain(channels())
         // Settings of the user's are looked for there, and a home always changes.
         .chain([home("XDG_CONFIG_HOME", ".config/nix/nix.conf")])
+        .chain(std::env::var_os("NIX_CONFIG_HOME").map(PathBuf::from))
         .collect()
 }
 

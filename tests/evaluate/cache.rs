@@ -193,6 +193,7 @@ fn what_nix_is_started_with() {
             "mkdir -p .config/nix; echo 'system = i686-linux' > .config/nix/nix.conf",
             "",
         ),
+        ("conf-home", "builtins.currentSystem", "echo 'system = i686-linux' > home/nix.conf", ""),
         ("option", "builtins.currentSystem", "", "--option system i686-linux"),
         ("channel", "(builtins.tryEval <fresh>).success", "mkdir -p .nix-defexpr/channels/fresh", ""),
         ("home", "toString ~/x", "export HOME=$PWD/tree", ""),
@@ -202,6 +203,10 @@ fn what_nix_is_started_with() {
         let mut case = Case::new(&format!("start-{name}"), expression);
         let module = "echo '{ imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ]; networking.domain = \"'$PWD'\"; }' > more.nix";
         case.change(&format!("echo 'include more' >> conf/nix.conf; touch conf/more; {module}; cd tree; {module}"));
+        if name == "conf-home" {
+            let real = "$(command -v nix-instantiate)";
+            case.change(&format!("mkdir bin; printf '#!/bin/sh\nexport NIX_USER_CONF_FILES=$NIX_CONFIG_HOME/nix.conf\nexec %s \"$@\"\n' {real} > bin/nix-instantiate; chmod +x bin/*"));
+        }
         if expression.is_empty() {
             case.before += &format!("; NIX_PATH=nixpkgs={nixpkgs}");
             case.flags = format!("{words} --argstr word a");
@@ -209,6 +214,8 @@ fn what_nix_is_started_with() {
         case.before += match name {
             "config-more" => "; export NIX_CONFIG=\"!include $PWD/conf/given\"",
             "channel" => "; unset NIX_PATH",
+            // As newer Nix reads it.
+            "conf-home" => "; mkdir -p home bin; export NIX_CONFIG_HOME=$PWD/home PATH=$PWD/bin:$PATH",
             _ => "",
         };
         let first = case.is_kept();
