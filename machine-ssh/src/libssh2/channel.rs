@@ -69,8 +69,7 @@ impl Wire for Stream {
     }
 
     fn was_link(&self, wait: Duration) -> bool {
-        // A window that is closed for longer than a round trip is one that the command does not open.
-        self.half_sent || self.link.answered.get().is_none_or(|round_trip| wait <= round_trip)
+        was_link(self.half_sent, self.link.answered.get(), wait)
     }
 
     fn finish_input(&mut self) -> Result<()> {
@@ -85,5 +84,26 @@ impl Wire for Stream {
             return Ok(-1);
         }
         self.link.until_done(|_| self.channel.exit_status())
+    }
+}
+
+/// Whether a wait to send was for the link: with a packet sent by half it was. A window that is closed for longer than a
+/// round trip is one that the command does not open.
+fn was_link(half_sent: bool, round_trip: Option<Duration>, wait: Duration) -> bool {
+    half_sent || round_trip.is_none_or(|round_trip| wait <= round_trip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_that_opens_within_a_round_trip_was_closed_by_the_link() {
+        let round_trip = Some(Duration::from_millis(30));
+        let wait = Duration::from_millis;
+        assert!(was_link(false, round_trip, wait(30)));
+        assert!(!was_link(false, round_trip, wait(31)), "the command takes nothing");
+        assert!(was_link(true, round_trip, wait(900)), "the socket takes nothing");
+        assert!(was_link(false, None, wait(900)), "no round trip is known");
     }
 }
