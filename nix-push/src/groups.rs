@@ -8,12 +8,14 @@ use crate::pairs::Pairs;
 use crate::serve::PathInfo;
 use sha2::{Digest, Sha256};
 
-/// NAR bytes from which on a path is a group by itself, and the size at which a group ends.
+/// NAR bytes from which on a path is a group by itself.
 pub const LARGE: u64 = 4 << 20;
 /// What groups of small paths come to on average. Paths that are compressed together become smaller.
-const AVERAGE: u64 = 1 << 20;
+const AVERAGE: u64 = 4 << 20;
 /// A group that is smaller goes on.
-const LEAST: u64 = 256 << 10;
+const LEAST: u64 = 1 << 20;
+/// The size at which a group ends.
+const MOST: u64 = 8 << 20;
 /// What a path costs beside its NAR, so that a group of tiny ones ends, too.
 const HEAD: u64 = 512;
 
@@ -54,8 +56,6 @@ const DRAWS: u64 = 32 * 32 * 32;
 /// Cuts `infos`, to be sent as differences to those of `pairs`.
 pub fn cut<'a>(infos: &'a [&'a PathInfo], pairs: &'a Pairs) -> Vec<Group<'a>> {
     let mut groups = Vec::new();
-    // The machine has more to do for a group of differences, so there are fewer of them.
-    let factor = if pairs.is_empty() { 1 } else { 4 };
     let (mut start, mut bytes, mut cost) = (0, 0, 0);
     let mut end = |start: &mut usize, bytes: &mut u64, at: usize| {
         if *start < at {
@@ -73,8 +73,8 @@ pub fn cut<'a>(infos: &'a [&'a PathInfo], pairs: &'a Pairs) -> Vec<Group<'a>> {
         bytes += info.nar_size;
         cost += info.nar_size + HEAD;
         // By the path's own hash: an end that two lists have in common comes soon.
-        let ends = draw(info) * AVERAGE * factor < (info.nar_size + HEAD) * DRAWS;
-        if cost >= LARGE * factor.div_ceil(2) || (cost >= LEAST * factor && ends) {
+        let ends = draw(info) * AVERAGE < (info.nar_size + HEAD) * DRAWS;
+        if cost >= MOST || (cost >= LEAST && ends) {
             end(&mut start, &mut bytes, at + 1);
             cost = 0;
         }
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(all, infos.iter().map(|info| &info.path).collect::<Vec<_>>());
         for group in &groups {
             assert_eq!(group.bytes, group.infos.iter().map(|info| info.nar_size).sum::<u64>());
-            assert!(group.infos.len() == 1 || group.bytes < 2 * LARGE);
+            assert!(group.infos.len() == 1 || group.bytes < MOST + LARGE);
             assert!(group.infos.len() == 1 || group.infos.iter().all(|info| info.nar_size < LARGE));
         }
         assert!(cut(&[], &none).is_empty());

@@ -39,7 +39,7 @@ pub fn send(
     infos: &[&PathInfo],
     pairs: &Pairs,
 ) -> Result<Sent> {
-    let mut pace = Pace::new();
+    let mut pace = Pace::new(spool.machines());
     let order = spool.order(packing, pace.level(), groups::cut(infos, pairs));
     let total = infos.iter().map(|info| info.nar_size).sum();
     let step = log::step(machine, "sending").of_bytes(total);

@@ -21,7 +21,7 @@ const PART: usize = 256 * 1024;
 /// Compressed bytes that may wait in memory, for all machines together.
 const WAITING: usize = 32 << 20;
 /// How many groups are made ahead of the one that is being sent.
-const AHEAD: usize = 24;
+const AHEAD: usize = 6;
 /// Most groups that are made at a time: a compressor holds up to 40 MB, and two keep up with a gigabit.
 const MAKERS: usize = 2;
 /// What is left free on the file's disk.
@@ -130,6 +130,11 @@ impl Spool {
         }
     }
 
+    /// How many machines are in hand.
+    pub fn machines(&self) -> usize {
+        self.machines.load(Ordering::SeqCst)
+    }
+
     /// How many threads an order is worth.
     pub fn makers(&self) -> usize {
         self.makers
@@ -137,7 +142,7 @@ impl Spool {
 
     /// Compressed bytes that may wait in memory for one machine.
     fn share(&self) -> usize {
-        (WAITING / self.machines.load(Ordering::SeqCst).max(1)).max(2 * PART)
+        (WAITING / self.machines().max(1)).max(2 * PART)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -150,7 +155,7 @@ impl Spool {
 
     /// Whether what is made should go into the file: others may want it, and there is room.
     fn shares(&self, state: &mut State, group: &Group) -> bool {
-        if self.machines.load(Ordering::SeqCst) < 2 {
+        if self.machines() < 2 {
             return false;
         }
         if state.file.is_none() {

@@ -68,7 +68,7 @@ impl Order<'_> {
 
     fn compress(&self, group: &Group, reader: &mut Reader, made: &Made) -> Result<()> {
         let mut level = made.level;
-        if made.name.2.is_some() && self.spool.machines.load(Ordering::SeqCst) > 1 {
+        if made.name.2.is_some() && self.spool.machines() > 1 {
             // One that pauses holds its memory, and each machine may have one.
             level = level.min(3);
         }
