@@ -78,7 +78,7 @@ def parse(command: str, rest: list[str]) -> argparse.Namespace:
         parser.add_argument("value", metavar="VALUE", nargs="?")
         parser.add_argument("--action", help="only this EC2 action, such as RunInstances")
         parser.add_argument("--zone", help="capacity only: the availability zone that is full")
-        parser.add_argument("--region", help="deny only: the region that refuses; every one unless said")
+        parser.add_argument("--region", help="deny, no-console and clear only: the region it concerns; every one unless said")
     elif command == "set":
         parser.add_argument("name", metavar="NAME")
         parser.add_argument("seconds", metavar="SECONDS", type=float)

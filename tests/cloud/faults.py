@@ -37,7 +37,7 @@ class Fault:
     left: int | None = None  # None: until cleared
     seconds: float = 0.0
     zone: str | None = None  # `capacity` only: the availability zone that is full
-    region: str | None = None  # `deny` only: None is every region
+    region: str | None = None  # `deny` and `no-console` only: None is every region
     code: str | None = None  # `error` only: EC2's word
 
 
@@ -49,7 +49,7 @@ class Faults:
     def add(self, kind: str, value: str | None, action: str | None, zone: str | None, region: str | None = None) -> None:
         """Adds a fault as a person names it: `throttle 3`, `late 2.5`, `deny RunInstances`."""
         if kind == "clear":
-            self.clear()
+            self.clear(region)
             return
         if kind in COUNTED:
             fault = Fault(kind, action, left=int(value or 1), zone=zone)
@@ -66,15 +66,16 @@ class Faults:
                 raise ValueError("error takes a code of EC2, such as VcpuLimitExceeded")
             fault = Fault(kind, action, code=value)
         elif kind == "no-console":
-            fault = Fault(kind)
+            fault = Fault(kind, region=region)
         else:
             raise ValueError(f"no fault is called {kind}: there are {' '.join(COUNTED + LASTING)} clear")
         with self._lock:
             self._faults.append(fault)
 
-    def clear(self) -> None:
+    def clear(self, region: str | None = None) -> None:
+        """Forgets all faults, or those of one region alone."""
         with self._lock:
-            self._faults.clear()
+            self._faults = [fault for fault in self._faults if region and fault.region != region]
 
     def wire(self, action: str) -> str | None:
         """Uses up and names the oldest fault of the connection that concerns this call."""
@@ -117,9 +118,9 @@ class Faults:
         with self._lock:
             return max((f.seconds for f in self._faults if f.kind == "late" and f.action in (None, action)), default=0.0)
 
-    def no_console(self) -> bool:
+    def no_console(self, region: str) -> bool:
         with self._lock:
-            return any(f.kind == "no-console" for f in self._faults)
+            return any(f.kind == "no-console" and f.region in (None, region) for f in self._faults)
 
     def listed(self) -> list[dict]:
         with self._lock:

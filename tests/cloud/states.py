@@ -126,7 +126,7 @@ class StateCalls:
             raise EC2ClientError(
                 "UnsupportedOperation", "This instance type does not support retrieving the latest console logs."
             )
-        output = b"" if self.cloud.faults.no_console() else life.console(latest)[-MOST_CONSOLE:]
+        output = b"" if self.cloud.faults.no_console(self.region) else life.console(latest)[-MOST_CONSOLE:]
         answer = {"InstanceId": life.id, "Timestamp": utcnow()}
         if output:
             answer["Output"] = base64.b64encode(output).decode()

@@ -24,13 +24,16 @@ pub fn project() -> PathBuf {
 pub fn tool(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
-        let built = Command::new(cargo)
-            .args(["build", "--quiet", "--workspace", "--bins"])
-            .current_dir(project())
-            .status()
-            .unwrap();
-        assert!(built.success(), "the tools do not build");
+        // scripts/test has built them, or is about to: it starts tests as soon as what they run is there.
+        if std::env::var_os("NIXPIPE_TEST_BUILT").is_none() {
+            let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
+            let built = Command::new(cargo)
+                .args(["build", "--quiet", "--workspace", "--bins"])
+                .current_dir(project())
+                .status()
+                .unwrap();
+            assert!(built.success(), "the tools do not build");
+        }
         // This binary is target/PROFILE/deps/NAME.
         std::env::current_exe().unwrap().ancestors().nth(2).unwrap().into()
     });
