@@ -102,6 +102,11 @@ impl Folder {
     pub fn command(&self, script: &str) -> Command {
         let mut command = Command::new("bash");
         command.args(["-c", &format!("set -o pipefail; {script}")]).current_dir(&self.0);
+        // Another home, but the same Rust, which is looked for there.
+        let home = PathBuf::from(std::env::var_os("HOME").unwrap());
+        for (name, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            command.env(name, std::env::var_os(name).unwrap_or(home.join(folder).into()));
+        }
         command.env("HOME", &self.0);
         for name in ["AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "SSH_AUTH_SOCK"] {
             command.env_remove(name);
