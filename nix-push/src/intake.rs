@@ -37,13 +37,15 @@ pub fn open(
 if ! nix-store --check-validity "$top" 2>/dev/null; then
   nix-store --realise "$drv" "$@" 2>&1 >/dev/null
 fi
-root nix-store --check-validity
+root
 "#
         }
         None => {
             r#"
-arrived() { [ -e "$1" ] || { echo "its nix-store or what feeds it ended early" >&2; false; }; }
-root arrived
+if [ -e "$top" ]
+then root
+else drop; echo "its nix-store or what feeds it ended early" >&2
+fi
 "#
         }
     };

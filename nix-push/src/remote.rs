@@ -32,7 +32,7 @@ while read -r name kib _; do [ "$name" = MemAvailable: ] && echo "memory=$kib"; 
 echo "end"
 while read -r what top; do
   case $what in
-    root) { [ -e "$top" ] && claim && root nix-store --check-validity; } || echo "absent";;
+    root) { [ -e "$top" ] && claim && root; } || echo "absent";;
     serve) eval "exec nix-store --serve --write $top";;
   esac
 done
@@ -42,6 +42,9 @@ done
 /// moment on when the system is whole. `root` gives it its fixed name, in one step, if it is.
 /// Who may not write there has Nix's daemon make a root of a link at home, once the system is whole;
 /// until then the serve protocol keeps it.
+///
+/// A garbage collector that looked for roots before there was this one may still be at work. `valid` goes by way of Nix, which
+/// tells it of the system (a temporary root, by the collector's socket: libstore/gc.cc), so it comes last.
 pub const ROOT: &str = r#"
 if [ -w /nix/var/nix/gcroots ]; then
   roots=/nix/var/nix/gcroots/nixpipe
@@ -52,15 +55,16 @@ if [ -w /nix/var/nix/gcroots ]; then
     ln -sfn "$top" $roots/.pushed.$$
   }
   keep() { mv -fT $roots/.pushed.$$ $roots/pushed; }
-  drop() { rm -f $roots/.pushed.$$; }
+  drop() { rm -f $roots/.pushed.$$; [ "$(readlink $roots/pushed)" != "$top" ] || rm -f $roots/pushed; }
 else
   roots=${XDG_STATE_HOME:-$HOME/.local/state}/nixpipe
   claim() { mkdir -p "$roots"; }
-  keep() { nix-store --realise "$top" --add-root "$roots/pushed" --indirect >/dev/null; }
+  keep() { nix-store --check-validity "$top" && nix-store --realise "$top" --add-root "$roots/pushed" --indirect >/dev/null; }
   drop() { :; }
 fi
-root() { # CHECK: a command that succeeds if the system is whole
-  if "$@" "$top" && keep
+valid() { nix-store --realise "$top" --option substitute false >/dev/null 2>&1; }
+root() {
+  if keep && valid
   then echo "rooted"
   else drop; false
   fi

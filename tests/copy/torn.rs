@@ -151,6 +151,29 @@ fn garbage_that_is_collected_meanwhile_breaks_no_push() {
 }
 
 #[test]
+fn a_collector_that_has_looked_for_roots_already_is_told_of_the_new_one() {
+    let machines = Machines::new("looked", 1);
+    let top = machines.build(&noise("looked", 3, 1000));
+    machines.pushed(&top, "");
+    // It looks at the roots, then at every process; there it is stopped, with many of them to look at.
+    let stop = "rm /nix/var/nix/gcroots/nixpipe/pushed; i=0; while [ $i -lt 400 ]; do sleep 600 & i=$((i+1)); done >/dev/null 2>&1
+        nix-store --gc >/tmp/gc.log 2>&1 & gc=$!
+        until ls -l /proc/$gc/fd | grep -q ' /proc/'; do [ -e /proc/$gc ] || exit 1; done
+        kill -STOP $gc; echo $gc";
+    let collector = machines.ssh(0, stop).ok().stdout;
+    let mut command = machines.folder.command(&format!("exec nix-push -q --toplevel {top}"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(tests::unread()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(machines.records[0].to_string().as_bytes()).unwrap();
+    // Whatever it does while the collector stands still.
+    std::thread::sleep(Duration::from_secs(2));
+    machines.ssh(0, &format!("kill -CONT {collector}")).ok();
+    assert!(child.wait().unwrap().success());
+    machines.ssh(0, &format!("while [ -e /proc/{} ]; do sleep 0.1; done", collector.trim())).ok();
+    machines.assert_has(0, &top);
+    assert!(machines.ssh(0, "cat /tmp/gc.log").ok().stdout.contains("deleting"), "it did collect");
+}
+
+#[test]
 fn a_full_disk_is_seen_before_anything_is_sent_or_said_clearly_when_it_fills() {
     let machines = Machines::new("full", 1);
     // A store with little room: what is written goes to a small file system in memory.
