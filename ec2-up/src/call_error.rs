@@ -2,7 +2,7 @@
 
 use crate::quota;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use machine_record::{Failure, Kind, UNTRUSTED, innermost, is_unknown_host, is_untrusted};
+use machine_record::{Failure, Kind, UNTRUSTED, innermost, is_unknown_host, is_untrusted, no_credentials};
 use std::error::Error;
 use std::rc::Rc;
 
@@ -99,7 +99,7 @@ impl CallError {
         };
         let Some(code) = self.code.as_deref() else {
             return match self.kind {
-                Kind::Denied => Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile with SSO: aws sso login".into()),
+                Kind::Denied => Some(no_credentials()),
                 Kind::Timeout => Some("run it again: nothing is made twice; or wait longer with --call-timeout".into()),
                 _ if is_untrusted(&self.message) => Some(UNTRUSTED.into()),
                 _ if is_unknown_host(&self.message) => Some(format!("is {} a region of EC2?", self.region)),

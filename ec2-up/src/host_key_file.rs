@@ -35,7 +35,10 @@ pub fn ensure(path: &Path) -> Result<PrivateKey> {
         .with_kind(Kind::Input)
         .with_hint("it is kept beside the private key: that folder must be one to write to")?;
     // Another run may have been faster: what the file holds is the key.
-    read(path)?.context("the host key has gone").with_kind(Kind::Internal)
+    read(path)?
+        .with_context(|| format!("{} is there, and no file", path.display()))
+        .with_kind(Kind::Conflict)
+        .with_hint("is it a link that leads nowhere? Or somebody takes it away: run ec2-up again")
 }
 
 /// Reads the host key, if there is one.

@@ -108,7 +108,9 @@ fn fits(name: &str, facts: &InstanceTypeInfo, needs: &Needs<'_>, wish: &Wish) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aws_sdk_ec2::types::{ArchitectureType, BootModeType, ProcessorInfo, VirtualizationType};
+    use aws_sdk_ec2::types::{
+        ArchitectureType, BootModeType, NetworkInfo, ProcessorInfo, UsageClassType, VirtualizationType,
+    };
     use clap::Parser;
 
     #[derive(clap::Parser)]
@@ -133,9 +135,23 @@ mod tests {
     }
 
     #[test]
+    fn a_wish_that_the_type_cannot_fulfil_names_the_flag_to_leave_out() {
+        let network = NetworkInfo::builder().ipv6_supported(false).build();
+        let facts = InstanceTypeInfo::builder().network_info(network).supported_usage_classes(UsageClassType::OnDemand);
+        for (flag, message, hint) in [
+            ("--ipv6", "x1.small has no IPv6", "take another --instance-type, or leave --ipv6 out"),
+            ("--spot", "x1.small has no spot market", "take another --instance-type, or leave --spot out"),
+        ] {
+            let failure = check(facts.clone().build(), Needs::default(), &[flag]).unwrap_err();
+            assert_eq!((&*failure.message, failure.hint.as_deref()), (message, Some(hint)));
+        }
+    }
+
+    #[test]
     fn an_uefi_image_needs_a_type_that_boots_so() {
         let old = || InstanceTypeInfo::builder().supported_boot_modes(BootModeType::LegacyBios).build();
-        assert!(check(old(), Needs { boot_mode: Some("uefi"), ..Needs::default() }, &[]).is_err());
+        let failure = check(old(), Needs { boot_mode: Some("uefi"), ..Needs::default() }, &[]).unwrap_err();
+        assert_eq!(failure.hint.as_deref(), Some("take another --instance-type"));
         assert!(check(old(), Needs { boot_mode: Some("uefi-preferred"), ..Needs::default() }, &[]).is_ok());
     }
 

@@ -98,6 +98,17 @@ pub fn is_untrusted(message: &str) -> bool {
     message.contains("invalid peer certificate")
 }
 
+/// What to do where AWS's credentials are missing, or are none.
+pub fn no_credentials() -> String {
+    match std::env::var("AWS_PROFILE") {
+        Ok(profile) if !profile.is_empty() => {
+            format!("is the profile {profile} of AWS_PROFILE in ~/.aws/config? For one with SSO: aws sso login")
+        }
+        _ => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile with SSO: aws sso login"
+            .into(),
+    }
+}
+
 /// What to do about it.
 pub const UNTRUSTED: &str = "is the clock right? If a proxy opens what is encrypted: name a file in SSL_CERT_FILE, of the system's certificates and its own";
 

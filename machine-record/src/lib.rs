@@ -29,7 +29,9 @@ mod record;
 mod sections;
 mod store_path;
 
-pub use failure::{Failure, Kind, UNTRUSTED, WithHint, WithKind, innermost, is_unknown_host, is_untrusted};
+pub use failure::{
+    Failure, Kind, UNTRUSTED, WithHint, WithKind, innermost, is_unknown_host, is_untrusted, no_credentials,
+};
 pub use json::{Malformed, Records};
 pub use plan::PlanEntry;
 pub use record::{Record, VERSION, check_name};

@@ -49,6 +49,11 @@ impl Record {
             // The position is one within the member: no help to the reader of a stream.
             let error = error.to_string();
             let cause = error.split(" at line ").next().unwrap_or(&error);
+            // The name of a type of ours says nothing to the reader.
+            let cause = match cause.rsplit_once("expected struct ") {
+                Some((before, _)) => format!("{before}expected an object"),
+                None => cause.into(),
+            };
             let hint = match cause.ends_with("expected a string") {
                 true => "write it in quotes",
                 false => "machine-record(5) says what belongs there",
@@ -85,8 +90,7 @@ impl Record {
 
     /// Writes a member: in its place if it is there, else at the end.
     pub fn set(&mut self, member: &str, value: &impl Serialize) -> Result<(), Failure> {
-        let text = serde_json::to_string(value)
-            .map_err(|error| Failure::new(Kind::Internal, format!("cannot write `{member}`: {error}")))?;
+        let text = to_json(member, value)?;
         match self.members.iter_mut().find(|(name, _)| name == member) {
             Some((_, old)) => *old = text,
             None => self.members.push((member.into(), text)),
@@ -101,8 +105,7 @@ impl Record {
 
     /// Appends what a tool would do to `plan`; entries that are there keep their text.
     pub fn plan(&mut self, entry: &PlanEntry) -> Result<(), Failure> {
-        let entry = serde_json::to_string(entry)
-            .map_err(|error| Failure::new(Kind::Internal, format!("cannot write `plan`: {error}")))?;
+        let entry = to_json("plan", entry)?;
         let old = self.text("plan").unwrap_or("[]").to_string();
         let text = match old.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             Some("") => format!("[{entry}]"),
@@ -169,6 +172,11 @@ impl Record {
     }
 }
 
+fn to_json(member: &str, value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value)
+        .map_err(|error| Failure::new(Kind::Internal, format!("cannot write `{member}`: {error}")))
+}
+
 /// Checks that a name is a valid host name: it becomes one, and a file name, and a tag.
 ///
 /// Labels of letters, digits and inner hyphens, at most 63 long, joined by dots, 253 in all
@@ -195,6 +203,15 @@ mod tests {
 
     fn record(text: &str) -> Record {
         Records::new(text.as_bytes()).read().unwrap().unwrap()
+    }
+
+    #[test]
+    fn what_is_no_json_is_no_member() {
+        let mut record = Record::default();
+        let odd = std::collections::BTreeMap::from([(vec![1], 2)]);
+        let failure = record.set("x", &odd).unwrap_err();
+        assert_eq!((failure.kind, &*failure.message), (Kind::Internal, "cannot write `x`: key must be a string"));
+        assert_eq!(record, Record::default());
     }
 
     #[test]

@@ -127,7 +127,9 @@ mod tests {
         for bad in
             ["", "ssh-ed25519", "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIILjIDoQXotsXeA+fpCIe1uXG+Zupk0aIuu8EKpwIfUY", PRINT]
         {
-            assert!(fingerprint(bad).is_err(), "{bad}");
+            let failure = fingerprint(bad).unwrap_err();
+            assert_eq!(failure.message, format!("not an OpenSSH public key: {bad:?}"));
+            assert_eq!(failure.hint.as_deref(), Some("it is a type and base64, as in ssh-ed25519 AAAA…"));
         }
     }
 

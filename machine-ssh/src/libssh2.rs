@@ -229,11 +229,11 @@ pub(crate) fn shake_hands(
 ) -> Result<(ssh2::Session, Socket)> {
     let mut ssh = ssh2::Session::new().context("cannot start libssh2")?;
     ssh.set_timeout(u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX));
-    ssh.method_pref(MethodType::HostKey, &host_key::algorithms(types)).context("cannot choose host key types")?;
+    ssh.method_pref(MethodType::HostKey, &host_key::algorithms(types)).context("cannot start libssh2")?;
     for direction in [MethodType::CryptCs, MethodType::CryptSc] {
-        ssh.method_pref(direction, CIPHERS).context("cannot choose ciphers")?;
+        ssh.method_pref(direction, CIPHERS).context("cannot start libssh2")?;
     }
-    ssh.set_tcp_stream(socket.fd.try_clone().context("cannot watch the connection")?);
+    ssh.set_tcp_stream(socket.fd.try_clone().context("cannot start libssh2")?);
     ssh.handshake().map_err(|error| {
         if let Some(failure) = socket.complaint(host) {
             return failure;

@@ -58,7 +58,7 @@ pub(crate) fn connect(program: &Path, address: &Address, timeout: Duration) -> R
     let mut said = String::new();
     let end = Instant::now() + timeout * 3;
     while !scratch.socket().exists() {
-        let gone = master.try_wait().context("cannot watch ssh")?.is_some();
+        let gone = master.try_wait().context("cannot wait for ssh")?.is_some();
         hear(&mut master, &mut said, Duration::from_millis(if gone { 0 } else { 5 }));
         if gone {
             let shown = scratch.shown();

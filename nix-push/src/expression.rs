@@ -204,6 +204,14 @@ mod tests {
     }
 
     #[test]
+    fn an_expression_holds_no_nul() {
+        let told = Template::new(&Source::Inline("\0".into()), &record("{}"), &[], false, None).map(drop).unwrap_err();
+        let failure = machine_record::Failure::of(&told);
+        assert_eq!(failure.message, "the expression holds a NUL");
+        assert_eq!(failure.hint.as_deref(), Some("take it out of --expr, --arg or the record"));
+    }
+
+    #[test]
     fn the_record_reaches_nix_as_it_is() {
         let odd = r#"{"name":"a","x":["${builtins.abort \"no\"} \\ \" ''",{"ü":[1,-2.5,null,true]}]}"#;
         let template = Template::new(&Source::Inline("{ }".into()), &record(odd), &[], false, None).unwrap();

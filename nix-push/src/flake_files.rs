@@ -177,6 +177,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_name_that_json_cannot_hold_is_told() {
+        use std::os::unix::ffi::OsStrExt;
+        let name = Path::new(std::ffi::OsStr::from_bytes(b"/a\xff"));
+        assert_eq!(Reads(Vec::new()).say("file", name).unwrap_err().to_string(), "/a\u{FFFD} is no UTF-8");
+    }
+
+    #[test]
     fn only_a_folder_of_this_computer_can_be_looked_at() {
         let flake = |folder: &str, git| Some(Flake { folder: folder.into(), git });
         assert_eq!(Flake::of("path:/a%20b"), flake("/a b", false));

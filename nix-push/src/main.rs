@@ -41,6 +41,8 @@ mod flake_files;
 mod groups;
 mod hash;
 mod inputs;
+#[cfg(test)]
+mod inputs_tests;
 mod intake;
 mod lanes;
 mod local;

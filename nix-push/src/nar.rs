@@ -134,6 +134,15 @@ mod tests {
     }
 
     #[test]
+    fn what_nix_could_not_pack_is_told() {
+        let said = |path: &str| write(Path::new(path), &mut |_| Ok(())).unwrap_err();
+        assert_eq!(said("/dev/null").to_string(), "cannot read /dev/null: neither a file, nor a folder, nor a link");
+        // The kernel announces a page and has a line.
+        let short = said("/sys/kernel/uevent_seqnum");
+        assert_eq!(short.root_cause().to_string(), "it became shorter while it was read");
+    }
+
+    #[test]
     fn odd_files_are_written_as_nix_writes_them() {
         let root = std::env::temp_dir().join(format!("nar-test-{}", std::process::id()));
         let _ = fs::remove_dir_all(&root);

@@ -21,15 +21,15 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// Evaluates, and says what is to be done; writes nothing but derivations in the local store.
 pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Record) -> Result<()> {
     let machine = record.name();
-    let evaluated = match source {
-        Source::Toplevel(_) => None,
-        _ => Some(evaluate(settings, source, record)?),
+    let (evaluated, toplevel) = match source {
+        Source::Toplevel(toplevel) => (None, toplevel.clone()),
+        _ => {
+            let evaluated = evaluate(settings, source, record)?;
+            let toplevel = evaluated.toplevel.clone();
+            (Some(evaluated), toplevel)
+        }
     };
-    let toplevel = match (&evaluated, source) {
-        (Some(evaluated), _) => &evaluated.toplevel,
-        (None, Source::Toplevel(toplevel)) => toplevel,
-        (None, _) => return Err(Failure::new(Kind::Internal, "no system was evaluated").into()),
-    };
+    let toplevel = &toplevel;
     let store = &settings.store;
     let resource = format!("closure/{}", toplevel.base_name());
     if !push::lock(store, toplevel, evaluated.as_ref())? {

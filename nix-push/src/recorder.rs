@@ -202,6 +202,14 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_was_set_is_noticed() {
+        let mut beginning = Beginning::now(std::iter::empty());
+        assert!(beginning.check().is_ok());
+        beginning.time -= 3600 * 1_000_000_000;
+        assert_eq!(beginning.check().unwrap_err().to_string(), "the clock was set while Nix evaluated");
+    }
+
+    #[test]
     fn what_changed_a_moment_ago_is_uncertain() {
         let folder = Folder::new("racy");
         let file = folder.0.join("a");

@@ -128,19 +128,14 @@ impl Progress<'_> {
             return;
         }
         self.told = Instant::now();
-        let seconds = self.began.elapsed().as_secs_f64();
-        let rate = sent.raw as f64 / seconds;
-        let left = self.total.saturating_sub(sent.raw) as f64 / rate;
-        log::event(
-            self.machine,
-            &format!(
-                "sent {} of {}, {}/s compressed, about {left:.0} s left",
-                size(sent.raw),
-                size(self.total),
-                size((sent.packed as f64 / seconds) as u64)
-            ),
-        );
+        log::event(self.machine, &far(sent, self.total, self.began.elapsed().as_secs_f64()));
     }
+}
+
+fn far(sent: &Sent, total: u64, seconds: f64) -> String {
+    let (rate, packed) = (sent.raw as f64 / seconds, size((sent.packed as f64 / seconds) as u64));
+    let left = total.saturating_sub(sent.raw) as f64 / rate;
+    format!("sent {} of {}, {packed}/s compressed, about {left:.0} s left", size(sent.raw), size(total))
 }
 
 /// Bytes for people.
@@ -153,4 +148,16 @@ pub fn size(bytes: u64) -> String {
         value /= 1024.0;
     }
     format!("{value:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_copy_says_how_far_it_is() {
+        let sent = Sent { raw: 30 << 20, packed: 10 << 20, ..Sent::default() };
+        let text = far(&sent, 90 << 20, 10.0);
+        assert_eq!(text, "sent 30.0 MiB of 90.0 MiB, 1.0 MiB/s compressed, about 20 s left");
+    }
 }

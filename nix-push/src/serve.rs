@@ -207,6 +207,14 @@ mod tests {
     }
 
     #[test]
+    fn a_hash_of_another_kind_is_told() {
+        let says =
+            Request::default().string(path("a").as_str()).string("").paths(&[]).number(0).number(1).string("md5:x");
+        let told = serve(says).path_infos(&[path("a")]).unwrap_err();
+        assert_eq!(told.to_string(), format!("cannot use the hash of {}: \"md5:x\"", path("a")));
+    }
+
+    #[test]
     fn an_answer_that_ends_early_or_is_none_is_an_error() {
         assert!(serve(Request::default().number(SERVER_MAGIC)).greeted().is_err());
         assert!(serve(Request::default().number(7).number(0x207)).greeted().is_err());

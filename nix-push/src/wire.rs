@@ -151,6 +151,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_string_that_nobody_would_send_is_not_waited_for() {
+        let says = Request::default().number(MAX_STRING + 1).0;
+        let told = Wire::new(scripted::Scripted { says, heard: vec![] }).string().unwrap_err();
+        assert_eq!(told.to_string(), format!("a string of {} bytes was announced", MAX_STRING + 1));
+    }
+
+    #[test]
     fn strings_are_padded_to_eight_bytes() {
         assert_eq!(Request::default().string("abc").0, b"\x03\0\0\0\0\0\0\0abc\0\0\0\0\0");
         assert_eq!(Request::default().string("").0, [0; 8]);

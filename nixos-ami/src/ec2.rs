@@ -15,7 +15,7 @@ use aws_sdk_ec2::types::{Filter, Image as Ec2Image};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_http_client::{Builder, Connector};
-use machine_record::{Ami, Failure, Kind, UNTRUSTED, innermost, is_unknown_host, is_untrusted, log};
+use machine_record::{Ami, Failure, Kind, UNTRUSTED, innermost, is_unknown_host, is_untrusted, log, no_credentials};
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
 use std::hash::Hash;
@@ -244,9 +244,9 @@ fn failure<E: ProvideErrorMetadata + Error + 'static>(region: &str, error: &SdkE
             Failure::new(Kind::Unreachable, message)
                 .hint(format!("run it again; if it stays so: is {region} a region of EC2?"))
         }
-        SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => Failure::new(Kind::Denied, message).hint(
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile with SSO: aws sso login",
-        ),
+        SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => {
+            Failure::new(Kind::Denied, message).hint(no_credentials())
+        }
         _ => Failure::new(Kind::Unreachable, message).hint("run it again"),
     }
 }

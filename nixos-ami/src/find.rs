@@ -3,7 +3,7 @@
 use crate::ec2::{Ec2, OWNERS, profile_region};
 use crate::images::{Image, LATEST, Question, candidates, explain, is_deprecated, is_release, nearest};
 use crate::{Args, Source, TOOL, catalogue, table};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use aws_sdk_ec2::primitives::{DateTime, DateTimeFormat};
 use machine_record::{Ami, Failure, Job, Jobs, Kind, Record, log};
 use std::sync::Arc;
@@ -290,5 +290,5 @@ fn add(record: &mut Record, question: &Question, ami: &Ami) -> Result<()> {
             record.set(member, value)?;
         }
     }
-    record.put(ami).context("cannot add the image")
+    Ok(record.put(ami)?)
 }

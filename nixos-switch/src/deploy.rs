@@ -345,12 +345,11 @@ impl Run<'_> {
 
     fn goes_on(&self) -> log::GoesOn {
         let mut text = String::from("interrupted: the machine goes on by itself");
-        let mut hint = "the same command again follows it; --status shows what boots";
         if self.wish.action != Action::Boot {
             let seconds = self.wish.args.confirm_timeout.as_secs();
             text += &format!(", and goes back {seconds} s after the activation unless the new system is confirmed");
-            hint = "the same command again follows and confirms it; --status shows what runs";
         }
+        let hint = "the same command again follows it to its end; --status shows what runs and boots";
         log::goes_on(&self.wish.machine, &text, hint)
     }
 }

@@ -26,12 +26,16 @@ pub fn status(wish: &Wish, record: &mut Record) -> Result<()> {
         deployment: answers.one("deployment").map(str::to_string),
         left: answers.all("left"),
     };
-    show(wish, &answers, &status);
+    for line in lines(wish.toplevel.as_ref(), answers.one("last"), &status) {
+        log::event(&wish.machine, &line);
+    }
     Ok(record.set("status", &status)?)
 }
 
-fn show(wish: &Wish, answers: &Answers, status: &Status) {
-    let say = |text: String| log::event(&wish.machine, &text);
+/// The status for people.
+fn lines(wished: Option<&StorePath>, last: Option<&str>, status: &Status) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut say = |text: String| lines.push(text);
     let systems = [
         ("runs", &status.running),
         ("boots", &status.boot_entry),
@@ -39,7 +43,7 @@ fn show(wish: &Wish, answers: &Answers, status: &Status) {
         ("booted", &status.booted),
     ];
     for (what, path) in systems {
-        let mark = match (path, &wish.toplevel) {
+        let mark = match (path, wished) {
             (Some(path), Some(wished)) if path == wished => " (the record's)",
             (Some(_), Some(_)) => " (not the record's)",
             _ => "",
@@ -71,9 +75,10 @@ fn show(wish: &Wish, answers: &Answers, status: &Status) {
     for left in &status.left {
         say(format!("left by a deployment that was cut short: {left}; the next run settles it"));
     }
-    if let Some(last) = answers.one("last") {
+    if let Some(last) = last {
         say(format!("last deployment since boot: {last}"));
     }
+    lines
 }
 
 /// Adds `generations`, and shows them.
@@ -123,4 +128,43 @@ fn path(answers: &Answers, name: &str) -> Option<StorePath> {
 
 fn number(answers: &Answers) -> Option<u64> {
     answers.one("generation").and_then(|number| number.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_says_what_is_not_as_wished() {
+        let path = |name: &str| StorePath::new(format!("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-{name}")).unwrap();
+        let status = Status {
+            running: Some(path("new")),
+            booted: Some(path("old")),
+            profile: Some(path("new")),
+            boot_entry: None,
+            generation: Some(7),
+            boot_id: None,
+            matches: Some(false),
+            reboot_for: vec!["kernel".into(), "initrd".into()],
+            secrets_missing: vec!["key".into()],
+            secrets_changed: vec!["a b".into()],
+            deployment: None,
+            left: vec!["a commit".into()],
+        };
+        let said = lines(Some(&path("new")), None, &status);
+        assert_eq!(said[0], format!("runs: {} (the record's)", path("new")));
+        assert_eq!(said[1], "boots: unknown");
+        assert_eq!(said[3], format!("booted: {} (not the record's)", path("old")));
+        assert_eq!(
+            said[4..],
+            [
+                "generation: 7",
+                "it does not run and boot the record's system",
+                "reboot pending: kernel, initrd differ from what was booted",
+                "secrets missing: \"key\"",
+                "secrets that differ: \"a b\"",
+                "left by a deployment that was cut short: a commit; the next run settles it",
+            ]
+        );
+    }
 }

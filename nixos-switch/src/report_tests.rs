@@ -43,6 +43,13 @@ fn every_end_has_its_outcome_and_says_what_to_do() {
             Some(LOG),
         ),
         (
+            "superseded 0",
+            Some("refused"),
+            Kind::Conflict,
+            "somebody else switched the machine before this switch was committed",
+            Some("see --status, and agree on who deploys"),
+        ),
+        (
             "boot-failed 1",
             Some("refused"),
             Kind::Activation,

@@ -151,6 +151,10 @@ fn a_machines_life_is_told_line_by_line_and_what_stands_in_its_way() {
     says(&format!("{up} < web-1.json"), 1, &["2 machines are called web-1", "hint: terminate all but one"]);
     region.boto(&format!("ec2.delete_tags(Resources=['{}'], Tags=[{{'Key': 'nixpipe:name'}}])", second.trim()));
     says("ec2-ls", 0, &["has the deployment's tag but no nixpipe:name"]);
+    region.cloud("fault deny CreateTags");
+    let words = ["cannot take over i-", "hint: allow the IAM action ec2:CreateTags"];
+    says("ec2-up --adopt --wait running < two.json", 1, &words);
+    region.cloud("fault clear");
     rename("web-2");
     says(&format!("{down} < up.json"), 0, &["stays: other machines use it", "gave back the address"]);
     says(&format!("{down} < two.json"), 0, &["web-2: "]);
@@ -229,10 +233,20 @@ fn what_others_have_done_is_told_and_left_alone() {
         ("touch default-web-1.host-key; chmod 644 default-web-1.host-key", "can be read by others"),
         ("rm default-web-1.host-key; umask 077; echo x > default-web-1.host-key", "cannot use the host key"),
         ("rm default-web-1.host-key; mkdir default-web-1.host-key", "cannot read the host key"),
+        ("rmdir default-web-1.host-key; ln -s nowhere default-web-1.host-key", "is there, and no file"),
     ] {
         region.sh(make, "").ok();
         says("ec2-up --host-key user-data --wait running < web-1.json", 1, &[words, "default-web-1.host-key"]);
     }
+    says(
+        "jq -c '.keyPair.privateKeyFile = \"/nowhere/key\"' web-1.json | ec2-up --host-key user-data --wait running",
+        1,
+        &["cannot write the host key /nowhere/default-web-1.host-key", "hint: it is kept beside the private key"],
+    );
+    // An image that has gone.
+    aws("ec2.deregister_image(ImageId='ami-0eed77c38432886d2')");
+    let words = ["does not exist any more in eu-central-1", "hint: releases that live: 2"];
+    says("nixos-ami -n --release 20.09 --verify", 1, &words);
     if tests::sample(1, 0) == 0 {
         return;
     }

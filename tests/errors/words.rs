@@ -24,6 +24,9 @@ fn malformed_input_is_told_by_line_column_and_what_is_wrong() {
     says(&folder, "keygen < .", "", 2, &["stdin is a directory, not a stream of records"]);
     says(&folder, "keygen --plan", r#"{"plan":1}"#, 1, &["the record's `plan` is not a list"]);
     let closure = r#"{"ssh":{"host":"127.0.0.1","hostKeys":["x"]},"closure":{"toplevel":"/etc"}}"#;
+    let ami = r#"{"ami":"struct x"}"#;
+    let words = ["cannot use the record's `ami`: invalid type: string \"struct x\", expected an object\n"];
+    says(&folder, "ec2-up", ami, 1, &words);
     says(&folder, "nixos-switch", closure, 1, &["cannot use the record's `closure`: not a store path: \"/etc\""]);
 }
 

@@ -28,7 +28,7 @@ impl Stream {
         // The child's ends are other open files: it does not notice.
         let set = stdin.as_ref().map_or(Ok(()), |pipe| ioctl_fionbio(pipe, true));
         let set = set.and(stdout.as_ref().map_or(Ok(()), |pipe| ioctl_fionbio(pipe, true)));
-        set.and(stderr.as_ref().map_or(Ok(()), |pipe| ioctl_fionbio(pipe, true))).context("cannot set up a pipe")?;
+        set.and(stderr.as_ref().map_or(Ok(()), |pipe| ioctl_fionbio(pipe, true))).context("cannot wait for ssh")?;
         Ok(Stream { link, child, stdin, stdout, stderr, ended: None })
     }
 
@@ -39,7 +39,7 @@ impl Stream {
         ready.extend(self.stdin.as_ref().filter(|_| write).map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
         match poll(&mut ready, limit) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(std::io::Error::from(error)).context("cannot wait for the machine"),
+            Err(error) => Err(std::io::Error::from(error)).context("cannot wait for ssh"),
         }
     }
 
