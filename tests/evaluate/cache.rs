@@ -249,7 +249,7 @@ fn another_nix_is_another_evaluation() {
     case.change(
         "mkdir lib; cp $(ldd $(command -v nix-instantiate) | sed -n 's/.* => \\(.*libnixexpr.so\\) .*/\\1/p') lib",
     );
-    case.before = case.before.replace("PATH=$PWD/bin:$PATH", "LD_LIBRARY_PATH=$PWD/lib");
+    case.before = case.before.replace("PATH=$PWD/bin:$PATH", "export LD_LIBRARY_PATH=$PWD/lib");
     assert!(case.run().evaluated && !case.run().evaluated);
     case.change("echo newer >> lib/libnixexpr.so");
     assert!(case.run().evaluated && !case.run().evaluated);
