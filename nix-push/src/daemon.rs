@@ -60,7 +60,7 @@ impl Daemon<Local> {
     /// The same as [`missing`](Daemon::missing), in a stated time.
     ///
     /// # Errors
-    /// Also where it has not answered by then: it is ended.
+    /// Also where the whole answer has not come by then: it is ended.
     pub fn ask(&mut self, machine: &str, drv: &StorePath) -> Result<Missing> {
         self.0.pipe.until = Some(Instant::now() + ANSWERED);
         let missing = self.missing(machine, drv);

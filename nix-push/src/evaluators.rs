@@ -167,6 +167,8 @@ struct Run<'a> {
     most: u64,
     before: u64,
     taken: Taken,
+    /// How many facts were told of
+    told: Option<usize>,
     ended: bool,
 }
 
@@ -179,8 +181,8 @@ impl<'a> Run<'a> {
     ) -> Self {
         let machines = others.len() + 1;
         let (facts, taken) = (Vec::new(), Taken::default());
-        let (own, done, most, before, ended) = (None, 0, 0, 0, false);
-        Run { evaluators, wanted, id, began, others, machines, done, facts, own, most, before, taken, ended }
+        let (own, done, most, before, told, ended) = (None, 0, 0, 0, None, false);
+        Run { evaluators, wanted, id, began, others, machines, done, facts, own, most, before, taken, told, ended }
     }
 
     fn run(&mut self, command: &mut Command) -> Result<Outcome> {
@@ -194,7 +196,8 @@ impl<'a> Run<'a> {
                 self.look(child);
             }
             events.into_iter().for_each(|event| self.hear(event));
-            if self.done + 1 == self.machines {
+            // Those who wait are woken up by it.
+            if self.done + 1 == self.machines && self.told.replace(self.facts.len()) != Some(self.facts.len()) {
                 (self.wanted.looks)(&self.facts);
             }
         })
@@ -236,6 +239,9 @@ impl<'a> Run<'a> {
     /// Measures it, and ends it if all are too much and it is the last that came or has machines left
     /// that can have another process; also if it cannot tell of those.
     fn look(&mut self, child: &mut Child) {
+        if self.ended {
+            return;
+        }
         let Some(Held { own, .. }) = Held::by(child.id()) else { return };
         self.most = own.max(self.most);
         let mut room = self.evaluators.lock();
@@ -250,6 +256,8 @@ impl<'a> Run<'a> {
         if over && (last && room.running.len() > 1 || left) || left && self.taken.talks {
             // It is waited for by who started it; a kill that comes too late does no harm.
             self.ended = child.kill().is_ok();
+            // What it holds is about to be free: no other needs to end for it.
+            room.running.iter_mut().filter(|place| place.id == self.id).for_each(|place| place.held = 0);
         } else if over && room.running.len() == 1 && !std::mem::replace(&mut room.warned, true) {
             let (taken, given) = (all >> 20, self.evaluators.memory >> 20);
             let what = format!("this evaluation alone takes more than --eval-memory: {taken} of {given} MiB");
@@ -263,6 +271,8 @@ impl<'a> Run<'a> {
         if self.done == 0 {
             // It took that much, however far it came.
             taken.first = if succeeded || self.ended { self.most } else { 0 };
+        } else if self.ended {
+            taken.more = taken.more.max(Some(self.most.saturating_sub(self.before)));
         } else if self.done > 1 {
             let each = self.most.saturating_sub(taken.first) / (self.done as u64 - 1);
             taken.more = taken.more.max(Some(each));

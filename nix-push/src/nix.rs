@@ -192,8 +192,13 @@ pub fn follow(
         let mut lines = BufReader::new(stderr);
         let mut line = Vec::new();
         while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
+            let whole = line.ends_with(b"\n");
             let text = String::from_utf8_lossy(&line).trim_end().to_string();
             line.clear();
+            // What a process that was killed had begun to say is not to be believed.
+            if !whole && [FACT, DONE, READ].iter().any(|word| text.contains(word)) {
+                continue;
+            }
             // Not only at the beginning: what else writes there may not end its lines.
             if let Some((at, fact)) = about(&text, FACT) {
                 // Whoever does not listen has no use for it.

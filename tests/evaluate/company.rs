@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tests::{Folder, Ran};
 
 /// One evaluator at a time, so that those that wait are evaluated together.
-const TOGETHER: &str = "nix-push -v --plan --eval-jobs 1 -j 6";
+const TOGETHER: &str = "nix-push -v --plan --eval-jobs 1 --eval-memory 4G -j 6";
 
 fn processes(ran: &Ran) -> usize {
     ran.stderr.lines().filter(|line| line.contains(": nix-instantiate --eval")).count()
@@ -30,7 +30,7 @@ fn machines_that_wait_are_evaluated_in_one_process_and_each_as_if_alone() {
     let input = records(6, |i| format!("\"role\":\"{}\"", if i % 2 == 0 { "a" } else { "b" }));
     let ran = folder.sh(&format!("{TOGETHER} c.nix"), &input).ok();
     assert_eq!(evaluations(&ran), 6);
-    assert!(processes(&ran) < 4, "{}", ran.stderr);
+    assert!(processes(&ran) < evaluations(&ran), "{}", ran.stderr);
     let all = plans(&ran);
     for line in input.lines() {
         let alone = plans(&folder.sh("nix-push --plan --no-eval-cache c.nix", line).ok());
@@ -131,6 +131,6 @@ fn whom_a_process_that_is_ended_does_not_answer_is_evaluated_again() {
     let input = records(6, |i| format!("\"x\":{i}"));
     let ran = folder.sh(&format!("PATH=$PWD/bin:$PATH {TOGETHER} --no-eval-cache c.nix"), &input).ok();
     let killed = std::fs::read_to_string(folder.path().join("killed")).unwrap().lines().count();
-    assert!((1..4).contains(&killed), "{killed}: {}", ran.stderr);
+    assert!((1..6).contains(&killed), "{killed}: {}", ran.stderr);
     assert_eq!(plans(&ran), plans(&folder.sh("nix-push --plan --no-eval-cache c.nix", &input).ok()));
 }
