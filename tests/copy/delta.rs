@@ -172,6 +172,7 @@ fn only_what_changed_is_sent_and_whatever_stands_in_its_way_the_system_arrives()
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn differences_that_are_cut_off_anywhere_are_sent_again_and_nothing_is_left() {
     let machines = Machines::new("torn", 1);
     let versions = Versions::new(&machines, "torn");

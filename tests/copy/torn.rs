@@ -73,6 +73,7 @@ fn killed_at_any_point_and_run_again_only_what_is_missing_goes() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn cut_at_any_point_and_run_again_only_what_is_missing_goes() {
     let machines = Machines::new("cut", 1);
     let top = machines.build(&noise("cut", PATHS, 150_000));
@@ -128,6 +129,7 @@ fn a_machine_that_loses_its_power_in_the_middle_can_be_pushed_to_again() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn garbage_that_is_collected_meanwhile_breaks_no_push() {
     let machines = Machines::new("garbage", 1);
     let top = machines.build(&noise("garbage", PATHS, 150_000));

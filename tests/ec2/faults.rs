@@ -100,6 +100,7 @@ fn a_fault_at_any_call_of_up_and_down_leaves_nothing_doubled_and_nothing_orphane
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_fault_at_any_step_of_a_resize_ends_in_the_wish() {
     let region = Region::new("resize");
     let wish = format!("{UP} --instance-type t3.small --stop-to-resize < web-1.json");
@@ -116,6 +117,7 @@ fn a_fault_at_any_step_of_a_resize_ends_in_the_wish() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_fault_at_any_step_of_a_replacement_ends_in_one_machine() {
     let region = Region::new("replacement");
     let wish = format!("{UP} --spot --replace < web-1.json");

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tests::sample;
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn ten_at_once_make_one_machine() {
     let region = Region::new("ten");
     for _ in 0..sample(5, 1) {

@@ -161,6 +161,7 @@ fn a_machines_life_is_told_line_by_line_and_what_stands_in_its_way() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_time_limit_names_the_step_that_it_cut() {
     let (region, place) = region("errors-limits");
     let hang = |action: &str, command: &str, step: &str| {

@@ -93,6 +93,7 @@ fn once(script: &str) -> String {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn what_the_old_system_cannot_repair_is_undone_by_a_reboot() {
     let machine = Machine::new("reboot");
     let old = machine.push_greeter("old", "");

@@ -289,6 +289,7 @@ fn secrets_on_a_disk_survive_a_power_cut_and_those_unconfirmed_do_not() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_set_of_secrets_is_whole_or_none() {
     let machine = Machine::new("sets");
     let system = machine.push_greeter("old", "");
