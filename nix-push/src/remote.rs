@@ -44,7 +44,7 @@ done
 /// until then the serve protocol keeps it.
 ///
 /// A garbage collector that looked for roots before there was this one may still be at work. `valid` goes by way of Nix, which
-/// tells it of the system (a temporary root, by the collector's socket: libstore/gc.cc), so it comes last.
+/// tells it of the system (a temporary root, by the collector's socket: libstore/gc.cc), so it comes last, too.
 pub const ROOT: &str = r#"
 if [ -w /nix/var/nix/gcroots ]; then
   roots=/nix/var/nix/gcroots/nixpipe
@@ -55,16 +55,16 @@ if [ -w /nix/var/nix/gcroots ]; then
     ln -sfn "$top" $roots/.pushed.$$
   }
   keep() { mv -fT $roots/.pushed.$$ $roots/pushed; }
-  drop() { rm -f $roots/.pushed.$$; [ "$(readlink $roots/pushed)" != "$top" ] || rm -f $roots/pushed; }
+  drop() { rm -f $roots/.pushed.$$; }
 else
   roots=${XDG_STATE_HOME:-$HOME/.local/state}/nixpipe
   claim() { mkdir -p "$roots"; }
-  keep() { nix-store --check-validity "$top" && nix-store --realise "$top" --add-root "$roots/pushed" --indirect >/dev/null; }
+  keep() { nix-store --realise "$top" --add-root "$roots/pushed" --indirect >/dev/null; }
   drop() { :; }
 fi
-valid() { nix-store --realise "$top" --option substitute false >/dev/null 2>&1; }
+valid() { said=$(nix-store --realise "$top" --option substitute false 2>&1 >/dev/null) || { echo "$said" >&2; false; }; }
 root() {
-  if keep && valid
+  if valid && keep && valid
   then echo "rooted"
   else drop; false
   fi

@@ -156,18 +156,25 @@ fn garbage_that_is_collected_meanwhile_breaks_no_push() {
 fn a_collector_that_has_looked_for_roots_already_is_told_of_the_new_one() {
     let machines = Machines::new("looked", 1);
     let top = machines.build(&noise("looked", 3, 1000));
-    machines.pushed(&top, "");
+    machines.ssh(0, "i=0; while [ $i -lt 400 ]; do sleep 600 & i=$((i+1)); done >/dev/null 2>&1").ok();
     // It looks at the roots, then at every process; there it is stopped, with many of them to look at.
-    let stop = "rm /nix/var/nix/gcroots/nixpipe/pushed; i=0; while [ $i -lt 400 ]; do sleep 600 & i=$((i+1)); done >/dev/null 2>&1
+    let stop = "rm /nix/var/nix/gcroots/nixpipe/pushed
         nix-store --gc >/tmp/gc.log 2>&1 & gc=$!
         until ls -l /proc/$gc/fd | grep -q ' /proc/'; do [ -e /proc/$gc ] || exit 1; done
         kill -STOP $gc; echo $gc";
-    let collector = machines.ssh(0, stop).ok().stdout;
+    let stopped = || {
+        machines.pushed(&top, "");
+        Some(machines.ssh(0, stop)).filter(|ran| ran.status == 0).map(|ran| ran.stdout)
+    };
+    let collector = (0..20).find_map(|_| stopped()).expect("the collector is faster than the loop that waits for it");
     let mut command = machines.folder.command(&format!("exec nix-push -q --toplevel {top}"));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(tests::unread()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(machines.records[0].to_string().as_bytes()).unwrap();
-    // Whatever it does while the collector stands still.
-    std::thread::sleep(Duration::from_secs(2));
+    // While the collector stands still it can only ask Nix, or end without.
+    let asks = "grep -lx nix-store /proc/[0-9]*/comm 2>/dev/null | sed 's/comm$/cmdline/' | xargs grep -qa realise";
+    while child.try_wait().unwrap().is_none() && machines.ssh(0, asks).status != 0 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
     machines.ssh(0, &format!("kill -CONT {collector}")).ok();
     assert!(child.wait().unwrap().success());
     machines.ssh(0, &format!("while [ -e /proc/{} ]; do sleep 0.1; done", collector.trim())).ok();

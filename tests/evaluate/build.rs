@@ -55,6 +55,11 @@ fn each_place_to_build() {
     assert_eq!(ran.record()["closure"]["built"], true);
     assert!(ran.stderr.contains("t3.micro has at most 1 GiB"), "{}", ran.stderr);
     assert!(ran.stderr.contains("hello from"), "the log comes back\n{}", ran.stderr);
+    // What was pushed before stays when the next one cannot be built.
+    machines.write("fails.nix", &module("there", &built("exit 3")));
+    assert_eq!(machines.push("-q --build-on machine fails.nix", &json!({})).status, 1);
+    let kept = machines.ssh(0, "readlink /nix/var/nix/gcroots/nixpipe/pushed").stdout;
+    assert_eq!(kept.trim(), toplevel(&ran));
 
     // The second machine builds for this Nix.
     machines.write("builder.nix", &module("builder", &built("echo hello from the builder; echo 1 > $out")));
