@@ -2,7 +2,8 @@
 
 use crate::{live, log};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 /// What goes on without the tool: machine, text and hint.
 static LEFT: Mutex<Vec<(String, String, String)>> = Mutex::new(Vec::new());
@@ -33,9 +34,15 @@ pub(crate) fn watch() {
     WATCH.call_once(|| {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let heard = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(&status, *signal));
+        // The second one ends the tool at once: nobody may read what is said at the first.
+        let again = Arc::new(AtomicBool::new(false));
+        for signal in heard.clone() {
+            let _ = signal_hook::flag::register_conditional_default(signal, again.clone());
+        }
         let Ok(mut signals) = signal_hook::iterator::Signals::new(heard) else { return };
         std::thread::spawn(move || {
             if let Some(signal) = signals.forever().next() {
+                again.store(true, Ordering::SeqCst);
                 live::end();
                 for (machine, text, hint) in left().iter() {
                     log::interrupted(machine, text, hint);
