@@ -344,10 +344,10 @@ impl Run<'_> {
     }
 
     fn goes_on(&self) -> log::GoesOn {
-        let mut text = String::from("interrupted: the machine goes on by itself");
+        let mut text = String::from("interrupted: what was begun on the machine goes on by itself");
         if self.wish.action != Action::Boot {
             let seconds = self.wish.args.confirm_timeout.as_secs();
-            text += &format!(", and goes back {seconds} s after the activation unless the new system is confirmed");
+            text += &format!(", and is undone {seconds} s after the activation or the reboot unless it is confirmed");
         }
         let hint = "the same command again follows it to its end; --status shows what runs and boots";
         log::goes_on(&self.wish.machine, &text, hint)
