@@ -77,7 +77,6 @@ impl<'a> Wish<'a> {
             ("mode", mode.into()),
             ("token", token.into()),
             ("offset", offset.to_string()),
-            ("seen", "0".into()),
             ("instance", self.instance.clone().unwrap_or_default()),
             ("machine_id", self.machine_id.clone().unwrap_or_default()),
             ("action", self.action.word().into()),
@@ -139,8 +138,7 @@ enum Asked {
 /// Switches the machine, and stays with it until it is known which system it keeps.
 pub fn deploy(wish: &Wish) -> End {
     let start = Instant::now();
-    let token = script::token(&wish.machine);
-    let mut run = Run { wish, token, offset: 0, answers: Answers::default(), boot: None, goes_on: None };
+    let mut run = Run::new(wish);
     let failure = run.follow_to_the_end().err();
     End {
         seconds: start.elapsed().as_secs_f64(),
@@ -153,14 +151,7 @@ pub fn deploy(wish: &Wish) -> End {
 
 /// Asks one thing and does no more: for what changes nothing.
 pub fn ask_once(wish: &Wish, mode: &str) -> Result<Answers> {
-    let mut run = Run {
-        wish,
-        token: script::token(&wish.machine),
-        offset: 0,
-        answers: Answers::default(),
-        boot: None,
-        goes_on: None,
-    };
+    let mut run = Run::new(wish);
     match run.ask(mode, &wish.address) {
         Asked::Stage(_) => Ok(run.answers),
         Asked::Refused(failure) => Err(failure.into()),
@@ -179,7 +170,12 @@ struct Run<'a> {
     goes_on: Option<log::GoesOn>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(wish: &'a Wish<'a>) -> Run<'a> {
+        let token = script::token(&wish.machine);
+        Run { wish, token, offset: 0, answers: Answers::default(), boot: None, goes_on: None }
+    }
+
     fn follow_to_the_end(&mut self) -> Result<()> {
         let mut stage = String::from("gone");
         for _ in 0..STARTS {
