@@ -10,8 +10,9 @@
 #     secrets     what the secrets are called and whose they are
 #     restart     the units that new secrets concern
 #     wake        a pipe that says when there is something to see
-#     previous, next, tools, shell   links to the systems and to the programs of these scripts:
-#                 a garbage collector's roots as long as the deployment lasts
+#     previous, next, shell   links to the systems, and to the shell where neither has it: a garbage
+#                 collector's roots as long as the deployment lasts. The programs of these scripts are
+#                 those of the system that runs, so of one of the two
 #     result      how the activation ended: `VERDICT STATUS`
 #     armed-T     the rescuers are ready; by exactly one rename it becomes
 #                 confirmed-T (the new system stays) or expired-T (the old one comes back)
@@ -63,8 +64,8 @@ decided() { [ -e "$dir/$1-$token" ]; }
 
 # What a deployment needs is kept from a garbage collector by roots of fixed names. They go by way
 # of links in $dir, so that none outlives the deployment, whatever ends it. `pushed` is nix-push's.
-root() { { [ -d "$roots" ] || mkdir -p "$roots"; } && ln -sf "$dir/previous" "$dir/next" "$dir/tools" "$dir/shell" "$roots"; }
-unroot() { rm -f "$roots/previous" "$roots/next" "$roots/tools" "$roots/shell"; }
+root() { { [ -d "$roots" ] || mkdir -p "$roots"; } && ln -sf "$dir/previous" "$dir/next" "$dir/shell" "$roots"; }
+unroot() { rm -f "$roots/previous" "$roots/next" "$roots/shell"; }
 
 # The machine is changed by one process at a time. Children are started with fd 9 closed: one
 # that outlives the job would hold the lock.
@@ -77,21 +78,32 @@ unlock() { exec 9>&-; }
 boot_entry() {
   entry=''
   if [ -f /boot/loader/loader.conf ]; then
-    file=$(sed -n 's/^default  *//p' /boot/loader/loader.conf)
-    # Boot counting adds +N to a name.
-    for file in "/boot/loader/entries/${file%.conf}".conf "/boot/loader/entries/${file%.conf}"+*.conf; do
-      [ -n "$entry" ] || [ ! -f "$file" ] || first_init "$file"
-    done
+    while read -r word name _; do
+      [ "$word" != default ] || loader_entry "$name"
+    done </boot/loader/loader.conf
   elif [ -f /boot/grub/grub.cfg ]; then
     first_init /boot/grub/grub.cfg
   elif [ -f /boot/extlinux/extlinux.conf ]; then
     first_init /boot/extlinux/extlinux.conf
   fi
 }
-# NixOS puts the default system first into GRUB's menu; any other default is the user's own.
+# Boot counting adds +N to a name.
+loader_entry() {
+  for file in "/boot/loader/entries/${1%.conf}".conf "/boot/loader/entries/${1%.conf}"+*.conf; do
+    [ -n "$entry" ] || [ ! -f "$file" ] || first_init "$file"
+  done
+}
+# NixOS puts the default system first into GRUB's menu; any other default is the user's own. That of
+# the one-time entry does not count.
 first_init() {
-  entry=$(sed -n -e '/^ *set default="\{0,1\}0*[1-9a-z][0-9a-z]*"\{0,1\} *$/q' \
-    -e '\|.*init=\(/nix/store/[^/ ]*\)/.*|{s//\1/p;q;}' "$1")
+  while read -r line || [ -n "$line" ]; do
+    case $line in
+      'set default='*) case ${line#*=} in *next_entry*) ;; *[!0\"]*) return ;; esac ;;
+      *init=/nix/store/*/*)
+        line=${line##*init=/nix/store/}
+        case ${line%%/*} in *' '*) ;; *) entry=/nix/store/${line%%/*} && return ;; esac ;;
+    esac
+  done <"$1"
 }
 
 # The running system and its /etc, which an overlay has no link for (nixpkgs system.etc.overlay).

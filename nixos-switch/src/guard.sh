@@ -6,7 +6,7 @@
 # pinned host key has been checked before in any case.
 guard() {
   here=
-  [ -z "$instance" ] || here=$(instance_id)
+  [ -z "$instance" ] || instance_id
   if [ -n "$here" ]; then
     [ "$here" = "$instance" ] ||
       fail wrong-machine "another machine answers: the record means $instance, this is $here" 'run ec2-up again: the address may have changed'
@@ -19,15 +19,16 @@ guard() {
     fact warning 'the machine does not tell its instance id'
   fi
 }
+# In `here`, or nothing.
 instance_id() {
   tag=
   read -r tag 2>/dev/null </sys/class/dmi/id/board_asset_tag
   case $tag in
-    i-*) echo "$tag" ;;
+    i-*) here=$tag ;;
     *)
       imds=http://169.254.169.254/latest
       key=$(curl -sf -m 2 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "$imds/api/token" 2>/dev/null) &&
-        curl -sf -m 2 -H "X-aws-ec2-metadata-token: $key" "$imds/meta-data/instance-id" 2>/dev/null ;;
+        here=$(curl -sf -m 2 -H "X-aws-ec2-metadata-token: $key" "$imds/meta-data/instance-id" 2>/dev/null) || here= ;;
   esac
 }
 
@@ -127,10 +128,11 @@ new_in_boot() {
   # shellcheck disable=SC2046
   set -- $(stat -c %d /boot /nix/store)
   [ "$1" != "$2" ] || return 0
-  for part in kernel initrd; do
-    file=$(target "$system/$part")
+  # shellcheck disable=SC2046
+  set -- $(readlink -e "$system/kernel" "$system/initrd")
+  for file; do
     copy=${file#/nix/store/}
     copy=${copy%%/*}-${copy#*/}
-    [ -z "$file" ] || [ -e "/boot/kernels/$copy" ] || [ -e "/boot/EFI/nixos/$copy.efi" ] || bytes=$((bytes + $(stat -c %s "$file")))
+    [ -e "/boot/kernels/$copy" ] || [ -e "/boot/EFI/nixos/$copy.efi" ] || bytes=$((bytes + $(stat -c %s "$file")))
   done
 }

@@ -19,7 +19,9 @@ const SESSION: &str = include_str!("session.sh");
 const RECEIVE: &str = include_str!("receive.sh");
 const LOOK: &str = include_str!("look.sh");
 const GENERATIONS: &str = include_str!("generations.sh");
+const FOLLOW: &str = include_str!("follow.sh");
 const JOB: &str = include_str!("job.sh");
+const COMMIT: &str = include_str!("commit.sh");
 
 /// Puts the session's script together: assignments, functions, and at the very end the call, so
 /// that a script that was cut off on its way does nothing.
@@ -30,8 +32,8 @@ pub fn session(values: &[(&str, String)]) -> String {
     }
     // Twice needed, once sent: by this session, and in the file of the detached jobs.
     script += &format!("common_text={}\neval \"$common_text\"\n", quote(&shared()));
-    script += &format!("job_text={}\n", quote(&lean(JOB)));
-    for part in [GUARD, SESSION, RECEIVE, LOOK, GENERATIONS] {
+    script += &format!("job_text={}\n", quote(&jobs()));
+    for part in [GUARD, SESSION, FOLLOW, RECEIVE, LOOK, GENERATIONS] {
         script += &lean(part);
     }
     script + "main\n"
@@ -39,6 +41,11 @@ pub fn session(values: &[(&str, String)]) -> String {
 
 fn shared() -> String {
     lean(COMMON) + &lean(SECRETS) + &lean(REBOOT)
+}
+
+/// What only the detached jobs need.
+fn jobs() -> String {
+    lean(JOB) + &lean(COMMIT)
 }
 
 /// A script as it is sent: a third of its length. All of it is to fit into what TCP sends before it
@@ -122,7 +129,7 @@ mod tests {
         assert!(!script.contains("\n#") && !script.contains("\n "));
         let parsed = Command::new("/bin/sh").args(["-n", "-c", &script]).output().unwrap();
         assert!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stderr));
-        let job = format!("{}{}main \"$@\"\n", shared(), lean(JOB));
+        let job = format!("{}{}main \"$@\"\n", shared(), jobs());
         assert!(Command::new("/bin/sh").args(["-n", "-c", &job]).status().unwrap().success());
     }
 
@@ -142,6 +149,41 @@ mod tests {
         // RFC 4253, 6.1: a packet has at most 32768 bytes. Half of it is left for health commands.
         let length = whole_command(&pack(&session(&[])).unwrap()).len();
         assert!(length < 20_000, "{length}");
+    }
+
+    #[test]
+    fn the_log_arrives_byte_for_byte_in_any_locale() {
+        let log = std::env::temp_dir().join(format!("nixpipe-log-{}", token("log")));
+        std::fs::write(&log, "seen\n\tgrün \\ \n\nno end").unwrap();
+        let script = format!(
+            "LC_ALL=C.UTF-8 offset=5; exec 8<{0}; {1}show; printf more >>{0}; show\n",
+            log.display(),
+            lean(FOLLOW)
+        );
+        let said = run(&script);
+        std::fs::remove_file(&log).unwrap();
+        assert_eq!(said, "log=10\n\tgrün \\ \nlog=1\n\nlog=6\nno endlog=4\nmore");
+    }
+
+    #[test]
+    fn the_entry_that_boots_is_read_out_of_any_menu() {
+        let menu = std::env::temp_dir().join(format!("nixpipe-menu-{}", token("menu")));
+        let one_time = "if [ \"${next_entry}\" ]; then\n  set default=\"${next_entry}\"\nelse\n";
+        for (text, entry) in [
+            ("  linux /k init=/nix/store/a-b/init quiet\n  linux /k init=/nix/store/c/init\n", "/nix/store/a-b"),
+            (&format!("{one_time}  set default=0\nlinux /k init=/nix/store/a/init\n"), "/nix/store/a"),
+            ("set default=\"0\"\nlinux /k init=/nix/store/a/init", "/nix/store/a"),
+            // The user's own default is one that we do not follow.
+            ("set default=1\nlinux /k init=/nix/store/a/init\n", ""),
+            ("set default=\"${saved_entry}\"\nlinux /k init=/nix/store/a/init\n", ""),
+            ("linux /vmlinuz root=/dev/sda1 init=/sbin/init\n", ""),
+            ("", ""),
+        ] {
+            std::fs::write(&menu, text).unwrap();
+            let script = format!("{}entry=; first_init {}; printf %s \"$entry\"\n", lean(COMMON), menu.display());
+            assert_eq!(run(&script), entry, "{text}");
+        }
+        std::fs::remove_file(&menu).unwrap();
     }
 
     #[test]

@@ -1,0 +1,137 @@
+# Following a deployment to its end, whoever began it; and what a new login is for: to confirm it, or
+# to prove that the system that came back can be reached.
+
+# Shows the log and waits until the client is needed: to confirm, or to hear the end.
+follow() {
+  if [ -e "$dir/token-$token" ]; then exec 8<"$dir/log"; elif [ -e "$run/last/token-$token" ]; then exec 8<"$run/last/log"; fi
+  # In both directions: opening waits for nobody, and what is said between two looks stays in it.
+  [ ! -p "$dir/wake" ] || exec 6<>"$dir/wake"
+  turn=0
+  while :; do
+    stage
+    show
+    case $now in
+      window | restored | 'done' | gone) break ;;
+      booting | rebooting | returned | setup) [ $turn -lt 60 ] || break ;;
+    esac
+    turn=$((turn + 1))
+    [ $((turn % 10)) != 0 ] || revive
+    # The log goes on without waking anybody, and a job that was killed says nothing.
+    if ! [ -e /proc/$$/fd/6 ]; then sleep 0.5
+    elif [ -n "${BASH_VERSION-}" ]; then read -r -t 0.5 line <&6
+    else timeout 0.5 head -c 1 <&6 >/dev/null; fi
+  done
+  fact stage "$now"
+  fact token "$token"
+  # The next login is to come at once, and hears the rest.
+  if [ "$now" = window ]; then folder /run/current-system && fact running "$path"; return; fi
+  tell
+  place=$dir
+  [ "$now" != 'done' ] || place=$run/last
+  for name in result reason outcome restored; do
+    [ ! -e "$place/$name" ] || { line_of "$place/$name" && fact "$name" "$line"; }
+  done
+  for name in failed failed-log; do
+    [ ! -e "$place/$name" ] || while read -r line; do fact $name "$line"; done <"$place/$name"
+  done
+  if [ "$now" = 'done' ]; then
+    line_of "$place/outcome"
+    case $line in switched* | rebooted* | booted-next* | units-failed*) tidy ;; esac
+  fi
+}
+
+# What is new in the log, piece by piece: its length and then the bytes. The last line may still grow.
+show() {
+  [ -e /proc/$$/fd/8 ] || return
+  # A length is one in bytes.
+  LC_ALL=C
+  # What an earlier connection has shown.
+  [ "$offset" = 0 ] || head -c "$offset" <&8 >/dev/null
+  offset=0
+  while end='
+' && IFS= read -r line <&8 || { end='' && [ -n "$line" ]; }; do
+    line=$line$end
+    printf 'log=%s\n%s' ${#line} "$line"
+  done
+}
+
+# A job that was killed is started again, or given up for the rescuers.
+revive() {
+  case $now in
+    booting)
+      if [ "$(boot_id)" = "$(cat "$dir/boot")" ]; then systemctl -q is-active nixpipe-once.service || job once
+      elif ! systemctl -q is-active nixpipe-boot.service; then
+        # A crash before the reboot was prepared has left no unit for it.
+        if [ -e "$control/nixpipe-boot.service" ]; then systemctl start --no-block nixpipe-boot.service; else job boot; fi
+      fi ;;
+    activating)
+      systemctl -q is-active nixpipe-activate.service || [ -e "$dir/result" ] || ! stage_is activating || rescue_now ;;
+    committing) systemctl -q is-active nixpipe-commit.service nixpipe-rescue.service nixpipe-window.service || job commit ;;
+    restoring)
+      systemctl -q is-active nixpipe-commit.service nixpipe-rescue.service nixpipe-window.service || rescue_now ;;
+  esac
+}
+
+# Over a new connection: the health checks, then the rename that decides.
+confirm() {
+  if stage_is window; then
+    after_boot && check_health && decide armed confirmed && job commit
+  fi
+  follow
+}
+
+# After a reboot: what is only in /run has to be put back here, before anybody judges; then the
+# units have had their chance to fail.
+after_boot() {
+  [ -e "$dir/boot" ] || return 0
+  # shellcheck source=common.sh
+  . "$dir/vars"
+  refill_secrets
+  await_boot "$((activation_timeout + confirm_timeout))" || return 1
+  start_refilled
+  newly_failed >"$dir/failed"
+  [ -s "$dir/failed" ] || return 0
+  last_words
+  # shellcheck disable=SC2046  # names of units
+  systemctl status --no-pager --full --lines=10 -- $(cat "$dir/failed") >>"$dir/log"
+  if [ "$allow_failed_units$keep_failed" = 00 ]; then
+    put "$dir/reason" "units failed: $(paste -sd' ' "$dir/failed")"
+    decide armed expired
+    return 1
+  fi
+  put "$dir/result" 'units-failed 4'
+}
+
+# Each check is tried until it passes; the window ends the attempts. Should the switch have
+# stopped the window's timer, this is the next to see it, and the reboot's timer the last.
+check_health() {
+  uptime_seconds
+  end=$((up + confirm_timeout + 2))
+  eval "set -- $health"
+  for command; do
+    told=
+    while ! words=$(PATH=/run/wrappers/bin:/run/current-system/sw/bin timeout "$health_timeout" "$shell" -c "$command" 2>&1 </dev/null); do
+      words=$(printf %s "$words" | tail -n 1)
+      [ "$told" = "$command: $words" ] || fact unhealthy "$command: $words"
+      told="$command: $words"
+      [ $mode = health ] || stage_is window || return 1
+      uptime_seconds
+      [ $mode != health ] || [ "$up" -lt $end ] || return 1
+      [ "$up" -lt $end ] || [ -e "$dir/boot" ] || { rescue_now; return 1; }
+      sleep 0.5
+    done
+    fact healthy "$command"
+  done
+}
+
+# Over a new connection: the restored system can be reached, so no reboot is needed.
+give_back() {
+  lock "$return_timeout"
+  returned
+  unlock
+  follow
+}
+returned() {
+  ! stage_is restored || decide expired returned
+  ! stage_is returned || finish "rolled-back $(cat "$dir/restored")"
+}
