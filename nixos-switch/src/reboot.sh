@@ -89,6 +89,8 @@ disarm_boot() {
   [ -e "$control/nixpipe-boot.service" ] || return 0
   rm -f "$control/sysinit.target.wants/nixpipe-boot.service" "$control/nixpipe-boot.service" "$control/nixpipe-boot.sh"
   rmdir "$control/sysinit.target.wants" "$control" 2>/dev/null
+  # A loss of power would bring them back.
+  sync -f /etc
   systemctl daemon-reload 9>&-
   # Last, as it may be what runs this.
   systemctl stop nixpipe-boot.service 2>/dev/null 9>&-
@@ -111,7 +113,10 @@ clear_menu() {
 one_shot() {
   if [ -f /boot/loader/loader.conf ]; then
     file=$(grep -lF "init=$system/init" /boot/loader/entries/*.conf | sed -n '$p')
-    [ -n "$file" ] && bootctl set-oneshot "${file##*/}"
+    file=${file##*/}
+    file=${file%.conf}
+    # Boot counting adds +N or +N-M to a file, and not to the entry's name.
+    [ -n "$file" ] && bootctl set-oneshot "${file%+[0-9]*}.conf"
   else
     path=$(menu_path)
     [ -n "$path" ] && grub-editenv /boot/grub/grubenv set next_entry="$path"
