@@ -1,13 +1,15 @@
 #!/usr/bin/python3 -B
 """A machine with a kernel, a clock and a disk of its own: the local cloud's image under qemu, whose processor is software.
 
-    computer.py make FOLDER KEY.pub   makes the disk, where KEY logs in as root; prints the machine's host key
-    computer.py run FOLDER PORT       turns the power on; its sshd is at 127.0.0.1 port PORT
+    computer.py make FOLDER KEY.pub [uefi]   makes the disk, where KEY logs in as root; prints the machine's host key
+    computer.py run FOLDER PORT              turns the power on; its sshd is at 127.0.0.1 port PORT
 
 Killing `run` cuts the power: what the kernel had not written is lost, what it had written is there. The disk is as
 durable as EBS is: what it has taken, it keeps. Without `run` it is off; a reboot reads the boot menu again.
 
-FOLDER has disk.img, console.log, and what was last read of /boot.
+What GRUB does is done here, but with `uefi` all of the boot is real: firmware, systemd-boot, kernel and initrd.
+
+FOLDER has disk.img, console.log, and what was last read of /boot or what UEFI needs.
 """
 
 import ctypes
@@ -21,6 +23,7 @@ import subprocess
 import sys
 
 import bootloader
+import firmware
 
 CLOUD = pathlib.Path(os.environ.get("NIXPIPE_CLOUD", "/var/lib/nixpipe-cloud"))
 MEBIBYTES = 1000
@@ -52,10 +55,12 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def main() -> None:
-    command, folder, argument = sys.argv[1:]
+    command, folder, argument, *more = sys.argv[1:]
     folder = pathlib.Path(folder)
     if command == "make":
         make(folder, pathlib.Path(argument))
+        if more == ["uefi"]:
+            firmware.make(folder, CLOUD / "kernel", menu_entry(folder).command_line)
     elif command == "run":
         run(folder, int(argument))
     else:
@@ -102,12 +107,7 @@ def run(folder: pathlib.Path, port: int) -> None:
     lock = open(folder / "lock", "w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     while True:
-        entry = menu_entry(folder)
-        words = shlex.split(entry.command_line)
-        init = next(word.removeprefix("init=") for word in words if word.startswith("init="))
-        rest = [word for word in words if not word.startswith("init=")]
-        # A kernel writes what it keeps every five seconds; here it is not to do that by chance.
-        line = ["root=/dev/nvme0n1", "rw", "rootflags=commit=300", "quiet", *rest, f"init=/{TOOLS}/power-on", "--", init]
+        boots = firmware.arguments(folder, CLOUD / "kernel") if (folder / "esp.img").exists() else menu(folder)
         subprocess.run(
             [
                 "qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-cpu", "max,la57=off", "-m", "768",
@@ -117,10 +117,20 @@ def run(folder: pathlib.Path, port: int) -> None:
                 "-device", "nvme,drive=disk,serial=disk",
                 "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22",
                 "-device", "virtio-net-pci,netdev=net,romfile=",
-                "-kernel", CLOUD / "kernel" / "vmlinuz", "-append", " ".join(line),
+                *boots,
             ],
             check=True, pass_fds=[lock.fileno()], preexec_fn=die_with_parent,
         )  # fmt: skip
+
+
+def menu(folder: pathlib.Path) -> list:
+    """Returns what qemu is to be told of the entry that GRUB's menu has for the next boot."""
+    words = shlex.split(menu_entry(folder).command_line)
+    init = next(word.removeprefix("init=") for word in words if word.startswith("init="))
+    rest = [word for word in words if not word.startswith("init=")]
+    # A kernel writes what it keeps every five seconds; here it is not to do that by chance.
+    line = ["root=/dev/nvme0n1", "rw", "rootflags=commit=300", "quiet", *rest, f"init=/{TOOLS}/power-on", "--", init]
+    return ["-kernel", CLOUD / "kernel" / "vmlinuz", "-append", " ".join(line)]
 
 
 def menu_entry(folder: pathlib.Path) -> bootloader.Entry:

@@ -19,14 +19,15 @@ pub struct Computer {
 }
 
 impl Computer {
-    /// Makes it and turns it on; gives the record of it, as a user would write it.
-    pub fn new(folder: &Folder, name: &str) -> (Computer, Value) {
+    /// Makes it and turns it on; gives the record of it, as a user would write it. With `uefi` its boot is real.
+    pub fn new(folder: &Folder, name: &str, uefi: bool) -> (Computer, Value) {
         let mut record = folder.sh(&format!("keygen -n --name {name}"), "").ok().record();
         let public = folder.path().join("key.pub");
         std::fs::write(&public, record["keyPair"]["publicKey"].as_str().unwrap()).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let computer = Computer { folder: folder.path().into(), port, power: Mutex::new(None) };
-        let made = computer.command("make", &public.display().to_string()).output().unwrap();
+        let mut make = computer.command("make", &public.display().to_string());
+        let made = make.args(uefi.then_some("uefi")).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let host_key = String::from_utf8(made.stdout).unwrap();
         record["ssh"] = json!({ "host": "127.0.0.1", "port": port, "user": "root", "hostKeys": [host_key.trim()] });

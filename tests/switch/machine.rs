@@ -25,6 +25,8 @@ pub struct Machine {
     name: &'static str,
     /// The record that ec2-up wrote
     record: Value,
+    /// What its configurations import besides
+    imports: String,
     pushed: AtomicUsize,
 }
 
@@ -50,7 +52,8 @@ left() {
     ls /nix/var/nix/profiles/system-profiles 2>/dev/null
     ls /etc/systemd/system.control 2>/dev/null
     grub-editenv /boot/grub/grubenv list 2>/dev/null
-    grep -o "Profile 'nixpipe'" /boot/grub/grub.cfg
+    grep -o "Profile 'nixpipe'" /boot/grub/grub.cfg 2>/dev/null
+    ls /boot/loader/entries /sys/firmware/efi/efivars 2>/dev/null | grep -e nixpipe -e OneShot
     ls /var/lib/nixpipe 2>/dev/null
     ls /run/nixpipe 2>/dev/null | grep -v -e lock -e last
 }
@@ -62,7 +65,9 @@ while [ -n "$left" ] && [ $patience -gt 0 ]; do
 done
 readlink -f /run/current-system
 readlink -f /nix/var/nix/profiles/system
-sed -n 's|.*init=\(/nix/store/[^ /]*\)/.*|\1|p' /boot/grub/grub.cfg | sed -n 1p
+menu=/boot/grub/grub.cfg
+[ -e $menu ] || menu=/boot/loader/entries/$(sed -n 's/^default //p' /boot/loader/loader.conf)
+sed -n 's|.*init=\(/nix/store/[^ /]*\)/.*|\1|p' $menu | sed -n 1p
 readlink -f /etc/static
 echo $(systemctl is-active greeter) $(cat /etc/greeting 2>/dev/null)
 echo $left
@@ -77,14 +82,32 @@ impl Machine {
             "nixos-ami -n --release 20.09 --region eu-central-1 --name {name} | keygen | ec2-up --deployment switch-{name}"
         );
         let record = folder.sh(&script, "").ok().record();
-        Machine { cloud, folder, computer: None, name, record, pushed: AtomicUsize::new(0) }
+        Machine { cloud, folder, computer: None, name, record, imports: String::new(), pushed: AtomicUsize::new(0) }
     }
 
     /// A machine with a kernel of its own.
     pub fn computer(name: &'static str) -> Machine {
+        Machine::with_kernel(name, false)
+    }
+
+    /// One that boots by UEFI and systemd-boot.
+    pub fn uefi(name: &'static str) -> Machine {
+        Machine::with_kernel(name, true)
+    }
+
+    fn with_kernel(name: &'static str, uefi: bool) -> Machine {
         let (cloud, folder) = (cloud(), Folder::new(name));
-        let (computer, record) = Computer::new(&folder, name);
-        let machine = Machine { cloud, folder, computer: Some(computer), name, record, pushed: AtomicUsize::new(0) };
+        let (computer, record) = Computer::new(&folder, name, uefi);
+        let imports = tests::project().join("tests/cloud/uefi/configuration.nix").display().to_string();
+        let machine = Machine {
+            cloud,
+            folder,
+            computer: Some(computer),
+            name,
+            record,
+            imports: if uefi { imports } else { String::new() },
+            pushed: AtomicUsize::new(0),
+        };
         machine.wait();
         machine
     }
@@ -103,7 +126,8 @@ impl Machine {
     pub fn push(&self, body: &str) -> Value {
         let file = format!("{}.nix", self.pushed.fetch_add(1, Ordering::Relaxed));
         let text = format!(
-            "{{ lib, pkgs, ... }}: {{ imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ({{ {body} }}) ]; }}"
+            "{{ lib, pkgs, ... }}: {{ imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> {} ({{ {body} }}) ]; }}",
+            self.imports
         );
         std::fs::write(self.folder.path().join(&file), text).unwrap();
         self.folder.sh(&format!("nix-push {file}"), format!("{}\n", self.record)).ok().record()

@@ -14,4 +14,5 @@ mod plan;
 mod reboot;
 mod secrets;
 mod trips;
+mod uefi;
 mod window;
