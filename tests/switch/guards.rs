@@ -182,12 +182,21 @@ fn other_ways_than_switch() {
     assert_eq!(machine.ssh("cat /etc/child").ok().stdout, "here");
     assert_eq!(said(&machine.switch(&special, "").ok()).0, "unchanged", "a specialisation is its system");
 
-    let fish =
-        machine.push_greeter("fish", "users.users.root.shell = pkgs.fish; environment.systemPackages = [ pkgs.fish ];");
+    let shells = "users.users.root.shell = pkgs.fish; environment.binsh = \"${pkgs.dash}/bin/dash\";
+        environment.systemPackages = [
+          pkgs.fish
+          (lib.hiPrio (pkgs.runCommandLocal \"dash-as-sh\" { } \"mkdir -p $out/bin; ln -s ${pkgs.dash}/bin/dash $out/bin/sh\"))
+        ];";
+    let fish = machine.push_greeter("fish", shells);
     machine.switch(&fish, "").ok();
-    machine.assert_keeps(&fish, "fish", "fish becomes root's shell");
+    machine.assert_keeps(&fish, "fish", "fish becomes root's shell, and dash is sh");
+    let links = machine.ssh("readlink -f /bin/sh /run/current-system/sw/bin/sh").ok().stdout;
+    assert_eq!(links.matches("/bin/dash\n").count(), 2, "{links}");
+    let ran = machine.switch(&old, "--health false --confirm-timeout 2s");
+    assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
+    machine.assert_keeps(&fish, "fish", "fish is root's shell, dash is sh, and a health check fails");
     machine.switch(&old, "").ok();
-    machine.assert_keeps(&old, "old", "fish is root's shell");
+    machine.assert_keeps(&old, "old", "fish is root's shell, and dash is sh");
 
     let sshd = machine.push_greeter("sshd", "services.openssh.settings.MaxAuthTries = 5;");
     machine.switch(&sshd, "").ok();
