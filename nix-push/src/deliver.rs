@@ -33,7 +33,7 @@ pub fn deliver(
     cargo: Cargo,
     section: &mut Section,
 ) -> Result<()> {
-    let Cargo { toplevel, build, closure } = cargo;
+    let Cargo { toplevel, build, closure, expected } = cargo;
     let toplevel = &toplevel;
     let (all, whole) = (closure.infos.len(), size(closure.bytes()));
     if (script.was_asked() || facts.has.contains(toplevel))
@@ -108,6 +108,7 @@ pub fn deliver(
         };
         sent.map_err(|error| filled(error, bytes, facts.free)).with_hint(AGAIN)
     });
+    drop(expected);
     let Sent { packed, saved, .. } = sent?;
     let took = section.phases.send.unwrap_or_default();
     let rate = (bytes as f64 / took.max(0.001)) as u64;

@@ -6,6 +6,7 @@ use crate::lanes::Second;
 use crate::nix;
 use crate::pack::Packing;
 use crate::remote::{PATH, ROOT, shell, unkept, words};
+use crate::wire::Request;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, StorePath, WithKind};
 use machine_ssh::{Channel, Session, quote};
@@ -29,11 +30,11 @@ pub fn open(
     if let Some(folder) = folder {
         take = format!("folder={}\n{}merge | {{\n{take}\n}}", quote(folder), include_str!("merge.sh"));
     }
-    // What is built is kept by the claim, so Nix's advice to make a root is left out. What is sent is
-    // valid once each path was answered for: without that, nobody believes the word that it is rooted.
+    // What is built is kept by the claim, so Nix's advice to make a root is left out.
     let root = match drv {
         Some(_) => {
             r#"
+take
 if ! nix-store --check-validity "$top" 2>/dev/null; then
   nix-store --realise "$drv" "$@" 2>&1 >/dev/null
 fi
@@ -42,15 +43,17 @@ root
         }
         None => {
             r#"
-if [ -e "$top" ]
-then root
+if given
+then rooted
 else drop; echo "its nix-store or what feeds it ended early" >&2
 fi
 "#
         }
     };
-    let script = format!("{PATH}{ROOT}top=$1 drv=$2; shift 2\nclaim || exit\n{take}\n{root}");
-    let mut arguments = vec![toplevel.as_str(), drv.map_or("", StorePath::as_str)];
+    let script =
+        format!("{PATH}{ROOT}top=$1 drv=$2 question=$3; shift 3\nclaim || exit\ntake() {{\n{take}\n}}\n{root}");
+    let question = Request::hello().ask_valid_paths(true, false, std::slice::from_ref(toplevel)).printf();
+    let mut arguments = vec![toplevel.as_str(), drv.map_or("", StorePath::as_str), &question];
     arguments.extend(options.iter().map(String::as_str));
     session.open(&shell(&script, &arguments))
 }

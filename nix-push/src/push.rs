@@ -6,6 +6,7 @@ use crate::evaluate::{self, Evaluated, Settings, evaluate};
 use crate::local::Store;
 use crate::remote::Remote;
 use crate::source::Source;
+use crate::spool::Expected;
 use crate::{Args, BuildOn, about, build};
 use anyhow::{Context, Result, anyhow};
 use machine_record::{Closure as Section, Failure, Kind, Phases, Record, StorePath};
@@ -22,11 +23,13 @@ const IDLE: Duration = Duration::from_secs(60);
 pub const NOT_BUILT: &str = "build it first, or name what builds it: nix-push CONFIGURATION";
 
 /// What is to be sent; it is kept in the local store until the end of the run.
-pub struct Cargo {
+pub struct Cargo<'a> {
     pub toplevel: StorePath,
     /// The derivation, where the machine is to build it: then the closure is that of the derivation
     pub build: Option<StorePath>,
     pub closure: Arc<Closure>,
+    /// Held until all has arrived
+    pub expected: Expected<'a>,
 }
 
 /// Evaluates, builds, sends and roots; writes `closure`, as far as it came.
@@ -98,15 +101,15 @@ fn work(
 
 /// What happens on this computer: evaluating, building, and listing the closure. A system that is
 /// there without that is told to `known` at once.
-fn prepare(
+fn prepare<'a>(
     args: &Args,
-    settings: &Settings,
+    settings: &'a Settings,
     source: &Source,
     record: &Record,
     written: &mut Option<Section>,
     known: &OnceLock<StorePath>,
     stop: &AtomicBool,
-) -> Result<Cargo> {
+) -> Result<Cargo<'a>> {
     let machine = record.name();
     let signer = settings.signer()?;
     let mut phases = Phases::default();
@@ -143,7 +146,7 @@ fn prepare(
     {
         about::warn_if_small(&machine, record);
         let closure = settings.closures.of(store, drv, signer).context("cannot list the derivations")?;
-        return Ok(Cargo { toplevel, build: Some(drv.clone()), closure });
+        return Ok(Cargo { toplevel, build: Some(drv.clone()), closure, expected: settings.spool.expect() });
     }
     if there {
         let _ = known.set(toplevel.clone());
@@ -160,7 +163,7 @@ fn prepare(
     let closure = settings.closures.of(store, &toplevel, signer).context("cannot list the closure")?;
     section.paths = Some(closure.infos.len() as u64);
     section.bytes = Some(closure.bytes());
-    Ok(Cargo { toplevel, build: None, closure })
+    Ok(Cargo { toplevel, build: None, closure, expected: settings.spool.expect() })
 }
 
 /// Whether the machine is to build its system by itself.

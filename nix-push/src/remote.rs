@@ -24,9 +24,11 @@ echo "nix-push: facts"
 command -v nix-store >/dev/null && echo "tool=nix-store"
 command -v zstd >/dev/null && echo "tool=zstd" && command -v xargs >/dev/null && echo "zstd=$(zstd -V 2>&1)"
 command -v gzip >/dev/null && echo "tool=gzip"
+set --
 for link in /run/current-system /nix/var/nix/profiles/system "$roots/pushed"; do
-  [ -e "$link" ] && echo "has=$(readlink -f "$link")"
+  [ ! -e "$link" ] || set -- "$@" "$link"
 done
+[ $# = 0 ] || printf 'has=%s\n' $(readlink -f "$@")
 df -Pk /nix/store | { read -r _; read -r _ _ _ free _; echo "free=$free"; }
 while read -r name kib _; do [ "$name" = MemAvailable: ] && echo "memory=$kib"; done < /proc/meminfo
 echo "end"
@@ -39,36 +41,44 @@ done
 "#;
 
 /// `claim` makes a root at once, under a name of its own: nothing can be collected from the
-/// moment on when the system is whole. `root` gives it its fixed name, in one step, if it is.
-/// Who may not write there has Nix's daemon make a root of a link at home, once the system is whole;
+/// moment on when the system is whole. `keep` gives it its fixed name, in one step, once Nix has said that it is.
+/// Who may not write there has Nix's daemon make a root of a link at home, if the system is whole;
 /// until then the serve protocol keeps it.
 ///
-/// A garbage collector that looked for roots before there was this one may still be at work. `valid` goes by way of Nix, which
-/// tells it of the system (a temporary root, by the collector's socket: libstore/gc.cc), so it comes last, too.
+/// A garbage collector that looked for roots before there was this one may still be at work. Nix tells it of the system when
+/// it is asked for that (a temporary root, by the collector's socket: libstore/gc.cc). One that began later saw the
+/// first name, or the second, but for one that looked in between: so after `keep` either none is at work, as its lock
+/// shows, and none has taken the system; or Nix is asked again.
+///
+/// `given` takes paths by `take`, and says whether the system is valid then: a nix-store that has started meanwhile is told
+/// `question`, so that nobody waits for one to start.
 pub const ROOT: &str = r#"
 if [ -w /nix/var/nix/gcroots ]; then
   roots=/nix/var/nix/gcroots/nixpipe
   claim() {
-    mkdir -p $roots || return
+    [ -d $roots ] || mkdir -p $roots || return
     # What a machine that lost its power has left would be kept for ever.
-    for old in $roots/.pushed.*; do [ -e /proc/"${old##*.}" ] || rm -f "$old"; done
+    for old in $roots/.pushed.*; do [ ! -L "$old" ] || [ -e /proc/"${old##*.}" ] || rm -f "$old"; done
     ln -sfn "$top" $roots/.pushed.$$
   }
-  keep() { mv -fT $roots/.pushed.$$ $roots/pushed; }
+  valid() { ask; }
+  keep() { mv -fT $roots/.pushed.$$ $roots/pushed && { calm 2>/dev/null || ask; }; }
   drop() { rm -f $roots/.pushed.$$; }
 else
   roots=${XDG_STATE_HOME:-$HOME/.local/state}/nixpipe
   claim() { mkdir -p "$roots"; }
-  keep() { nix-store --realise "$top" --add-root "$roots/pushed" --indirect >/dev/null; }
+  valid() { :; }
+  keep() { nix-store --realise "$top" --option substitute false --add-root "$roots/pushed" --indirect >/dev/null && ask; }
   drop() { :; }
 fi
-valid() { said=$(nix-store --realise "$top" --option substitute false 2>&1 >/dev/null) || { echo "$said" >&2; false; }; }
-root() {
-  if valid && keep && valid
-  then echo "rooted"
-  else drop; false
-  fi
+ask() { said=$(nix-store --realise "$top" --option substitute false 2>&1 >/dev/null) || { echo "$said" >&2; false; }; }
+given() {
+  { { take >&3 3>&-; printf "$question"; } | nix-store --serve --write 3>&- | LC_ALL=C grep -qF -e "$top"; } 3>&1
 }
+# The lock is the collector's from before it looks for roots until it has ended.
+calm() { flock -sn 9 && [ -e "$top" ]; } 9</nix/var/nix/gc.lock
+rooted() { if keep; then echo "rooted"; else drop; false; fi; }
+root() { if valid; then rooted; else drop; false; fi; }
 "#;
 
 /// What the machine says of itself.

@@ -39,7 +39,7 @@ pub fn send(
     infos: &[&PathInfo],
     pairs: &Pairs,
 ) -> Result<Sent> {
-    let mut pace = Pace::new(spool.machines());
+    let mut pace = Pace::new(spool.expected());
     let order = spool.order(packing, pace.level(), groups::cut(infos, pairs));
     let total = infos.iter().map(|info| info.nar_size).sum();
     let step = log::step(machine, "sending").of_bytes(total);
@@ -153,6 +153,20 @@ pub fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn machines_that_nothing_is_sent_to_make_the_link_no_slower() {
+        let spool = Spool::new();
+        let _present: Vec<_> = (0..5).map(|_| spool.enter()).collect();
+        let level = || Pace::new(spool.expected()).level();
+        let fast = level();
+        let mut expected: Vec<_> = (0..4).map(|_| spool.expect()).collect();
+        assert!(level() > fast, "four share it");
+        expected.pop();
+        assert_eq!(level(), fast, "one of them has all");
+        drop(expected);
+        assert_eq!((level(), spool.machines()), (fast, 5));
+    }
 
     #[test]
     fn a_long_copy_says_how_far_it_is() {

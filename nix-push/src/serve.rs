@@ -55,6 +55,11 @@ impl Request {
         Request::default().number(CLIENT_MAGIC).number(VERSION)
     }
 
+    /// Asks which of `paths` are valid, as [`Serve::ask_valid_paths`] does.
+    pub fn ask_valid_paths(self, lock: bool, substitute: bool, paths: &[StorePath]) -> Self {
+        self.number(QUERY_VALID_PATHS).number(lock.into()).number(substitute.into()).paths(paths)
+    }
+
     /// Asks for information; the NAR of the path must follow.
     pub fn add_to_store_nar(info: &PathInfo) -> Self {
         Request::default()
@@ -104,8 +109,7 @@ impl<P: Pipe> Serve<P> {
     /// Asks which of `paths` are valid. With `lock`, the server keeps all of them, also those
     /// that are still to come, from being collected as garbage for as long as it runs.
     pub fn ask_valid_paths(&mut self, lock: bool, substitute: bool, paths: &[StorePath]) -> Result<()> {
-        let request =
-            Request::default().number(QUERY_VALID_PATHS).number(lock.into()).number(substitute.into()).paths(paths);
+        let request = Request::default().ask_valid_paths(lock, substitute, paths);
         self.wire.send(&request)
     }
 

@@ -31,6 +31,7 @@ const SPARE: u64 = 512 << 20;
 pub struct Spool {
     makers: usize,
     machines: AtomicUsize,
+    expected: AtomicUsize,
     orders: AtomicUsize,
     state: Mutex<State>,
     changed: Condvar,
@@ -80,6 +81,9 @@ enum Place {
 /// A machine that is in hand until this is dropped.
 pub struct Present<'a>(&'a Spool);
 
+/// A machine that is sent to, or may have to be, until this is dropped.
+pub struct Expected<'a>(&'a Spool);
+
 /// The groups that one machine is to get, in order.
 pub struct Order<'a> {
     spool: &'a Spool,
@@ -103,6 +107,7 @@ impl Spool {
         Spool {
             makers,
             machines: AtomicUsize::new(0),
+            expected: AtomicUsize::new(0),
             orders: AtomicUsize::new(0),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -113,6 +118,17 @@ impl Spool {
     pub fn enter(&self) -> Present<'_> {
         self.machines.fetch_add(1, Ordering::SeqCst);
         Present(self)
+    }
+
+    /// Counts a machine whose closure is known, and whose link is not done with it.
+    pub fn expect(&self) -> Expected<'_> {
+        self.expected.fetch_add(1, Ordering::SeqCst);
+        Expected(self)
+    }
+
+    /// How many machines are sent to, as far as is known.
+    pub fn expected(&self) -> usize {
+        self.expected.load(Ordering::SeqCst)
     }
 
     /// What a machine is to get. Its groups are made by threads that run [`Order::make`].
@@ -178,5 +194,11 @@ fn nameless() -> Result<File> {
 impl Drop for Present<'_> {
     fn drop(&mut self) {
         self.0.machines.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        self.0.expected.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -57,6 +57,15 @@ impl Request {
     pub fn paths(self, paths: &[StorePath]) -> Self {
         self.strings(paths.iter().map(StorePath::as_str))
     }
+
+    /// The format with which printf(1) writes it.
+    pub fn printf(&self) -> String {
+        let octal = |byte: &u8| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'/' | b'-' | b'.' => char::from(*byte).to_string(),
+            byte => format!("\\{byte:03o}"),
+        };
+        self.0.iter().map(octal).collect()
+    }
 }
 
 /// Reads what is said at the other end of a pipe.
@@ -155,6 +164,16 @@ mod tests {
         let says = Request::default().number(MAX_STRING + 1).0;
         let told = Wire::new(scripted::Scripted { says, heard: vec![] }).string().unwrap_err();
         assert_eq!(told.to_string(), format!("a string of {} bytes was announced", MAX_STRING + 1));
+    }
+
+    #[test]
+    fn a_shell_writes_what_is_asked() {
+        let all: Vec<u8> = (0..=255).chain(*b"7%d\\1%").collect();
+        for shell in ["sh", "bash"] {
+            let script = format!("printf '{}'", Request(all.clone()).printf());
+            let output = std::process::Command::new(shell).args(["-c", &script]).output().unwrap();
+            assert_eq!(output.stdout, all, "{shell}");
+        }
     }
 
     #[test]

@@ -58,6 +58,22 @@ fn a_far_machine_is_sent_to_on_two_channels_and_what_is_cut_can_be_sent_again() 
     again(&machines, &top, "the connection was cut");
     nothing_is_left(&machines);
 
+    // The second one becomes root as the first one does.
+    let ops = "set -e; echo 'ops:x:1501:100::/home/ops:/bin/sh' >> /etc/passwd; echo 'ops:*:1::::::' >> /etc/shadow
+        echo 'ops ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers; chmod 440 /etc/sudoers
+        mkdir -p /home/ops/.ssh; cat /root/.ssh/authorized_keys /etc/ssh/authorized_keys.d/root > /home/ops/.ssh/authorized_keys 2>/dev/null || true
+        chown -R 1501:100 /home/ops; chmod 700 /home/ops /home/ops/.ssh; chmod 600 /home/ops/.ssh/authorized_keys";
+    machines.ssh(0, ops).ok();
+    machines.forget(0, &top);
+    let relay = Relay::new(machines.address(0), Rule { delay: FAR, ..Rule::default() });
+    let mut record = machines.record_at(relay.port);
+    record["ssh"]["user"] = "ops".into();
+    let ran = machines.push(&top, "-v --elevate sudo", &[record]).ok();
+    assert!(ran.stderr.contains(TWO), "{}", ran.stderr);
+    machines.assert_has(0, &top);
+    nothing_is_left(&machines);
+    machines.forget(0, &top);
+
     // Two commands at a time are what a push needs; an sshd may take no more.
     let few = "set -e; cd /etc/ssh; { echo MaxSessions 2; cat sshd_config; } > new; mv new sshd_config; systemctl restart sshd";
     machines.ssh(0, few);
