@@ -20,14 +20,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 mod channel;
+mod ciphers;
 mod login;
 mod opening;
-
-/// AES-GCM first. ChaCha20 takes less of the processor, as libssh2 encrypts a packet of it at once, and of all others 16 bytes
-/// at a time (measured in docs/copy.md); but with a server older than OpenSSH 9.6, somebody on the way could leave out the first
-/// packets (CVE-2023-48795).
-const CIPHERS: &str =
-    "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr";
 
 /// How often a silent machine is asked for a sign of life, in seconds.
 const KEEPALIVE: u32 = 10;
@@ -231,11 +226,9 @@ pub(crate) fn shake_hands(
     let mut ssh = ssh2::Session::new().context("cannot start libssh2")?;
     ssh.set_timeout(u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX));
     ssh.method_pref(MethodType::HostKey, &host_key::algorithms(types)).context("cannot start libssh2")?;
-    for direction in [MethodType::CryptCs, MethodType::CryptSc] {
-        ssh.method_pref(direction, CIPHERS).context("cannot start libssh2")?;
-    }
+    ciphers::prefer(&ssh, ciphers::ANY).context("cannot start libssh2")?;
     ssh.set_tcp_stream(socket.fd.try_clone().context("cannot start libssh2")?);
-    ssh.handshake().map_err(|error| {
+    ciphers::shake_hands(&mut ssh, &socket.fd, timeout).map_err(|error| {
         if let Some(failure) = socket.complaint(host) {
             return failure;
         }
