@@ -55,9 +55,8 @@ fn systemd_boot_tries_the_new_system_once() {
     machine.assert_keeps(&new, "new", "a new system without a login that is reset under systemd-boot");
 
     // The firmware's own default is what boots, whatever the loader's file says.
-    machine
-        .ssh("cd /boot/loader/entries && bootctl set-default $(grep -l /nixos-system-*old* *.conf || ls | sed -n 1p)")
-        .ok();
+    let entry = format!("$(grep -l init={}/init *.conf | sed 1q)", toplevel(&old));
+    machine.ssh(&format!("cd /boot/loader/entries && bootctl set-default {entry}")).ok();
     let status = machine.switch(&new, &format!("{SLOW} --status")).ok().record()["status"].clone();
     assert_eq!((&status["bootEntry"], &status["matches"]), (&json!(toplevel(&old)), &json!(false)), "{status}");
 }
