@@ -103,8 +103,8 @@ pub fn programs(name: &str) -> Vec<PathBuf> {
 /// The folders that Nix is sure to look into: of PATH, and of its search path, of which `given` are
 /// the entries by -I. What is no path is left out. (Nix itself touches some on the way to channels.)
 pub fn folders(given: &[String]) -> Vec<PathBuf> {
-    let variable = |name: &str| std::env::var(name).unwrap_or_default();
-    let (path, own) = (variable("PATH"), variable("NIX_PATH"));
+    let list = |name: &str| std::env::var(name).unwrap_or_default();
+    let (path, own) = (list("PATH"), list("NIX_PATH"));
     let entries = given.iter().map(String::as_str).chain(own.split(':')).chain(path.split(':'));
     entries
         .filter_map(|entry| {
@@ -114,7 +114,7 @@ pub fn folders(given: &[String]) -> Vec<PathBuf> {
         .chain(channels())
         // Settings of the user's are looked for there, and a home always changes.
         .chain([home("XDG_CONFIG_HOME", ".config/nix/nix.conf")])
-        .chain(std::env::var_os("NIX_CONFIG_HOME").map(PathBuf::from))
+        .chain(variable("NIX_CONFIG_HOME").map(PathBuf::from))
         .collect()
 }
 

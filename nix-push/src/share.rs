@@ -30,8 +30,8 @@ struct Running {
     facts: Facts,
     /// How many facts it has looked at, and where that led; None if that is nowhere
     told: (usize, Option<At>),
-    /// Where it is sure to come
-    sure: At,
+    /// Where it is sure to come; None if nobody can tell
+    sure: Option<At>,
 }
 
 /// What is to be done for a machine.
@@ -54,14 +54,14 @@ impl Shared {
     /// a fact in which the two differ.
     pub fn turn<'a>(&'a self, template: &'a str, facts: &Facts) -> Turn<'a> {
         let mut templates = self.lock();
-        let mut at = At::default();
+        let mut at = Some(At::default());
         loop {
             let known = templates.entry(template.into()).or_default();
-            at = known.tree.walk(at, facts);
-            if let Some(verdict) = known.tree.end(at) {
+            at = at.and_then(|at| known.tree.walk(at, facts));
+            if let Some(verdict) = at.and_then(|at| known.tree.end(at)) {
                 return Turn::Done(Box::new(verdict.clone()));
             }
-            if known.running.values().all(|running| running.sure != at) {
+            if at.is_none() || known.running.values().all(|running| running.sure != at) {
                 known.next += 1;
                 let running = Running { facts: facts.clone(), told: (0, Some(At::default())), sure: at };
                 known.running.insert(known.next, running);
@@ -87,7 +87,20 @@ impl Template {
         let at = used[count..].iter().try_fold(at, |at, fact| Some(Some(tree.step(at?, fact, &one.facts)?)));
         one.told = (used.len(), at.flatten());
         // What has become known there may have shown the way for all.
-        running.values_mut().for_each(|running| running.sure = tree.walk(running.sure, &running.facts));
+        running
+            .values_mut()
+            .for_each(|running| running.sure = running.sure.and_then(|sure| tree.walk(sure, &running.facts)));
+    }
+
+    /// The running evaluation has looked at all these facts from its beginning, and come to this.
+    fn ends(&mut self, id: u64, used: &[String], verdict: Verdict) {
+        let Some(one) = self.running.get_mut(&id) else { return };
+        // It may have begun again since it told.
+        one.told = (0, Some(At::default()));
+        self.looks(id, used);
+        if let Some(Running { told: (_, Some(at)), .. }) = self.running.get(&id) {
+            self.tree.close(*at, verdict);
+        }
     }
 }
 
@@ -103,11 +116,7 @@ impl Work<'_> {
     /// Tells the others what it came to, and what it looked at.
     pub fn done(self, used: &Used, verdict: Verdict) {
         if let Some(known) = self.shared.lock().get_mut(self.template) {
-            known.looks(self.id, &[]);
-            known.looks(self.id, used);
-            if let Some(Running { told: (_, Some(at)), .. }) = known.running.get(&self.id) {
-                known.tree.close(*at, verdict);
-            }
+            known.ends(self.id, used, verdict);
         }
     }
 }
