@@ -20,7 +20,7 @@ const QUERY_MISSING: u64 = 40;
 const GREETING: Duration = Duration::from_secs(10);
 
 /// How long an answer may take, for which caches may have to be asked.
-const ANSWERED: Duration = Duration::from_secs(600);
+pub const ANSWERED: Duration = Duration::from_secs(600);
 
 /// What comes before an answer.
 const LOG_LINE: u64 = 0x6f6c_6d67;

@@ -243,6 +243,8 @@ impl Job<'_> {
             command: &command,
             begins: &begins,
             looks: &looks,
+            // A configuration may take its time, and build what it imports.
+            limit: None,
         })?;
         let used = used(&outcome.facts);
         if outcome.success {

@@ -11,10 +11,11 @@ use crate::recorder::Beginning;
 pub use crate::room::ASKING;
 use crate::room::{Place, Room, Taken, Told, Waiting};
 use anyhow::Result;
-use machine_record::log;
+use machine_record::{Failure, Kind, log};
 use std::process::{Child, Command};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 /// What all evaluators share.
 pub struct Evaluators {
@@ -41,6 +42,8 @@ pub struct Wanted<'a> {
     pub begins: &'a dyn Fn(),
     /// Told what it has looked at so far
     pub looks: &'a dyn Fn(&[String]),
+    /// How long it may run, if that is bounded
+    pub limit: Option<Duration>,
 }
 
 /// How a machine comes to be evaluated.
@@ -88,6 +91,12 @@ impl Evaluators {
             let outcome = run.run(&mut command);
             self.leave(wanted.template, id, run.learned(outcome.as_ref().is_ok_and(|outcome| outcome.success)));
             let outcome = Outcome { facts: run.facts, ..outcome? };
+            if let (Some(limit), true) = (wanted.limit, run.late) {
+                let what = format!("{} did not answer in {} s", command.get_program().display(), limit.as_secs());
+                return Err(Failure::new(Kind::Timeout, what)
+                    .hint("-v shows what it was asked: try that by hand")
+                    .into());
+            }
             if let Some(own) = run.own {
                 return Ok((own, run.began));
             } else if run.machines > 1 {
@@ -169,7 +178,10 @@ struct Run<'a> {
     taken: Taken,
     /// How many facts were told of
     told: Option<usize>,
+    /// Whether it was ended for memory, and for its time
     ended: bool,
+    late: bool,
+    started: Instant,
 }
 
 impl<'a> Run<'a> {
@@ -181,8 +193,26 @@ impl<'a> Run<'a> {
     ) -> Self {
         let machines = others.len() + 1;
         let (facts, taken) = (Vec::new(), Taken::default());
-        let (own, done, most, before, told, ended) = (None, 0, 0, 0, None, false);
-        Run { evaluators, wanted, id, began, others, machines, done, facts, own, most, before, taken, told, ended }
+        let (own, done, most, before, told, ended, late) = (None, 0, 0, 0, None, false, false);
+        let started = Instant::now();
+        Run {
+            evaluators,
+            wanted,
+            id,
+            began,
+            others,
+            machines,
+            done,
+            facts,
+            own,
+            most,
+            before,
+            taken,
+            told,
+            ended,
+            late,
+            started,
+        }
     }
 
     fn run(&mut self, command: &mut Command) -> Result<Outcome> {
@@ -239,7 +269,11 @@ impl<'a> Run<'a> {
     /// Measures it, and ends it if all are too much and it is the last that came or has machines left
     /// that can have another process; also if it cannot tell of those.
     fn look(&mut self, child: &mut Child) {
-        if self.ended {
+        if self.ended || self.late {
+            return;
+        }
+        if self.wanted.limit.is_some_and(|limit| self.started.elapsed() > limit) {
+            self.late = child.kill().is_ok();
             return;
         }
         let Some(Held { own, .. }) = Held::by(child.id()) else { return };
@@ -278,5 +312,34 @@ impl<'a> Run<'a> {
             taken.more = taken.more.max(Some(each));
         }
         (taken.first > 0).then_some(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_does_not_answer_is_ended() {
+        let command = || {
+            let mut command = Command::new("sleep");
+            command.arg("3600");
+            (command, None)
+        };
+        let wanted = Wanted {
+            machine: "a",
+            template: ASKING,
+            facts: "",
+            hold: false,
+            input: &|_| String::new(),
+            command: &command,
+            begins: &|| {},
+            looks: &|_| {},
+            limit: Some(Duration::from_millis(1)),
+        };
+        let evaluators = Evaluators::new(None, None);
+        let told = evaluators.run(&wanted).map(drop).unwrap_err();
+        assert_eq!(Failure::of(&told).kind, Kind::Timeout);
+        assert!(evaluators.lock().running.is_empty());
     }
 }

@@ -82,7 +82,7 @@ impl Template {
         };
         let mut text = String::new();
         if sight == Sight::Watched {
-            text += &format!("let nixpipe-watch = ({WATCH}\n) {};\n", roots(source));
+            text += &format!("let nixpipe-watch = ({WATCH}\n) {};\n{THERE}", roots(source));
             text += &format!("in let inherit (nixpipe-watch) {WATCHED};\n");
         } else {
             text += "let ";
@@ -94,6 +94,9 @@ impl Template {
             text += &format!("{} = (\n{nix}\n);\n", nix_string(name));
         }
         text += "};\n";
+        if sight != Sight::Watched {
+            text += THERE;
+        }
         let nixos = nixos(source, record, lock)?;
         text += &format!("in let\nrecords = [ {HOLE} ];\nsystem = {system};\n");
         text += &format!("one = at: let\nnixos = {nixos};\n{BODY}");
@@ -123,6 +126,9 @@ fn roots(source: &Source) -> String {
          ([ {folder} ] ++ map (entry: toString entry.path) builtins.nixPath) ++ [ builtins.storeDir ])"
     )
 }
+
+/// Nix's own, which nobody watches.
+const THERE: &str = "nixpipe-there = builtins.pathExists;\n";
 
 /// What is the same for all: the end of `one`, which evaluates the machine of a number and says on
 /// stderr what it came to, and all of them in turn. (A set with `outPath` would print as text.)
@@ -154,7 +160,8 @@ about = builtins.seq toplevel.drvPath {
   substituters = try (nixos.config.nix.settings.substituters or nixos.config.nix.binaryCaches or null);
   keys = try (nixos.config.nix.settings.trusted-public-keys or nixos.config.nix.binaryCachePublicKeys or null);
 };
-result = builtins.toJSON { drv = toplevel.drvPath; toplevel = toplevel.outPath; inherit about; };
+# Some Nix writes derivations while it goes on. One whose file it is asked for is there.
+result = builtins.seq (nixpipe-there toplevel.drvPath) builtins.toJSON { drv = toplevel.drvPath; toplevel = toplevel.outPath; inherit about; };
 in builtins.trace "nixpipe-done ${toString at} ${result}" null;
 in if builtins.length records == 1 then one 0
 else builtins.foldl' (done: at: builtins.seq (one at) done) null (builtins.genList (at: at) (builtins.length records))
@@ -217,7 +224,8 @@ mod tests {
         let template = Template::new(&Source::Inline("{ }".into()), &record(odd), &[], false, None).unwrap();
         let result = "{ drv = toplevel.drvPath; toplevel = toplevel.outPath; inherit about; }";
         let question = template.with(&[odd, r#"{"x":1}"#]).replace(result, "machine.x");
-        assert!(question.contains("machine.x"));
+        let question = question.replace("nixpipe-there toplevel.drvPath", "null");
+        assert!(question.contains("seq (null) builtins.toJSON machine.x"));
         let mut command = Command::new("nix-instantiate");
         command.args(["--eval", "--json", "--strict", "-"]);
         let (mut facts, mut done) = (Vec::new(), Vec::new());
@@ -232,6 +240,18 @@ mod tests {
         let of = |machine| facts.iter().filter(|(at, _)| *at == machine).map(|(_, fact)| &**fact).collect::<Vec<_>>();
         assert_eq!((of(0).len(), of(1)), (9, vec!["[]", r#"["x"]"#]), "{facts:?}");
         assert!(!of(0).contains(&r#"["name"]"#), "what is not looked at is not named");
+    }
+
+    #[test]
+    fn a_derivation_is_in_the_store_before_it_is_told() {
+        let system = r#"({ config.system.build.toplevel = derivation { name = "x"; system = "x"; builder = "nobody-writes-it"; }; })"#;
+        let template = Template::new(&Source::Hermetic("/c".into()), &record("{}"), &[], false, None).unwrap();
+        let text = template.with(&["{}"]).replace(r#"(import (/. + "/c"))"#, system);
+        // Without --read-write-mode Nix names it, and writes nothing.
+        let mut command = Command::new("nix-instantiate");
+        command.args(["--eval", "--json", "--strict", "-"]);
+        let lost = nix::run_beside(vec!["a".into()], &mut command, text, true, |_, _| {}).unwrap();
+        assert!(!lost.success && lost.said("is not valid"), "{:?}", lost.stderr);
     }
 
     #[test]

@@ -177,7 +177,8 @@ pub struct Said {
 }
 
 /// Shows each line of stderr by `show`, with `hold` until an error, and gives the last ones at the
-/// end. What an evaluator says of one of `machines` is told to `events` at once.
+/// end. What an evaluator says of one of `machines` is told to `events` at once; what it says of one
+/// of several is shown when that one is done: else another process says it again.
 pub fn follow(
     machines: Vec<String>,
     child: &mut Child,
@@ -209,6 +210,9 @@ pub fn follow(
                 && at == done
             {
                 let Said { lines, held, reads } = &mut said;
+                if machines.len() > 1 {
+                    lines.iter().take(lines.len() - *held).for_each(|line| show(&machines[done], line));
+                }
                 let (stderr, held, reads) = (std::mem::take(lines).into(), std::mem::take(held), reads.clone());
                 let stdout = result.into();
                 let outcome = Outcome { success: true, stdout, stderr, held, reads, ..Outcome::default() };
@@ -237,7 +241,7 @@ pub fn follow(
             }
             if said.held > 0 || hold && text.starts_with("error:") {
                 said.held += 1;
-            } else {
+            } else if machines.len() == 1 || done >= machines.len() {
                 let machine = machines.get(done).or(machines.last());
                 show(machine.map_or("", String::as_str), &text);
             }

@@ -1,6 +1,6 @@
 //! What a push would do: what would be built, and what would be sent.
 
-use crate::daemon::{Daemon, Missing};
+use crate::daemon::{ANSWERED, Daemon, Missing};
 use crate::deliver;
 use crate::evaluate::{Evaluated, Settings, evaluate};
 use crate::evaluators::{ASKING, Wanted};
@@ -165,6 +165,7 @@ fn work(machine: &str, settings: &Settings, drv: &StorePath, options: Vec<String
         command: &command,
         begins: &|| {},
         looks: &|_| {},
+        limit: Some(ANSWERED),
     })?;
     if !outcome.success {
         return Err(Failure::new(Kind::Build, format!("cannot plan {drv}: {}", outcome.error()))

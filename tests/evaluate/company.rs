@@ -61,7 +61,9 @@ fn machines_that_wait_are_evaluated_in_one_process_and_each_as_if_alone() {
 
 #[test]
 fn one_that_fails_among_others_has_its_own_trace_and_they_their_systems() {
-    let folder = fleet("together-bad", "networking.hostName = machine.name; environment.etc.role.text = machine.role;");
+    let module = "networking.hostName = machine.name;
+        environment.etc.role.text = if machine.role == 7 then builtins.trace \"seven\" 7 else machine.role;";
+    let folder = fleet("together-bad", module);
     let input = records(6, |i| format!("\"role\":{}", if i == 3 { "7" } else { "\"db\"" }));
     for flags in ["", "--no-eval-cache"] {
         let ran = folder.sh(&format!("{TOGETHER} {flags} c.nix"), &input);
@@ -70,6 +72,9 @@ fn one_that_fails_among_others_has_its_own_trace_and_they_their_systems() {
         assert_eq!(bad["error"]["kind"], "evaluation", "{bad}");
         let errors: Vec<_> = ran.stderr.lines().filter(|line| line.contains("nix: error:")).collect();
         assert!(!errors.is_empty() && errors.iter().all(|line| line.contains(" m3: ")), "{errors:?}");
+        // What it says before it fails is said once, by the process of its own.
+        let said: Vec<_> = ran.stderr.lines().filter(|line| line.contains("trace: seven")).collect();
+        assert!(said.len() == 1 && said[0].contains(" m3: "), "{said:?}");
     }
 }
 
