@@ -19,7 +19,7 @@ const TAIL: usize = 20_000;
 const BEAT: Duration = Duration::from_millis(20);
 
 /// How lines begin that Nix says for the sake of [`COPIED`] alone (`-vv`).
-const CHATTER: [&str; 2] = ["evaluating file '", "instantiated '"];
+const CHATTER: [&str; 4] = ["evaluating file '", "instantiated '", "executing builder '", "using builder args '"];
 
 /// What a command of Nix left behind.
 #[derive(Default)]

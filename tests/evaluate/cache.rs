@@ -47,6 +47,8 @@ impl Case {
         assert_eq!(ran.status, 0, "{}", ran.stderr);
         let toplevel = ran.record()["plan"][0]["resource"].as_str().unwrap().to_string();
         let said = |words: &str| ran.stderr.contains(words);
+        // What Nix says of what it builds, it says only because it is watched.
+        assert!(!said("executing builder") && !said("using builder args"), "{}", ran.stderr);
         Came { toplevel, evaluated: !said("depends on has changed"), refused: said("evaluating again: ") }
     }
 
@@ -174,6 +176,17 @@ fn an_environment_variable_that_is_used() {
     // Other variables are nobody's business.
     case.before += "; export TEST_OTHER=1";
     assert!(!case.run().evaluated);
+}
+
+#[test]
+fn who_writes_beside_the_settings_meanwhile_changes_nothing() {
+    let mut case = Case::new("beside", "1");
+    let script = "#!/bin/sh\\ntouch $NIX_CONF_DIR/new.$$\\nexec %s \"$@\"\\n";
+    case.change(&format!(
+        "mkdir bin; printf '{script}' \"$(command -v nix-instantiate)\" > bin/nix-instantiate; chmod +x bin/*"
+    ));
+    case.before += "; PATH=$PWD/bin:$PATH";
+    case.is_kept();
 }
 
 #[test]
