@@ -225,6 +225,7 @@ impl Job<'_> {
         let _step = log::step(machine, "evaluating");
         let begins = || {
             log::event(machine, &format!("evaluating {}", source.shown()));
+            settings.plans.begin(settings.cache.is_on());
         };
         let command = || {
             log::detail(machine, &format!("nix-instantiate {}", arguments.join(" ")));

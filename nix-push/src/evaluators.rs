@@ -139,7 +139,7 @@ impl Evaluators {
                 let aside = room.expected(template, others.len() + 1);
                 room.next += 1;
                 let id = room.next;
-                room.running.push(Place { id, process: None, aside, held: 0, alone });
+                room.running.push(Place { id, process: None, left: others.len() + 1, aside, held: 0, alone });
                 // Those who were taken along wait for something else now.
                 self.changed.notify_all();
                 return Turn::Leads(id, others);
@@ -282,6 +282,7 @@ impl<'a> Run<'a> {
         if let Some(place) = room.running.iter_mut().find(|place| place.id == self.id) {
             place.process = Some(child.id());
             place.held = own;
+            place.left = self.machines.saturating_sub(self.done);
         }
         let left = (1..self.machines).contains(&self.done);
         let last = room.running.iter().filter(|place| !place.alone).map(|place| place.id).max() == Some(self.id);

@@ -12,6 +12,9 @@ use std::sync::OnceLock;
 /// What this Nix is made of, or why that is not known.
 static LIBRARIES: OnceLock<Result<Vec<PathBuf>, String>> = OnceLock::new();
 
+/// Where the loader finds libraries (ld.so(8)).
+const LOADER: &str = "/etc/ld.so.cache";
+
 /// How deep settings may include others.
 const DEPTH: usize = 8;
 
@@ -22,6 +25,13 @@ pub fn reads(name: &OsStr) -> bool {
     ["NIX_", "_NIX_", "LD_", "GIT_"].iter().any(|start| name.starts_with(start))
         || ["HOME", "USER"].contains(&&*name)
         || places.contains(&&*name)
+}
+
+/// Finds out what this Nix is made of, which takes a while, before that is asked for.
+pub fn learn() {
+    if let Some(program) = programs("nix-instantiate").pop() {
+        let _ = LIBRARIES.get_or_init(|| libraries(&program));
+    }
 }
 
 /// The same in the words of `watch.nix`.
@@ -36,20 +46,24 @@ pub fn reads_at_start() -> Vec<String> {
         Some(Ok(files)) => {
             files.iter().for_each(|file| say("program", file));
             // Where the next run would find libraries.
-            say("file", Path::new("/etc/ld.so.cache"));
+            say("file", Path::new(LOADER));
         }
         Some(Err(error)) => say("unsure", Path::new(error)),
         None => {}
     }
     // conf-file in the manual of Nix.
-    let own = variable("NIX_CONF_DIR").map_or_else(|| "/etc/nix".into(), PathBuf::from).join("nix.conf");
-    for file in [own].into_iter().chain(users()) {
+    for file in [conf_file()].into_iter().chain(users()) {
         settings(&file, &mut say, DEPTH);
     }
     let given = std::env::var("NIX_CONFIG").unwrap_or_default();
     includes(&given, &std::env::current_dir().unwrap_or_default(), &mut say, DEPTH);
     channels().iter().for_each(|path| say("kind", path));
     reads
+}
+
+/// The settings of all users.
+fn conf_file() -> PathBuf {
+    variable("NIX_CONF_DIR").map_or_else(|| "/etc/nix".into(), PathBuf::from).join("nix.conf")
 }
 
 /// Where the user's own settings are looked for, by newer Nix also in NIX_CONFIG_HOME (src/libutil/users.cc, getConfigDir).
@@ -112,8 +126,8 @@ pub fn folders(given: &[String]) -> Vec<PathBuf> {
             std::path::absolute(path).ok()
         })
         .chain(channels())
-        // Settings of the user's are looked for there, and a home always changes.
-        .chain([home("XDG_CONFIG_HOME", ".config/nix/nix.conf")])
+        // Settings are looked for there, and a home or /etc always changes: others write to it, too.
+        .chain([home("XDG_CONFIG_HOME", ".config/nix/nix.conf"), home("", ".gitconfig"), conf_file(), LOADER.into()])
         .chain(variable("NIX_CONFIG_HOME").map(PathBuf::from))
         .collect()
 }

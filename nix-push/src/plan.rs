@@ -9,14 +9,15 @@ use crate::once::Once;
 use crate::remote::Remote;
 use crate::send::size;
 use crate::source::Source;
-use crate::{Args, TOOL, build, push};
+use crate::{Args, TOOL, build, nix_files, push};
 use anyhow::{Result, bail};
 use machine_record::{Failure, Kind, PlanEntry, Record, Ssh, StorePath, log};
 use machine_ssh::Address;
 use serde_json::json;
 use std::collections::HashSet;
 use std::process::Command;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Evaluates, and says what is to be done; writes nothing but derivations in the local store.
 pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Record) -> Result<()> {
@@ -24,6 +25,10 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
     let (evaluated, toplevel) = match source {
         Source::Toplevel(toplevel) => (None, toplevel.clone()),
         _ => {
+            // A process that is asked for all takes no options.
+            if build::building(settings).is_empty() {
+                settings.plans.wanted.store(true, Ordering::Relaxed);
+            }
             let evaluated = evaluate(settings, source, record)?;
             let toplevel = evaluated.toplevel.clone();
             (Some(evaluated), toplevel)
@@ -82,7 +87,10 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
 #[derive(Default)]
 pub struct Plans {
     known: Once<StorePath, Work>,
-    helper: Mutex<Helper>,
+    helper: Arc<Mutex<Helper>>,
+    /// Whether there will be something to ask it
+    wanted: AtomicBool,
+    begun: AtomicBool,
 }
 
 /// The process that is asked for all machines.
@@ -91,11 +99,49 @@ enum Helper {
     #[default]
     NotStarted,
     Running(Daemon<Local>),
-    /// In this run
-    Useless,
+    /// In this run, and why
+    Useless(String),
+}
+
+impl Helper {
+    /// Starts the process, if it has not been started.
+    ///
+    /// # Errors
+    /// Why it is of no use.
+    fn start(&mut self) -> Result<&mut Daemon<Local>> {
+        if let Helper::NotStarted = self {
+            *self = match Daemon::start() {
+                Ok(daemon) => Helper::Running(daemon),
+                Err(error) => Helper::Useless(format!("{error:#}")),
+            };
+        }
+        match self {
+            Helper::Running(daemon) => Ok(daemon),
+            Helper::Useless(why) => bail!("{why}"),
+            Helper::NotStarted => bail!("it was not started"),
+        }
+    }
 }
 
 impl Plans {
+    /// What takes a while to begin is begun beside the first evaluation, which leaves processors to it;
+    /// with `keeps`, also what is needed to keep evaluations.
+    pub fn begin(&self, keeps: bool) {
+        if self.begun.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let helper = self.wanted.load(Ordering::Relaxed).then(|| self.helper.clone());
+        std::thread::spawn(move || {
+            if let Some(helper) = helper {
+                // Why it fails is told to who asks it.
+                let _ = helper.lock().unwrap_or_else(PoisonError::into_inner).start();
+            }
+            if keeps {
+                nix_files::learn();
+            }
+        });
+    }
+
     fn of(&self, machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Work> {
         let options = [evaluated.about.caches(), build::building(settings)].concat();
         self.known.get(evaluated.drv.clone(), || {
@@ -113,15 +159,12 @@ impl Plans {
 
     fn ask(&self, machine: &str, drv: &StorePath) -> Result<Work> {
         let mut helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that fails is not asked again.
-        let mut daemon = match std::mem::replace(&mut *helper, Helper::Useless) {
-            Helper::NotStarted => Daemon::start()?,
-            Helper::Running(daemon) => daemon,
-            Helper::Useless => bail!("it failed before"),
-        };
-        let missing = daemon.ask(machine, drv)?;
-        *helper = Helper::Running(daemon);
-        Ok(missing.into())
+        let missing = helper.start()?.ask(machine, drv);
+        if let Err(error) = &missing {
+            // One that fails is not asked again.
+            *helper = Helper::Useless(format!("{error:#}"));
+        }
+        Ok(missing?.into())
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Room {
 pub struct Place {
     pub id: u64,
     pub process: Option<u32>,
+    /// Machines that it has not done
+    pub left: usize,
     /// Bytes that are set aside for it, and those that it has taken
     pub aside: u64,
     pub held: u64,
@@ -114,15 +116,16 @@ impl Room {
         self.taken().saturating_add(self.expected(template, 1)) <= memory
     }
 
-    /// Takes others along that wait for the same template: their share of those that wait, as far as
-    /// there is room for them. None where it is not known what one takes.
+    /// Takes others along that wait for the same template: their share of those that are not done,
+    /// whoever has them, as far as there is room for them. None where it is not known what one takes.
     pub fn company(&mut self, template: &str, facts: &str, memory: u64, jobs: usize) -> Vec<Waiting> {
         if self.known.get(template).is_none_or(|taken| taken.talks) {
             return Vec::new();
         }
         let same = |waiting: &Waiting| waiting.template == template;
         let all: Vec<u64> = self.waiting.iter().filter(|(_, one)| same(one)).map(|(id, _)| *id).collect();
-        let most = (all.len() + 1).div_ceil(jobs.max(1)).min(COMPANY);
+        let busy: usize = self.running.iter().map(|place| place.left).sum();
+        let most = (all.len() + 1 + busy).div_ceil(jobs.max(1)).min(COMPANY);
         let (mut company, mut bytes) = (Vec::new(), facts.len());
         for id in all {
             let fits = self.taken().saturating_add(self.expected(template, company.len() + 2)) <= memory;
@@ -142,7 +145,7 @@ mod tests {
     use std::sync::mpsc;
 
     fn place(id: u64, aside: u64) -> Place {
-        Place { id, process: None, aside, held: 0, alone: false }
+        Place { id, process: None, left: 1, aside, held: 0, alone: false }
     }
 
     fn taken(first: u64) -> Taken {
@@ -193,6 +196,11 @@ mod tests {
         room.known.insert("a".into(), taken(40));
         let names = |company: Vec<Waiting>| company.into_iter().map(|one| one.machine).collect::<Vec<_>>();
         assert_eq!(names(room.company("a", "", 1000, 2)), ["m0", "m1"]);
+        // Who is busy with many leaves the rest to others.
+        let mut busy = Room { running: vec![Place { left: 3, ..place(1, 10) }], ..Room::default() };
+        busy.known.insert("a".into(), taken(40));
+        wait(&mut busy, 3, "a");
+        assert_eq!(names(busy.company("a", "", 1000, 2)), ["m0", "m1", "m2"]);
         assert_eq!(names(room.company("a", "", 79, 1)), [""; 0], "a second may take as much as the first");
         room.known.insert("a".into(), Taken { more: Some(10), ..taken(40) });
         assert_eq!(names(room.company("a", "", 69, 1)), ["m2", "m3"]);
