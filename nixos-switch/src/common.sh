@@ -79,9 +79,9 @@ boot_entry() {
   entry=''
   if [ -f /boot/loader/loader.conf ]; then
     # What `bootctl set-default` told the firmware goes before the file, if there is such an entry: four bytes, and then
-    # a name in UTF-16 (systemd, "Boot Loader Interface").
+    # a name in UTF-16 (systemd, "Boot Loader Interface"). There is no seeking in such a file.
     chosen=/sys/firmware/efi/efivars/LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
-    [ ! -e $chosen ] || loader_entry "$(tail -c +5 $chosen | tr -d '\0')"
+    [ ! -e $chosen ] || loader_entry "$(tr -dc '[:print:]' <$chosen)"
     [ -n "$entry" ] || while read -r word name _; do
       [ "$word" != default ] || loader_entry "$name"
     done </boot/loader/loader.conf
