@@ -60,7 +60,7 @@ pub enum LogFormat {
 }
 
 fn name(text: &str) -> Result<String, String> {
-    crate::check_name(text).map(|()| text.to_string()).map_err(|failure| failure.message)
+    crate::check_name(text).map(|()| text.to_string()).map_err(|failure| failure.hint.unwrap_or(failure.message))
 }
 
 /// Reads a length of time from a flag: `90s`, `10m`, `1h`, or a bare number of seconds.
@@ -102,18 +102,40 @@ pub fn parse<A: Parser + CommandFactory + AsRef<StreamArgs>>() -> A {
 fn stop(tool: &str, error: &clap::Error) -> ! {
     if error.use_stderr() {
         let text = error.render().to_string();
-        let text =
-            text.strip_prefix("error: ").unwrap_or(&text).replace("try '--help'", &format!("try '{tool} --help'"));
-        eprint!("{tool}: {text}");
+        eprint!("{tool}: {}", plain(tool, text.strip_prefix("error: ").unwrap_or(&text)));
         std::process::exit(error.exit_code());
     }
     error.exit()
 }
 
+/// The words of clap and of Rust's own parsers, for people.
+fn plain(tool: &str, text: &str) -> String {
+    let mut text = text.replace("try '--help'", &format!("try '{tool} --help'"));
+    for (theirs, ours) in [
+        ("invalid digit found in string", "it is a whole number, without a unit"),
+        ("cannot parse integer from empty string", "it is a whole number, without a unit"),
+        ("number too large to fit in target type", "it is too large"),
+    ] {
+        text = text.replace(theirs, ours);
+    }
+    match text.split_once(" is not in ") {
+        Some((value, range)) => format!("{value} is not in {}", range.replacen("..=", " to ", 1)),
+        None => text,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::duration;
+    use super::{duration, plain};
     use std::time::Duration;
+
+    #[test]
+    fn a_wrong_number_is_told_without_rusts_words() {
+        let told = |cause: &str| plain("t", &format!("invalid value '0' for '--jobs <N>': {cause}"));
+        assert_eq!(told("0 is not in 1..=65535"), "invalid value '0' for '--jobs <N>': 0 is not in 1 to 65535");
+        let unit = "invalid value '0' for '--jobs <N>': it is a whole number, without a unit";
+        assert_eq!(told("invalid digit found in string"), unit);
+    }
 
     #[test]
     fn lengths_of_time_have_a_unit_or_are_seconds() {

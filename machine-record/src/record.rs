@@ -49,16 +49,17 @@ impl Record {
             // The position is one within the member: no help to the reader of a stream.
             let error = error.to_string();
             let cause = error.split(" at line ").next().unwrap_or(&error);
-            // The name of a type of ours says nothing to the reader.
-            let cause = match cause.rsplit_once("expected struct ") {
-                Some((before, _)) => format!("{before}expected an object"),
-                None => cause.into(),
-            };
-            let hint = match cause.ends_with("expected a string") {
-                true => "write it in quotes",
-                false => "machine-record(5) says what belongs there",
-            };
-            Failure::new(Kind::Input, format!("cannot use the record's `{member}`: {cause}")).hint(hint)
+            // The name of a type says nothing to the reader.
+            unusable(
+                member,
+                &match cause.rsplit_once("expected ") {
+                    Some((before, "u16")) => format!("{before}expected a whole number up to {}", u16::MAX),
+                    Some((before, "u32" | "u64" | "i32" | "i64")) => format!("{before}expected a whole number"),
+                    Some((before, "f64")) => format!("{before}expected a number"),
+                    Some((before, what)) if what.starts_with("struct ") => format!("{before}expected an object"),
+                    _ => cause.into(),
+                },
+            )
         })
     }
 
@@ -69,6 +70,10 @@ impl Record {
 
     /// Reads a section, if it is there.
     pub fn section<T: Section>(&self) -> Result<Option<T>, Failure> {
+        // serde would take the elements of a list for the members.
+        if self.text(T::NAME).is_some_and(|text| text.starts_with('[')) {
+            return Err(unusable(T::NAME, "invalid type: list, expected an object"));
+        }
         self.read(T::NAME)
     }
 
@@ -172,6 +177,14 @@ impl Record {
     }
 }
 
+fn unusable(member: &str, cause: &str) -> Failure {
+    let hint = match cause.ends_with("expected a string") {
+        true => "write it in quotes",
+        false => "machine-record(5) says what belongs there",
+    };
+    Failure::new(Kind::Input, format!("cannot use the record's `{member}`: {cause}")).hint(hint)
+}
+
 fn to_json(member: &str, value: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string(value)
         .map_err(|error| Failure::new(Kind::Internal, format!("cannot write `{member}`: {error}")))
@@ -242,6 +255,20 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_in_a_member_is_said_without_names_of_types() {
+        for (ssh, cause) in [
+            (r#"{"host":"h","port":"22"}"#, "invalid type: string \"22\", expected a whole number up to 65535"),
+            (r#"{"host":"h","port":70000}"#, "invalid value: integer `70000`, expected a whole number up to 65535"),
+            (r#""h""#, "invalid type: string \"h\", expected an object"),
+            (r#"["h"]"#, "invalid type: list, expected an object"),
+        ] {
+            let failure = record(&format!(r#"{{"ssh":{ssh}}}"#)).section::<crate::Ssh>().unwrap_err();
+            assert_eq!(failure.message, format!("cannot use the record's `ssh`: {cause}"));
+            assert_eq!(failure.hint.as_deref(), Some("machine-record(5) says what belongs there"));
+        }
+    }
+
+    #[test]
     fn a_section_is_replaced_in_its_place() {
         let mut record = record(r#"{"a":1,"ami":{"old":true},"b":2}"#);
         record.set("ami", &"new").unwrap();
@@ -273,7 +300,7 @@ mod tests {
             assert!(check_name(good).is_ok(), "{good}");
         }
         for bad in ["", "-a", "a-", "a b", "a/b", "a_b", "ä", "a..b", "../x", &"x".repeat(64)] {
-            assert!(check_name(bad).is_err(), "{bad}");
+            assert_eq!(check_name(bad).unwrap_err().message, format!("not a valid host name: {bad:?}"));
         }
     }
 }
