@@ -66,7 +66,7 @@ pub fn run(args: DownArgs) -> ExitCode {
         if context.args.all { all(context, job).await } else { one(context, job).await }
     };
     stream::run(tool, &stream, context, each, async |context| {
-        if context.args.stream.plan {
+        if context.args.stream.plan && context.failure.borrow().is_none() {
             context.plan.summary();
         }
         context.failure.take().map_or(Ok(()), |failure| Err(failure.into()))
@@ -103,6 +103,7 @@ async fn one(context: Rc<Context>, mut job: Job) {
     let step = Doing::new(&job.record.name(), "being found");
     let limit = context.args.account.timeout;
     let result = step.within(limit, context.machine(&mut job.record, &step)).await;
+    context.plan.looked(&result);
     job.finish(result);
 }
 

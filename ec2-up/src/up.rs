@@ -14,7 +14,7 @@ use crate::{address, adopt, group, group_users, host_key_file, image, instance, 
 use anyhow::Result;
 use aws_sdk_ec2::types::Instance;
 use clap::ValueEnum;
-use machine_record::{Failure, Job, KeyPair, Kind, Record, Ssh, StreamArgs, Tool, log};
+use machine_record::{Job, KeyPair, Record, Ssh, StreamArgs, Tool, log};
 use machine_ssh::Jump;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -79,6 +79,7 @@ async fn one(context: Rc<Context>, mut job: Job) {
     let step = Doing::new(&job.record.name(), "being found");
     let limit = context.args.account.timeout;
     let result = step.within(limit, context.machine(&mut job.record, &step)).await;
+    context.plan.looked(&result);
     job.finish(result);
 }
 
@@ -147,9 +148,7 @@ impl Context {
         if self.args.wait == Wait::Running {
             return add_ssh(record, &running, None, &way);
         }
-        let host = instance::host(&running).ok_or_else(|| {
-            Failure::new(Kind::Unreachable, format!("{id} has no address")).hint("take a --subnet that gives addresses")
-        })?;
+        let host = instance::reached_at(&running)?;
         let mut known = host_key::tagged(&running);
         if known.is_empty() && self.args.host_key == HostKeySource::UserData {
             let path = host_key_file::path(&region.deployment, &name, record.section()?.as_ref());
