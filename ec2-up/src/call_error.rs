@@ -205,6 +205,9 @@ fn kind(code: &str) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aws_sdk_ec2::config::http::HttpResponse;
+    use aws_sdk_ec2::error::ErrorMetadata;
+    use aws_sdk_ec2::operation::describe_regions::DescribeRegionsError;
 
     fn error(code: &str) -> CallError {
         let (region, message) = ("eu-central-1".into(), "no".into());
@@ -224,6 +227,18 @@ mod tests {
         ] {
             assert_eq!(error(code).failure("x").kind, expected, "{code}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_lacks_something_is_told() {
+        let empty = CallError::empty("RunInstances", "eu-central-1").failure("x");
+        assert_eq!(empty.message, "x: RunInstances: an empty answer");
+        assert!(empty.hint.is_some());
+        let code = ErrorMetadata::builder().code("Odd").build();
+        let answer = HttpResponse::new(400.try_into().unwrap(), "".into());
+        let error = SdkError::service_error(DescribeRegionsError::generic(code), answer);
+        let failure = CallError::new("DescribeRegions", &"eu-central-1".into(), &error).failure("x");
+        assert_eq!(failure.message, "x: DescribeRegions: Odd: no message");
     }
 
     #[test]

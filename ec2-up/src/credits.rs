@@ -3,7 +3,9 @@
 use crate::aws::Aws;
 use crate::region::Region;
 use crate::wish::Credits;
-use aws_sdk_ec2::types::{InstanceCreditSpecification, InstanceCreditSpecificationRequest};
+use aws_sdk_ec2::types::{
+    InstanceCreditSpecification, InstanceCreditSpecificationRequest, UnsuccessfulInstanceCreditSpecificationItem,
+};
 use machine_record::{Failure, Kind, log};
 use std::time::Duration;
 
@@ -54,12 +56,31 @@ pub async fn set(region: &Region, machine: &str, id: &str, credits: Credits) -> 
     let failed = format!("cannot change the CPU credits of {id}");
     let done = set.await.map_err(|error| error.failure(&failed))?;
     // EC2 answers 200 and lists what it has refused.
-    match done.unsuccessful_instance_credit_specifications().first().and_then(|refused| refused.error()) {
-        None => Ok(()),
-        Some(error) => {
-            let why = error.message().unwrap_or("EC2 gives no reason");
-            Err(Failure::new(Kind::Conflict, format!("{failed}: {why}"))
-                .hint("take a type that has CPU credits, such as t3.micro, or leave --credits out"))
-        }
+    done.unsuccessful_instance_credit_specifications()
+        .first()
+        .map_or(Ok(()), |refused| Err(unchanged(&failed, refused)))
+}
+
+fn unchanged(failed: &str, refused: &UnsuccessfulInstanceCreditSpecificationItem) -> Failure {
+    let why = refused.error().and_then(|error| error.message()).unwrap_or("EC2 gives no reason");
+    Failure::new(Kind::Conflict, format!("{failed}: {why}"))
+        .hint("take a type that has CPU credits, such as t3.micro, or leave --credits out")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_ec2::types::UnsuccessfulInstanceCreditSpecificationItemError as ItemError;
+
+    #[test]
+    fn a_change_that_ec2_refuses_has_its_reason() {
+        let refused = |error: Option<ItemError>| {
+            unchanged("x", &UnsuccessfulInstanceCreditSpecificationItem::builder().set_error(error).build())
+        };
+        assert_eq!(refused(None).message, "x: EC2 gives no reason");
+        let told = refused(Some(ItemError::builder().message("not supported by m5.large").build()));
+        assert_eq!(told.message, "x: not supported by m5.large");
+        let hint = "take a type that has CPU credits, such as t3.micro, or leave --credits out";
+        assert_eq!(told.hint.as_deref(), Some(hint));
     }
 }

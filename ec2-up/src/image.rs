@@ -52,9 +52,7 @@ pub async fn check(region: &Region, ami: &Named, wish: &Wish) -> Result<Checked,
     let needs = Needs::of_image(&image);
     let instance_type = wish.machine_type(needs.architecture).to_string();
     instance_type::check(region, &instance_type, &needs, wish).await?;
-    let root_device = image.root_device_name().ok_or_else(|| {
-        Failure::new(Kind::Input, format!("{} has no root volume on EBS", ami.id)).hint("take an image of type hvm-ebs")
-    })?;
+    let root_device = root_device(&image, &ami.id)?;
     let snapshot = image.block_device_mappings().iter().find(|mapping| mapping.device_name() == Some(root_device));
     let least = snapshot.and_then(|mapping| mapping.ebs()?.volume_size()).unwrap_or(1);
     if i64::from(wish.size()) < i64::from(least) {
@@ -66,6 +64,12 @@ pub async fn check(region: &Region, ami: &Named, wish: &Wish) -> Result<Checked,
     }
     let imds = wish.imds.unwrap_or_else(|| imds(&image, ami));
     Ok(Checked { id: ami.id.clone(), root_device: root_device.into(), instance_type, imds })
+}
+
+fn root_device<'a>(image: &'a Image, id: &str) -> Result<&'a str, Failure> {
+    image.root_device_name().ok_or_else(|| {
+        Failure::new(Kind::Input, format!("{id} has no root volume on EBS")).hint("take an image of type hvm-ebs")
+    })
 }
 
 /// Images of old releases fetch the ssh key without a token: they would never get it if one were required.
@@ -99,16 +103,17 @@ async fn gone(region: &Region, ami: &Named) -> Failure {
         let call = client.describe_images().owners(NIXOS).filters(filter("name", ["nixos/*".to_string()]));
         call.into_paginator().page_size(1000).items().send().collect::<Result<Vec<_>, _>>()
     });
-    let images = found.await.unwrap_or_default();
+    failure.hint(alive(&found.await.unwrap_or_default()))
+}
+
+/// Names the releases of these images.
+fn alive(images: &[Image]) -> String {
     let releases: BTreeSet<&str> = images.iter().filter_map(|image| release(image.name()?)).collect();
     if releases.is_empty() {
-        return failure.hint("take a newer release");
+        return "take a newer release".into();
     }
-    let releases: Vec<&str> = releases.into_iter().collect();
-    failure.hint(format!(
-        "releases that have an image there: {}; run nixos-ami again with --source ec2",
-        releases.join(", ")
-    ))
+    let releases = releases.into_iter().collect::<Vec<_>>().join(", ");
+    format!("releases that have an image there: {releases}; run nixos-ami again with --source ec2")
 }
 
 fn release_of(ami: &Named) -> String {
@@ -134,6 +139,19 @@ mod tests {
         assert_eq!(release("nixos/26.11pre903221.c8cd81426f45-x86_64-linux"), None);
         assert_eq!(release("nixos/26.11beta41.4b8a-x86_64-linux"), None);
         assert_eq!(release("other/25.11.1.2-x86_64-linux"), None);
+    }
+
+    #[test]
+    fn what_an_image_lacks_is_said_with_what_to_take_instead() {
+        let failure = root_device(&Image::builder().build(), "ami-1").unwrap_err();
+        assert_eq!(failure.message, "ami-1 has no root volume on EBS");
+        assert_eq!(failure.hint.as_deref(), Some("take an image of type hvm-ebs"));
+        assert_eq!(root_device(&Image::builder().root_device_name("/dev/xvda").build(), "ami-1").unwrap(), "/dev/xvda");
+        assert_eq!(alive(&[]), "take a newer release");
+        let image = |name: &str| Image::builder().name(name).build();
+        let images = ["nixos/26.05.1.a-x86_64-linux", "nixos/25.11.1.a-x86_64-linux", "nixos/25.11.2.b-x86_64-linux"];
+        let said = alive(&images.map(image));
+        assert_eq!(said, "releases that have an image there: 25.11, 26.05; run nixos-ami again with --source ec2");
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub async fn wait(region: &Region, id: &str, wanted: &str) -> Result<Rc<Instance
     loop {
         match region.by_id.of(id, pause).await?.pop() {
             Some(instance) if state(&instance) == wanted => return Ok(instance),
-            Some(instance) if is_gone(&instance) => return Err(launch::ended(region, &instance)),
+            Some(instance) if is_gone(&instance) => return Err(launch::ended(&region.name, &instance)),
             // What is seen may be from before a start; but a stop that somebody asked for never ends.
             Some(instance)
                 if matches!((wanted, state(&instance)), ("running", "stopping" | "stopped"))
@@ -162,6 +162,14 @@ pub fn host(instance: &Instance) -> Option<&str> {
     addresses.into_iter().flatten().find(|address| !address.is_empty())
 }
 
+/// The same where it must have one.
+pub fn reached_at(instance: &Instance) -> Result<&str, Failure> {
+    host(instance).ok_or_else(|| {
+        let id = instance.instance_id().unwrap_or_default();
+        Failure::new(Kind::Unreachable, format!("{id} has no address")).hint("take a --subnet that gives addresses")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,5 +186,8 @@ mod tests {
         assert_eq!(section(&six.clone().build(), true).ipv6.as_deref(), Some("2001:db8::1"));
         assert_eq!(host(&six.public_ip_address("192.0.2.1").build()), Some("192.0.2.1"));
         assert_eq!(host(&Instance::builder().build()), None);
+        let nowhere = reached_at(&Instance::builder().instance_id("i-1").build()).unwrap_err();
+        assert_eq!(nowhere.message, "i-1 has no address");
+        assert_eq!(nowhere.hint.as_deref(), Some("take a --subnet that gives addresses"));
     }
 }

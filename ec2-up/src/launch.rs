@@ -210,7 +210,7 @@ pub async fn be_the_only_one(record: &mut Record, region: &Region, ours: &Instan
 }
 
 /// What a caller says when a launch has not become a machine.
-pub fn ended(region: &Region, instance: &Instance) -> Failure {
+pub fn ended(region: &str, instance: &Instance) -> Failure {
     let id = instance.instance_id().unwrap_or_default();
     let reason = instance.state_reason();
     let code = reason.and_then(|reason| reason.code()).unwrap_or_default();
@@ -223,10 +223,27 @@ pub fn ended(region: &Region, instance: &Instance) -> Failure {
             Kind::Denied,
             "may the caller use the KMS key that encrypts volumes, the account's default one for EBS?".into(),
         ),
-        _ => match quota::hint(code.trim_start_matches("Client."), &region.name) {
+        _ => match quota::hint(code.trim_start_matches("Client."), region) {
             Some(hint) => (Kind::Limit, hint),
             None => (Kind::Conflict, again),
         },
     };
     Failure::new(kind, format!("{id} was terminated: {text}")).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_ec2::types::StateReason;
+
+    #[test]
+    fn an_instance_that_did_not_start_says_why_and_what_to_do() {
+        let instance = |reason| Instance::builder().instance_id("i-1").set_state_reason(reason).build();
+        let silent = ended("eu-central-1", &instance(None));
+        assert_eq!((silent.kind, silent.message.as_str()), (Kind::Conflict, "i-1 was terminated: EC2 gives no reason"));
+        assert_eq!(silent.hint.as_deref(), Some("run ec2-up again for a new one"));
+        let full = StateReason::builder().code("Server.InsufficientInstanceCapacity").message("no room").build();
+        let full = ended("eu-central-1", &instance(Some(full)));
+        assert_eq!((full.kind, full.message.as_str()), (Kind::Limit, "i-1 was terminated: no room"));
+    }
 }

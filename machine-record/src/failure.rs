@@ -67,11 +67,16 @@ impl Failure {
     /// Reads an error's kind and hint from its chain of causes; the message is the whole chain.
     pub fn of(error: &anyhow::Error) -> Self {
         let message = format!("{error:#}");
-        match error.chain().find_map(|cause| cause.downcast_ref::<Failure>()) {
+        match known(error) {
             Some(known) => Failure { message, ..known.clone() },
             None => Failure::new(Kind::Internal, message),
         }
     }
+}
+
+/// The outermost failure of a chain: one of its errors, or a context that was added to one.
+fn known(error: &anyhow::Error) -> Option<&Failure> {
+    error.downcast_ref().or_else(|| error.chain().find_map(|cause| cause.downcast_ref()))
 }
 
 /// What to do about a fault that nobody thought of.
@@ -145,10 +150,9 @@ impl<T, E: Into<anyhow::Error>> WithKind<T> for Result<T, E> {
     fn with_kind(self, kind: Kind) -> anyhow::Result<T> {
         self.map_err(|error| {
             let error = error.into();
-            if error.chain().any(|cause| cause.is::<Failure>()) {
-                error
-            } else {
-                Failure::new(kind, format!("{error:#}")).into()
+            match known(&error) {
+                Some(_) => error,
+                None => Failure::new(kind, format!("{error:#}")).into(),
             }
         })
     }
@@ -168,6 +172,16 @@ mod tests {
         assert_eq!(failure.kind, Kind::Denied);
         assert_eq!(failure.message, "cannot list images: no permission");
         assert_eq!(failure.hint.as_deref(), Some("ask"));
+    }
+
+    #[test]
+    fn a_failure_may_be_the_context_of_another_error() {
+        let damaged = || Failure::new(Kind::Copy, "damaged").hint("repair it");
+        let error = Err::<(), _>(std::io::Error::other("gone")).context(damaged()).context("cannot send").unwrap_err();
+        let failure = Failure::of(&error);
+        assert_eq!((failure.kind, &*failure.message), (Kind::Copy, "cannot send: damaged: gone"));
+        assert_eq!(failure.hint.as_deref(), Some("repair it"));
+        assert_eq!(Failure::of(&Err::<(), _>(error).with_kind(Kind::Input).unwrap_err()), failure);
     }
 
     #[test]

@@ -151,11 +151,8 @@ impl<R: Read> Records<R> {
             let (line, column) = (self.line, self.column);
             let mut text = Vec::new();
             self.string(&mut text)?;
-            let name: String = serde_json::from_slice(&text).map_err(|_| Malformed {
-                line,
-                column,
-                what: "not a valid name".into(),
-            })?;
+            let name: String =
+                serde_json::from_slice(&text).map_err(|_| self.malformed("expected a name in quotes"))?;
             if !names.insert(name.clone()) {
                 return Err(Malformed { line, column, what: format!("the name {name:?} stands twice in one object") });
             }

@@ -336,3 +336,21 @@ impl Output {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_a_tool_lets_fall_leaves_with_an_error() {
+        let stdout = Mutex::default();
+        let (failed, closed) = (AtomicBool::new(false), AtomicBool::new(false));
+        let output = Arc::new(Output { tool: "ec2-up", failed, closed, stdout });
+        let mut record = Record::default();
+        record.set("name", &"web-1").unwrap();
+        drop(Job { record, output: output.clone(), done: false });
+        let left = output.stdout.lock().unwrap();
+        assert_eq!((left.count, left.failed.as_slice()), (1, &["web-1 (ec2-up: internal)".to_string()][..]));
+        assert!(output.failed.load(Ordering::SeqCst), "the tool gave up this machine");
+    }
+}

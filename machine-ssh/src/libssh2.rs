@@ -169,7 +169,7 @@ pub(crate) fn dial(configured: &Configured, jump: Option<&Jump>, timeout: Durati
         Failure::new(Kind::Unreachable, format!("cannot look up {host}: {error}"))
             .hint("is the record's ssh.host right? A name of ssh_config counts where OpenSSH's client is installed")
     })?;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
         match TcpStream::connect_timeout(&address, timeout) {
             Ok(socket) => {

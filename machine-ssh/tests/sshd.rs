@@ -190,6 +190,7 @@ fn a_command_that_takes_no_more_input_is_an_error_with_its_last_words() {
         let mut channel = session.open("echo 'no room' >&2; exit 1").unwrap();
         let lost = failure(channel.write_all(&vec![0; 50_000_000]));
         assert_eq!(lost.kind, Kind::Unreachable, "{}", lost.message);
+        assert_eq!(lost.message, "the connection to 127.0.0.1 was lost: its command takes no more input");
         assert_eq!(channel.take_stderr(), b"no room\n");
     }
 }
@@ -405,7 +406,19 @@ fn a_lost_connection_and_a_silent_machine_are_told_apart() {
         let session = Session::connect(&address, Duration::from_secs(3)).unwrap();
         let silent = failure(session.run("kill -STOP $PPID; sleep 30; kill -CONT $PPID", b""));
         assert_eq!(silent.kind, Kind::Timeout, "{}", silent.message);
+        let hint = "look at the machine's console and network, then run the pipe again";
+        assert_eq!(silent.hint.as_deref(), Some(hint), "{}", silent.message);
     }
+}
+
+#[test]
+fn an_sshd_that_lets_nobody_run_commands_says_so() {
+    let mut sshd = Sshd::start("sessions");
+    sshd.restart("MaxSessions 0\n");
+    let session = Session::connect(&sshd.address(), SECONDS).unwrap();
+    let refused = failure(session.run("true", b""));
+    assert!(refused.message.starts_with("cannot open a channel: "), "{}", refused.message);
+    assert!(refused.hint.is_some(), "{}", refused.message);
 }
 
 #[test]

@@ -139,8 +139,9 @@ impl Cache {
     }
 
     fn check(&self, id: &str) -> Result<()> {
-        let path = self.folder.as_ref().context("nothing is kept")?.join("inputs").join(format!("{id}.json"));
-        let mut inputs = read::<Inputs>(&path).context("it is not known what it depended on")?;
+        let unknown = "it is not known what it depended on";
+        let path = self.folder.as_ref().context(unknown)?.join("inputs").join(format!("{id}.json"));
+        let mut inputs = read::<Inputs>(&path).context(unknown)?;
         if inputs.check()? {
             // Without this the files would be read each time.
             let _ = self.write(&path, &inputs);

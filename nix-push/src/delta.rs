@@ -175,7 +175,7 @@ fn block(new: &[u8], reference: Option<&Reference>, level: i32, threads: usize) 
 }
 
 fn unmade(code: usize) -> anyhow::Error {
-    anyhow!("cannot compress: {}", zstd_safe::get_error_name(code))
+    anyhow!(zstd_safe::get_error_name(code)).context("cannot compress")
 }
 
 /// One frame of zstd with `old` as what came before. Its checksum shows the machine a reference

@@ -86,15 +86,17 @@ pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath) -> Res
             }
         }
     }
-    if let Some(error) = words(errors.join("\n").as_bytes()) {
-        let failure = Failure::new(Kind::Build, format!("the machine cannot build {toplevel}: {error}"));
-        return Err(match build::failed(&errors) {
-            Some(drv) => failure.hint(format!("for the whole log, run on the machine: nix-store --read-log {drv}")),
-            None => failure.hint("what its Nix said stands above"),
-        }
-        .into());
-    }
-    Err(unkept(channel).into())
+    Err(unbuilt(toplevel, &errors).unwrap_or_else(|| unkept(channel)).into())
+}
+
+/// The failure behind what the machine's Nix said while it built, if it complained.
+fn unbuilt(toplevel: &StorePath, said: &[String]) -> Option<Failure> {
+    let error = words(said.join("\n").as_bytes())?;
+    let failure = Failure::new(Kind::Build, format!("the machine cannot build {toplevel}: {error}"));
+    Some(match build::failed(said) {
+        Some(drv) => failure.hint(format!("for the whole log, run on the machine: nix-store --read-log {drv}")),
+        None => failure.hint("what its Nix said stands above"),
+    })
 }
 
 /// The failure behind an answer that did not come: what the machine's nix-store said, if it did.
@@ -137,6 +139,15 @@ mod tests {
     #[test]
     fn a_cause_that_differences_may_have_has_no_hint() {
         assert_eq!(refused("its nix-store or what feeds it ended early").hint, None);
+    }
+
+    #[test]
+    fn a_build_that_fails_by_no_derivation_points_to_what_nix_said() {
+        let toplevel = StorePath::new("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nixos-system").unwrap();
+        let failure = unbuilt(&toplevel, &["error: cannot connect to socket".into()]).unwrap();
+        assert_eq!(failure.message, format!("the machine cannot build {toplevel}: cannot connect to socket"));
+        assert_eq!(failure.hint.as_deref(), Some("what its Nix said stands above"));
+        assert!(unbuilt(&toplevel, &[]).is_none());
     }
 
     #[test]

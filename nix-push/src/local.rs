@@ -8,7 +8,7 @@ use machine_record::{StorePath, log};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -66,13 +66,13 @@ impl Local {
 
 impl Pipe for Local {
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        let stdin = self.stdin.as_mut().with_context(|| format!("{} has no stdin", self.program))?;
-        stdin.write_all(bytes).with_context(|| format!("cannot ask {}", self.program))
+        let sent = self.stdin.as_mut().map_or(Err(ErrorKind::BrokenPipe.into()), |stdin| stdin.write_all(bytes));
+        sent.with_context(|| format!("cannot ask {}", self.program))
     }
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize> {
         self.wait()?;
-        let stdout = self.stdout.as_mut().with_context(|| format!("{} has no stdout", self.program))?;
-        stdout.read(buffer).with_context(|| format!("cannot hear {}", self.program))
+        let heard = self.stdout.as_mut().map_or(Err(ErrorKind::BrokenPipe.into()), |stdout| stdout.read(buffer));
+        heard.with_context(|| format!("cannot ask {}", self.program))
     }
     fn name(&self) -> &str {
         &self.program

@@ -86,7 +86,7 @@ fn work(
         (Err(error), _) => return Err(remote.err().unwrap_or(error)),
     };
     let (mut remote, connecting, connected) = remote?;
-    let section = written.as_mut().context("there is no system: this is a bug")?;
+    let section = written.as_mut().context("the tool stopped: this is a bug")?;
     section.phases.connect = Some(connecting);
     let mut round_trips = 0;
     if connected.elapsed() > IDLE {

@@ -52,14 +52,28 @@ impl Reader {
     }
 
     fn store(&mut self) -> Result<&mut LocalStore> {
-        if self.store.is_none() {
-            self.store = Some(local::open()?);
+        match self.store {
+            Some(ref mut store) => Ok(store),
+            None => Ok(self.store.insert(local::open()?)),
         }
-        self.store.as_mut().context("the local store is not open")
     }
 }
 
 fn damaged(info: &PathInfo) -> Failure {
     Failure::new(Kind::Copy, format!("{} is damaged in the local store", info.path))
         .hint(format!("repair it with: nix-store --repair-path {}", info.path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_gone_from_the_store_is_damaged() {
+        let info = PathInfo::example("00bgd045z0d4icpbc2yyz4gx48ak44la-nowhere", 1);
+        let failure = Failure::of(&Reader::default().read(&info, &mut |_| Ok(())).unwrap_err());
+        let what = format!("cannot send {0}: {0} is damaged in the local store", info.path);
+        assert!(failure.message.starts_with(&what), "{}", failure.message);
+        assert_eq!(failure.hint, Some(format!("repair it with: nix-store --repair-path {}", info.path)));
+    }
 }

@@ -9,7 +9,7 @@ use crate::pairs::Pairs;
 use crate::serve::{ADDED_ANSWER, HELLO_ANSWER, PathInfo};
 use crate::spool::{Order, Spool};
 use crate::wire::Request;
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use machine_record::log;
 use machine_ssh::Channel;
 use std::sync::atomic::Ordering;
@@ -71,7 +71,7 @@ fn transfer(
         lanes.send(bytes)?;
         while let Some(count) = lanes.main.try_read(&mut answer)? {
             if count == 0 {
-                bail!("it took no more");
+                return Err(ended(answered, paths));
             }
             answered += count;
         }
@@ -106,11 +106,16 @@ fn transfer(
         // Not a byte more: what follows is the word about the root.
         let most = answer.len().min(expected - answered);
         match lanes.main.read_some(&mut answer[..most])? {
-            0 => bail!("it took {} of {paths} paths", answered.saturating_sub(HELLO_ANSWER) / ADDED_ANSWER),
+            0 => return Err(ended(answered, paths)),
             count => answered += count,
         }
     }
     Ok(sent)
+}
+
+/// The failure of a machine that has ended after so many bytes of answers.
+fn ended(answered: usize, paths: usize) -> anyhow::Error {
+    anyhow!("it took only {} of {paths} paths", answered.saturating_sub(HELLO_ANSWER) / ADDED_ANSWER)
 }
 
 /// Tells people how far a long copy has come.
@@ -166,6 +171,12 @@ mod tests {
         assert_eq!(level(), fast, "one of them has all");
         drop(expected);
         assert_eq!((level(), spool.machines()), (fast, 5));
+    }
+
+    #[test]
+    fn a_machine_that_ends_early_is_told_how_far_it_came() {
+        assert_eq!(ended(0, 3).to_string(), "it took only 0 of 3 paths");
+        assert_eq!(ended(HELLO_ANSWER + 2 * ADDED_ANSWER + 1, 3).to_string(), "it took only 2 of 3 paths");
     }
 
     #[test]

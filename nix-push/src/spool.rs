@@ -65,7 +65,7 @@ struct Part {
 }
 
 /// What a part stands for.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
     /// Bytes of NAR that went in since the part before
     pub raw: u64,

@@ -84,6 +84,11 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_lacks_something_is_damage() {
+        assert_eq!(parse("{}").unwrap_err().to_string(), "the table of images is damaged");
+    }
+
+    #[test]
     fn the_tutorials_image_is_the_current_one_of_two() {
         let images = of_release("20.09").unwrap();
         let question = Question {

@@ -2,6 +2,7 @@
 
 use crate::{Address, quote};
 use anyhow::{Context, Result};
+use machine_record::{Kind, WithHint, WithKind};
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
@@ -53,7 +54,7 @@ impl Scratch {
                 let mut target = file.clone().into_os_string();
                 target.push(suffix);
                 if Path::new(&target).exists() {
-                    symlink(&target, self.folder.join(format!("key{suffix}"))).context("cannot prepare the login")?;
+                    prepared(symlink(&target, self.folder.join(format!("key{suffix}"))))?;
                 }
             }
         } else if let Some(key) = address.public_key.as_ref().filter(|key| crate::host_key::blob(key).is_some()) {
@@ -66,7 +67,7 @@ impl Scratch {
     }
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
-        fs::write(self.folder.join(name), text).context("cannot prepare the login")
+        prepared(fs::write(self.folder.join(name), text))
     }
 
     /// Where the connection is shared.
@@ -101,6 +102,13 @@ impl Drop for Scratch {
     }
 }
 
+fn prepared(written: std::io::Result<()>) -> Result<()> {
+    written
+        .context("cannot prepare the login")
+        .with_kind(Kind::Input)
+        .with_hint("XDG_RUNTIME_DIR or TMPDIR names a folder that has room")
+}
+
 /// Makes a folder of our own, in the place of the user's sockets if there is one. Its path holds
 /// nothing that ssh would read as more than a path, and is short enough for a socket's.
 fn folder() -> Result<PathBuf> {
@@ -119,7 +127,23 @@ fn folder() -> Result<PathBuf> {
         match DirBuilder::new().mode(0o700).create(&folder) {
             Ok(()) => return Ok(folder),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => count += 1,
-            Err(error) => return Err(error).context(format!("cannot make {}", folder.display())),
+            Err(error) => {
+                prepared(Err(error)).with_context(|| format!("cannot make {}", folder.display()))?;
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_that_cannot_be_prepared_says_where_there_may_be_room() {
+        let folder = "/dev/full/nowhere".into();
+        let scratch = Scratch { folder, name: "a".into(), fingerprints: Vec::new(), has_key: false };
+        let failure = machine_record::Failure::of(&scratch.write("pins", PINS).unwrap_err());
+        assert!(failure.message.starts_with("cannot prepare the login: "), "{}", failure.message);
+        assert_eq!(failure.hint.as_deref(), Some("XDG_RUNTIME_DIR or TMPDIR names a folder that has room"));
     }
 }

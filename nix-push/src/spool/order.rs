@@ -7,10 +7,12 @@ use crate::pack::{Packer, Packing};
 use crate::read::Reader;
 use crate::wire::Request;
 use anyhow::{Context, Result, bail};
-use machine_record::{Failure, Kind};
+use machine_record::{Failure, Kind, WithHint, WithKind};
 use std::os::unix::fs::FileExt;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
+
+const UNKEPT: &str = "cannot keep what is sent to several machines";
 
 impl Order<'_> {
     pub fn len(&self) -> usize {
@@ -123,7 +125,7 @@ impl Order<'_> {
                     }
                     (Some(Part { figures, place: Place::File { offset, length } }), _) => {
                         let (figures, offset, mut bytes) = (*figures, *offset, vec![0; *length]);
-                        let file = state.file.clone().context("there is no spool")?;
+                        let file = state.file.clone().context("cannot read the spool")?;
                         drop(state);
                         file.read_exact_at(&mut bytes, offset).context("cannot read the spool")?;
                         return Ok(Some((bytes, figures)));
@@ -167,12 +169,14 @@ impl Made<'_> {
         let spool = self.order.spool;
         let mut state = spool.lock();
         if self.name.2.is_none() {
-            let file = state.file.clone().context("there is no spool")?;
+            let file = state.file.clone().context(UNKEPT)?;
             let (offset, length) = (state.end, bytes.len());
             state.end += length as u64;
             drop(state);
             file.write_all_at(&bytes, offset)
-                .context("cannot keep what is sent to several machines (TMPDIR names another folder)")?;
+                .context(UNKEPT)
+                .with_kind(Kind::Copy)
+                .with_hint("TMPDIR names another folder for it")?;
             state = spool.lock();
             if let Some(frame) = state.frames.get_mut(&self.name) {
                 frame.parts.push(Part { figures, place: Place::File { offset, length } });
@@ -227,5 +231,59 @@ impl Drop for Made<'_> {
         }
         drop(state);
         spool.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::PathInfo;
+    use crate::spool::{Spool, nameless};
+    use std::fs::File;
+    use std::sync::Arc;
+
+    /// The first group of an order in the making, for all machines in `file` or for this one alone.
+    fn made<'a>(order: &'a Order<'a>, file: Option<File>) -> Made<'a> {
+        let owner = file.is_none().then_some(order.id);
+        let name = (order.packing, order.groups[0].1, owner);
+        let mut state = order.spool.lock();
+        state.file = file.map(Arc::new);
+        state.making += 1;
+        state.frames.insert(name, Frame::default());
+        Made { order, name, level: 1, threads: 1, end: None }
+    }
+
+    fn message(error: &anyhow::Error) -> String {
+        Failure::of(error).message
+    }
+
+    #[test]
+    fn whoever_waits_for_a_group_hears_why_it_does_not_come() {
+        let info = PathInfo::example("00bgd045z0d4icpbc2yyz4gx48ak44la-one", 1);
+        let (spool, infos) = (Spool::new(), [&info]);
+        let group = || vec![Group { infos: &infos, bytes: 1, old: Vec::new() }];
+
+        let order = spool.order(Packing::Zstd, 1, group());
+        let full = made(&order, Some(File::options().write(true).open("/dev/full").unwrap()));
+        let failure = Failure::of(&full.give(vec![1], Figures::default()).unwrap_err());
+        let what = "cannot keep what is sent to several machines: No space left on device";
+        assert!(failure.message.starts_with(what), "{}", failure.message);
+        assert_eq!(failure.hint.as_deref(), Some("TMPDIR names another folder for it"));
+        drop(full);
+        let fault = order.part(0, 0).unwrap_err();
+        assert_eq!(message(&fault), "a path was not read to its end: this is a bug");
+
+        let cut = made(&order, Some(nameless().unwrap()));
+        cut.give(vec![1; 10], Figures::default()).unwrap();
+        assert_eq!(order.part(0, 0).unwrap().unwrap().0, [1; 10]);
+        spool.lock().file.as_ref().unwrap().set_len(5).unwrap();
+        let error = message(&order.part(0, 0).unwrap_err());
+        assert!(error.starts_with("cannot read the spool: "), "{error}");
+        drop(cut);
+
+        let unwanted = made(&order, None);
+        order.close();
+        let error = unwanted.give(vec![1], Figures::default()).unwrap_err();
+        assert_eq!(message(&error), "it is no longer wanted");
     }
 }
