@@ -285,18 +285,23 @@ def faults(group: str) -> None:
     ec2.delete_security_group(GroupId=made)
 
 
-def end(identifier: str, group: str) -> None:
+def end(identifier: str, group: str, booted: bool) -> None:
     ec2.modify_instance_attribute(InstanceId=identifier, DisableApiTermination={"Value": True})
     with refused("OperationNotPermitted"):
         ec2.terminate_instances(InstanceIds=[identifier])
     ec2.modify_instance_attribute(InstanceId=identifier, DisableApiTermination={"Value": False})
     volume = describe(identifier)["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]
+    if booted:
+        control("kill", machine=identifier)
     change = ec2.terminate_instances(InstanceIds=[identifier])["TerminatingInstances"][0]
     check(change["CurrentState"]["Name"] == "shutting-down", "terminating takes time")
+    if booted:
+        control("heal", machine=identifier)
     with refused("DependencyViolation"):
         ec2.delete_security_group(GroupId=group)
     until("terminated", lambda: state(identifier) == "terminated")
     check("PublicIpAddress" not in describe(identifier), "a terminated instance has no address")
+    check(state(identifier) == "terminated", "and stays so, whoever heals it")
     again = ec2.terminate_instances(InstanceIds=[identifier])["TerminatingInstances"][0]
     check(again["CurrentState"]["Name"] == "terminated", "terminating twice is fine")
     same = launch(group, ClientToken=f"{NAME}-1")
@@ -401,7 +406,7 @@ def main() -> None:
             log_in(identifier, folder, "true")
         faults(group)
         console_faults(identifier)
-        end(identifier, group)
+        end(identifier, group, not api_only)
     kind = "API only" if api_only else "with a machine"
     print(f"check: the local cloud behaves ({kind}, {time.monotonic() - began:.1f} s)")
 

@@ -79,7 +79,8 @@ class Life:
         self._do(self._kill)
 
     def revive(self) -> None:
-        if self.killed:
+        # One that is terminated has nothing left to be turned on.
+        if self.killed and self.instance.state not in ("shutting-down", "terminated"):
             self._do(self._power_on)
 
     def discard(self) -> None:
