@@ -78,7 +78,7 @@ impl Drop for Bastion {
 
 #[test]
 fn a_machine_is_reached_by_both_clients_and_by_way_of_a_jump_host() {
-    let machine = Machine::new("ways");
+    let machine = Machine::new("clients");
     let at = machine.folder.path();
     let bastion = Bastion::start(at);
     let run = |script: &str, record: &Value| {
@@ -118,7 +118,7 @@ fn a_machine_is_reached_by_both_clients_and_by_way_of_a_jump_host() {
         }
     }
     fresh();
-    let up = run("ec2-up --deployment switch-ways", &behind).ok().record();
+    let up = run("ec2-up --deployment switch-clients", &behind).ok().record();
     assert_eq!(up["ssh"], behind["ssh"]);
     assert!(bastion.logins() >= 1, "ec2-up looks at the host key by way of it");
     // The machine's key is pinned on the way, too, and so is the bastion's.
@@ -215,8 +215,8 @@ fn a_machine_is_reached_by_both_clients_and_by_way_of_a_jump_host() {
     let script = format!(
         "set -e; home=$(getent passwd root | cut -d: -f6); mkdir -p $home/.ssh; mount --bind dot-ssh $home/.ssh; HOME=$home
          ln -s {} examples; {commands}; echo '{include}' > ~/.ssh/config
-         ssh -o BatchMode=yes ways readlink /run/current-system </dev/null
-         sed -i 's/AAAA/AAAB/' ~/.ssh/machines.known_hosts; ssh -o BatchMode=yes ways true </dev/null 2>&1 && exit 7 || true",
+         ssh -o BatchMode=yes clients readlink /run/current-system </dev/null
+         sed -i 's/AAAA/AAAB/' ~/.ssh/machines.known_hosts; ssh -o BatchMode=yes clients true </dev/null 2>&1 && exit 7 || true",
         project().join("examples").display()
     );
     let ran = machine.folder.sh(&format!("unshare --mount bash -c {}", quote(&script)), "").ok();
