@@ -12,6 +12,7 @@ const FAR: Option<Duration> = Some(Duration::from_millis(60));
 const TWO: &str = "on two channels";
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_far_machine_is_sent_to_on_two_channels_and_what_is_cut_can_be_sent_again() {
     let machines = Machines::new("far", 1);
     // As many paths as those that torn pushes are tried with.

@@ -102,6 +102,7 @@ fn a_byte_spoiled_on_the_way_is_never_taken() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_machine_that_loses_its_power_in_the_middle_can_be_pushed_to_again() {
     let machines = Machines::new("power", 1);
     let top = machines.build(&noise("power", PATHS, 150_000));

@@ -15,6 +15,7 @@ fn orphans(region: &Region) -> Vec<Value> {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn what_a_living_machine_has_left_is_listed_and_goes_without_the_machine() {
     let region = Region::new("living");
     let (id, group) = machine(&region, "--elastic-ip");
@@ -98,6 +99,7 @@ print(made['NetworkInterface']['NetworkInterfaceId'])"
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn an_address_that_somebody_gave_to_another_machine_stays() {
     let region = Region::new("given");
     machine(&region, "--elastic-ip");

@@ -163,6 +163,7 @@ fn a_machine_that_somebody_else_made_is_taken_over_with_a_word() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn all_regions_are_listed_with_what_their_consoles_show() {
     let region = Region::new("regions");
     let print = format!("SHA256:{}", "a".repeat(43));
@@ -279,6 +280,7 @@ fn a_living_machine_of_the_record_is_not_made_a_second_time() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_security_group_that_others_use_stays() {
     let region = Region::new("group-users");
     let group = region.sh("ec2-up -q --wait running < web-1.json | tee up.json", "").ok().record();

@@ -26,6 +26,7 @@ print(' '.join(sorted(g['GroupId'] for g in i['SecurityGroups'])))"
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_subnet_of_choice_has_the_machine_and_its_group() {
     let region = Region::new("subnet");
     let network = own_network(&region);
@@ -122,6 +123,7 @@ print(ec2.create_subnet(VpcId=vpc, CidrBlock='10.9.1.0/24')['Subnet']['SubnetId'
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn ipv6_is_given_where_the_subnet_has_it() {
     let region = Region::new("ipv6");
     let subnet = region.boto(
