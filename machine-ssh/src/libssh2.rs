@@ -224,7 +224,7 @@ pub(crate) fn shake_hands(
     timeout: Duration,
 ) -> Result<(ssh2::Session, Socket)> {
     let mut ssh = ssh2::Session::new().context("cannot start libssh2")?;
-    ssh.set_timeout(u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX));
+    ssh.set_timeout(milliseconds(timeout));
     ssh.method_pref(MethodType::HostKey, &host_key::algorithms(types)).context("cannot start libssh2")?;
     ciphers::prefer(&ssh, ciphers::ANY).context("cannot start libssh2")?;
     ssh.set_tcp_stream(socket.fd.try_clone().context("cannot start libssh2")?);
@@ -240,6 +240,10 @@ pub(crate) fn shake_hands(
 }
 
 /// libssh2's own words, without the crate's code in front.
+fn milliseconds(timeout: Duration) -> u32 {
+    u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX)
+}
+
 fn plain(error: &dyn std::error::Error) -> String {
     let text = error.to_string();
     match text.strip_prefix("[Session(").and_then(|rest| rest.split_once("] ")) {

@@ -5,6 +5,7 @@
 use machine_record::{Failure, Kind};
 use machine_ssh::{Address, Client, Elevation, Session, fingerprint, host_key};
 use std::fs;
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -230,6 +231,35 @@ fn another_key_at_the_same_address_is_refused() {
         let refused = failure(Session::connect(&address, SECONDS));
         assert_eq!(refused.kind, Kind::HostKey, "{}", refused.message);
     }
+}
+
+#[test]
+fn a_server_that_somebody_makes_newer_than_it_is_is_refused() {
+    let sshd = Sshd::start("newer");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut address = sshd.address();
+    let port = std::mem::replace(&mut address.port, listener.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", port)).unwrap());
+            // A line that does not begin with SSH- is passed over, and not signed: this one begins before anybody looks.
+            let _ = client.write_all(b"x");
+            std::thread::sleep(Duration::from_millis(100));
+            let _ = client.write_all(b"SSH-2.0-OpenSSH_9.9\r\n");
+            let (mut from_client, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from_client, &mut to_server));
+            std::thread::spawn(move || std::io::copy(&mut server, &mut client));
+        }
+    });
+    // Where it comes too late, the line is no version at all, and the login is as with any old server.
+    let found = (0..200).find_map(|_| Session::connect(&address, SECONDS).err()).unwrap();
+    let failure = Failure::of(&found);
+    assert!(
+        failure.message.ends_with("somebody on the way gives it another version than its own"),
+        "{}",
+        failure.message
+    );
+    assert_eq!(failure.kind, Kind::Unreachable);
 }
 
 #[test]

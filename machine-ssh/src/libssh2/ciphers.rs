@@ -1,11 +1,11 @@
 //! Which ciphers are asked for: that depends on the server.
 
-use super::{EAGAIN, TIMED_OUT};
+use super::{EAGAIN, TIMED_OUT, milliseconds};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use ssh2::MethodType;
+use ssh2::{ErrorCode, MethodType};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// AES-GCM first: with a server older than [`STRICT`], somebody on the way could leave out the first packets that ChaCha20
 /// encrypts (CVE-2023-48795).
@@ -20,9 +20,15 @@ const STRICT_ONES: &str =
 /// The first OpenSSH that counts packets from the key exchange on (`kex-strict-s-v00@openssh.com`), as libssh2 does with it.
 const STRICT: [u32; 2] = [9, 6];
 
+/// LIBSSH2_ERROR_BANNER_RECV of libssh2.h.
+const BANNER: ErrorCode = ErrorCode::Session(-2);
+
 /// Exchanges keys, and chooses the ciphers by what the server says that it is, before they are negotiated.
-/// Whoever changes that on the way is found out: both sides sign it (RFC 4253, section 8).
+///
+/// What is seen on the socket by then may be somebody else's. What the exchange took for the server's words is signed by
+/// both sides (RFC 4253, section 8): it has to say the same.
 pub(super) fn shake_hands(ssh: &mut ssh2::Session, socket: &OwnedFd, timeout: Duration) -> Result<(), ssh2::Error> {
+    let began = Instant::now();
     ssh.set_blocking(false);
     let begun = ssh.handshake();
     ssh.set_blocking(true);
@@ -37,10 +43,20 @@ pub(super) fn shake_hands(ssh: &mut ssh2::Session, socket: &OwnedFd, timeout: Du
     let mut said = [0; 255];
     // Any kind of socket can be looked at so.
     let count = socket.try_clone().and_then(|socket| TcpStream::from(socket).peek(&mut said)).unwrap_or(0);
-    if is_strict(&said[..count]) {
+    let strict = is_strict(&said[..count]);
+    if strict {
         prefer(ssh, STRICT_ONES)?;
     }
-    ssh.handshake()
+    // No time limit at all is what 0 would be.
+    ssh.set_timeout(milliseconds(timeout.saturating_sub(began.elapsed())).max(1));
+    let shaken = ssh.handshake();
+    ssh.set_timeout(milliseconds(timeout));
+    shaken?;
+    let signed = [ssh.banner_bytes().unwrap_or_default(), b"\r\n"].concat();
+    if strict && !is_strict(&signed) {
+        return Err(ssh2::Error::new(BANNER, "somebody on the way gives it another version than its own"));
+    }
+    Ok(())
 }
 
 pub(super) fn prefer(ssh: &ssh2::Session, ciphers: &str) -> Result<(), ssh2::Error> {
