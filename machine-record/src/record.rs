@@ -54,7 +54,9 @@ impl Record {
                 member,
                 &match cause.rsplit_once("expected ") {
                     Some((before, "u16")) => format!("{before}expected a whole number up to {}", u16::MAX),
-                    Some((before, "u32" | "u64" | "i32" | "i64")) => format!("{before}expected a whole number"),
+                    Some((before, "u32")) => format!("{before}expected a whole number up to {}", u32::MAX),
+                    Some((before, "u64")) => format!("{before}expected a whole number, 0 or more"),
+                    Some((before, "i32" | "i64")) => format!("{before}expected a whole number"),
                     Some((before, "f64")) => format!("{before}expected a number"),
                     Some((before, what)) if what.starts_with("struct ") => format!("{before}expected an object"),
                     _ => cause.into(),

@@ -106,7 +106,7 @@ fn prepared(written: std::io::Result<()>) -> Result<()> {
     written
         .context("cannot prepare the login")
         .with_kind(Kind::Input)
-        .with_hint("XDG_RUNTIME_DIR or TMPDIR names a folder that has room")
+        .with_hint("XDG_RUNTIME_DIR or TMPDIR names a folder that can be written to and has room")
 }
 
 /// Makes a folder of our own, in the place of the user's sockets if there is one. Its path holds
@@ -128,7 +128,7 @@ fn folder() -> Result<PathBuf> {
             Ok(()) => return Ok(folder),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => count += 1,
             Err(error) => {
-                prepared(Err(error)).with_context(|| format!("cannot make {}", folder.display()))?;
+                prepared(Err(std::io::Error::new(error.kind(), format!("cannot make {}: {error}", folder.display()))))?;
             }
         }
     }
@@ -144,6 +144,9 @@ mod tests {
         let scratch = Scratch { folder, name: "a".into(), fingerprints: Vec::new(), has_key: false };
         let failure = machine_record::Failure::of(&scratch.write("pins", PINS).unwrap_err());
         assert!(failure.message.starts_with("cannot prepare the login: "), "{}", failure.message);
-        assert_eq!(failure.hint.as_deref(), Some("XDG_RUNTIME_DIR or TMPDIR names a folder that has room"));
+        assert_eq!(
+            failure.hint.as_deref(),
+            Some("XDG_RUNTIME_DIR or TMPDIR names a folder that can be written to and has room")
+        );
     }
 }
