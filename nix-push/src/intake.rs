@@ -43,8 +43,9 @@ root
         }
         None => {
             r#"
-if given
-then rooted
+if given; then rooted
+# The one that was to answer has died, and not for want of the system.
+elif [ -e "$top" ]; then root
 else drop; echo "its nix-store or what feeds it ended early" >&2
 fi
 "#
