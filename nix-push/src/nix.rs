@@ -19,7 +19,10 @@ const TAIL: usize = 20_000;
 const BEAT: Duration = Duration::from_millis(20);
 
 /// How lines begin that Nix says for the sake of [`COPIED`] alone (`-vv`).
-const CHATTER: [&str; 4] = ["evaluating file '", "instantiated '", "executing builder '", "using builder args '"];
+const CHATTER: [&str; 3] = ["evaluating file '", "instantiated '", "executing builder '"];
+
+/// The same for what a builder is given.
+const ARGUMENTS: &str = "using builder args '";
 
 /// What a command of Nix left behind.
 #[derive(Default)]
@@ -189,7 +192,7 @@ pub fn follow(
     let stderr = child.stderr.take()?;
     Some(std::thread::spawn(move || {
         let mut said = Said::default();
-        let mut done = 0;
+        let (mut done, mut arguments) = (0, false);
         let mut lines = BufReader::new(stderr);
         let mut line = Vec::new();
         while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
@@ -211,7 +214,7 @@ pub fn follow(
             {
                 let Said { lines, held, reads } = &mut said;
                 if machines.len() > 1 {
-                    lines.iter().take(lines.len() - *held).for_each(|line| show(&machines[done], line));
+                    lines.iter().take(lines.len().saturating_sub(*held)).for_each(|line| show(&machines[done], line));
                 }
                 let (stderr, held, reads) = (std::mem::take(lines).into(), std::mem::take(held), reads.clone());
                 let stdout = result.into();
@@ -226,6 +229,12 @@ pub fn follow(
             }
             if let Some(at) = text.find(COPIED) {
                 said.reads.push(text[at..].into());
+                continue;
+            }
+            // They may have several lines, and end with a quote.
+            arguments = !text.starts_with("building '") && (arguments || text.starts_with(ARGUMENTS));
+            if arguments {
+                arguments = text == ARGUMENTS || !text.ends_with('\'');
                 continue;
             }
             if CHATTER.iter().any(|start| text.starts_with(start)) {
@@ -285,6 +294,18 @@ mod tests {
     fn versions_are_compared_by_number() {
         assert!(number("2.3.16") < Some(TESTED) && number("2.18.1") > Some(TESTED));
         assert_eq!((number("2.35pre20260101_abc"), number("none")), (Some((2, 35)), None));
+    }
+
+    #[test]
+    fn what_is_said_for_us_alone_is_passed_over() {
+        let said = "using builder args '-c\nerror: x=1\n'\nusing builder args '-c exit'\nusing builder args '\nx\n'\nbuilding 'b'\n\
+                    using builder args '\nno end\nbuilding 'c'\nit's so\n";
+        let mut child =
+            Command::new("sh").args(["-c", "printf %s \"$0\" >&2", said]).stderr(Stdio::piped()).spawn().unwrap();
+        let (events, _) = mpsc::channel();
+        let said = follow(vec!["a".into()], &mut child, false, |_, _| {}, events).unwrap().join().unwrap();
+        child.wait().unwrap();
+        assert_eq!(said.lines, ["building 'b'", "building 'c'", "it's so"]);
     }
 
     #[test]
