@@ -26,7 +26,7 @@ impl Reader {
         log::detail("", &format!("reading {}", info.path));
         let mut hasher = Sha256::new();
         let mut size = 0;
-        let mut last = Vec::new();
+        let (mut last, mut taken) = (Vec::new(), true);
         let mut check = |piece: &[u8]| {
             hasher.update(piece);
             size += piece.len() as u64;
@@ -34,7 +34,7 @@ impl Reader {
             if size > info.nar_size {
                 return Err(damaged(info).into());
             }
-            sink(&last)?;
+            sink(&last).inspect_err(|_| taken = false)?;
             last.clear();
             last.extend_from_slice(piece);
             Ok(())
@@ -42,7 +42,8 @@ impl Reader {
         if fs::symlink_metadata(info.path.as_ref() as &std::path::Path).is_ok() {
             nar::write(info.path.as_ref(), &mut check)
         } else {
-            self.store()?.dump(info, &mut check).map_err(|error| error.context(damaged(info)))
+            let dumped = self.store()?.dump(info, &mut check);
+            dumped.map_err(|error| if taken { error.context(damaged(info)) } else { error })
         }
         .with_context(|| format!("cannot send {}", info.path))?;
         if size != info.nar_size || NarHash::of(hasher) != info.nar_hash {
