@@ -72,17 +72,19 @@ unroot() { rm -f "$roots/previous" "$roots/next" "$roots/shell"; }
 lock() { exec 9>"$run/lock" && flock -w "${1:-600}" 9; }
 unlock() { exec 9>&-; }
 
-# The system that the boot loader starts by default, in `entry`; nothing if the loader is not known.
+# The system that the boot loader starts by default, in `entry`; nothing if the loader is not known. If that is what the
+# firmware was told, whatever NixOS writes, it is in `pinned`, too.
 # NixOS writes GRUB's menu, systemd-boot's entries or extlinux's menu (nixpkgs
 # nixos/modules/system/boot/loader); each names the system as init=/nix/store/.../init.
 boot_entry() {
-  entry=''
+  entry='' pinned=''
   if [ -f /boot/loader/loader.conf ]; then
     # What `bootctl set-default` told the firmware goes before the file, if there is such an entry: four bytes, and then
     # a name in UTF-16 (systemd, "Boot Loader Interface"). There is no seeking in such a file.
     chosen=/sys/firmware/efi/efivars/LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
     [ ! -e $chosen ] || loader_entry "$(tr -dc '[:print:]' <$chosen)"
-    [ -n "$entry" ] || while read -r word name _; do
+    pinned=$entry
+    [ -n "$entry" ] || while read -r word name _ || [ -n "$word" ]; do
       [ "$word" != default ] || loader_entry "$name"
     done </boot/loader/loader.conf
   elif [ -f /boot/grub/grub.cfg ]; then

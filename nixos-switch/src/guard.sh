@@ -59,6 +59,9 @@ check() {
 
 # Would it boot here? What the running system does the same way is not asked.
 check_boot() {
+  [ -z "$pinned" ] || [ "$pinned" = "$toplevel" ] ||
+    fail conflict "the firmware was told to boot $pinned, whatever is switched to" \
+      "bootctl set-default '' on the machine takes that back; --action test leaves the boot entry alone"
   [ "$system" != "$running" ] || return 0
   loaders
   if [ "$loader" != "$was" ] && mode=$(boot_mode "$loader") && [ "$mode" != "$(boot_mode "$was")" ]; then

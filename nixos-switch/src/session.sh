@@ -18,15 +18,7 @@ main() {
   umask 022
   # Only secrets are still to come, and nobody else is to read them.
   exec 7<&0 </dev/null
-  # Store paths, so that what is armed does not depend on what the switch does to links.
-  folder /run/current-system/sw/bin
-  tools=$path
-  [ -n "$tools" ] ||
-    fail input 'cannot switch this machine: it has no /run/current-system/sw/bin' 'only a machine that runs NixOS can be switched'
-  PATH=$tools
-  export PATH
-  shell=$tools/sh
-  [ -x "$shell" ] || shell=$(readlink -e /bin/sh)
+  find_tools
   [ -O /proc/1 ] || fail denied "cannot switch as $(id -un)" 'log in as root, or use --elevate sudo'
   # A deployment's token is known to its own machine alone.
   [ -e "$dir/token-$token" ] || [ -e "$run/last/token-$token" ] || guard
@@ -40,6 +32,18 @@ main() {
     status) status ;;
     generations) generations ;;
   esac
+}
+
+# Those of the system that runs, as store paths: what is armed does not depend on what the switch does to links.
+find_tools() {
+  folder /run/current-system/sw/bin
+  tools=$path
+  [ -n "$tools" ] ||
+    fail input 'cannot switch this machine: it has no /run/current-system/sw/bin' 'only a machine that runs NixOS can be switched'
+  PATH=$tools
+  export PATH
+  shell=$tools/sh
+  [ -x "$shell" ] || shell=$(readlink -e /bin/sh)
 }
 
 # What is on the machine now.
@@ -129,6 +133,8 @@ start() {
   wished
   if [ ! -e "$dir" ] && is_done && ! still_to_boot && same_secrets; then unchanged; return; fi
   take
+  # Whoever was waited for may have switched, and only what runs now is kept.
+  find_tools
   settle_keys
   tell
   wished

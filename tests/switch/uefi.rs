@@ -59,4 +59,10 @@ fn systemd_boot_tries_the_new_system_once() {
     machine.ssh(&format!("cd /boot/loader/entries && bootctl set-default {entry}")).ok();
     let status = machine.switch(&new, &format!("{SLOW} --status")).ok().record()["status"].clone();
     assert_eq!((&status["bootEntry"], &status["matches"]), (&json!(toplevel(&old)), &json!(false)), "{status}");
+    // It could never become what boots.
+    let ran = machine.switch(&dead, SLOW);
+    assert_eq!(said(&ran).1, "conflict", "{}", ran.stderr);
+    machine.ssh("bootctl set-default ''").ok();
+    let status = machine.switch(&new, &format!("{SLOW} --status")).ok().record()["status"].clone();
+    assert_eq!(status["bootEntry"], json!(toplevel(&new)), "{status}");
 }
