@@ -295,10 +295,10 @@ def end(identifier: str, group: str, booted: bool) -> None:
         control("kill", machine=identifier)
     change = ec2.terminate_instances(InstanceIds=[identifier])["TerminatingInstances"][0]
     check(change["CurrentState"]["Name"] == "shutting-down", "terminating takes time")
-    if booted:
-        control("heal", machine=identifier)
     with refused("DependencyViolation"):
         ec2.delete_security_group(GroupId=group)
+    if booted:
+        control("heal", machine=identifier)
     until("terminated", lambda: state(identifier) == "terminated")
     check("PublicIpAddress" not in describe(identifier), "a terminated instance has no address")
     check(state(identifier) == "terminated", "and stays so, whoever heals it")
