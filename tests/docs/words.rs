@@ -32,7 +32,7 @@ fn a_wrong_value_is_answered_with_the_right_ones() {
         ("nix-push --build-on there", &["auto", "here", "machine"]),
         ("nixos-switch --action swich", &["'switch'"]),
         ("nixos-switch --confirm-timeout 1d", &["90s", "10m"]),
-        ("nixos-ami --name ../x", &["host name"]),
+        ("nixos-ami --name ../x", &["letters, digits and hyphens"]),
     ] {
         let ran = folder.sh(command, "");
         assert_eq!(ran.status, 2, "{ran:?}");
