@@ -22,10 +22,13 @@ TOKEN = re.compile(
     re.S,
 )
 # Calls whose literals are compared with, or run, and said to nobody.
-NOT_SAID = re.compile(r"said|contains|starts_with|ends_with|strip_prefix|split\w*|trim\w*|#\[|write!|args?$|concat!|debug_assert!?|find|replace|matches!|command|run|open|update")
+NOT_SAID = re.compile(r"said|contains|starts_with|ends_with|strip_prefix|split\w*|trim\w*|Key::new$|#\[|write!|args?$|concat!|debug_assert!?|find|replace|matches!|command|run|open|update")
 
-# Said to a shell, and marks of ours in what programs say.
-FOR_PROGRAMS = re.compile(r"exec |trace: |(nixpipe|nix-push): \w+:?\s*(\\n)?$|\w+ -\w+ \|")
+# Lists that are compared with: what follows asks whether somebody said one of them.
+COMPARED = re.compile(r"(?:let (\w+) = )?\[[^][]*\](?:;[^;]*?\b\1)?\.iter\(\)\.any\(\|(\w+)\| [\w.]*(?:contains|said)\(\2\)\)")
+
+# Said to a shell or to Nix, and marks of ours in what programs say.
+FOR_PROGRAMS = re.compile(r"exec |\w+ = \w+: let\b|trace: |(nixpipe|nix-push): \w+:?\s*(\\n)?$|\w+ -\w+ \|")
 
 
 def literals(text):
@@ -34,7 +37,9 @@ def literals(text):
     # Tables and scripts: the words of others, and code. A hint that has a name is one of ours.
     named = re.compile(r"^(?:pub(?:\(crate\))? )?(?:const|static) .*?;\n", re.S | re.M)
     hint = re.compile(r'[^"]*: &str =\s+"(?:[^"\\]|\\.)*";\n', re.S)
-    text = named.sub(lambda found: found[0] if hint.fullmatch(found[0]) else "\n" * found[0].count("\n"), text)
+    blank = lambda found: "\n" * found[0].count("\n")
+    text = named.sub(lambda found: found[0] if hint.fullmatch(found[0]) else blank(found), text)
+    text = COMPARED.sub(blank, text)
     calls, word, before = [], "", ""
     for token in TOKEN.finditer(text):
         kind = token.lastgroup

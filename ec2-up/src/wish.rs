@@ -258,6 +258,11 @@ mod tests {
             let flags: Vec<&str> = flags.split(' ').collect();
             assert_eq!(wish("{}", &flags).unwrap_err().kind, Kind::Input, "{flags:?}");
         }
+        let empty = wish("{}", &["--instance-profile="]).unwrap_err();
+        assert_eq!(empty.message, "the instance profile is empty");
+        let twice = wish("{}", &["--tag", "a=b", "--tag", "a=c"]).unwrap_err();
+        assert_eq!(twice.message, "the tag a is said twice: b and c");
+        assert_eq!(twice.hint.as_deref(), Some("say --tag once for each key"));
         for member in [
             r#"{"sshFrom":[]}"#,
             r#"{"securityGroups":[]}"#,

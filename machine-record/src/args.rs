@@ -133,8 +133,14 @@ mod tests {
     fn a_wrong_number_is_told_without_rusts_words() {
         let told = |cause: &str| plain("t", &format!("invalid value '0' for '--jobs <N>': {cause}"));
         assert_eq!(told("0 is not in 1..=65535"), "invalid value '0' for '--jobs <N>': 0 is not in 1 to 65535");
-        let unit = "invalid value '0' for '--jobs <N>': it is a whole number, without a unit";
-        assert_eq!(told("invalid digit found in string"), unit);
+        for (number, theirs, ours) in [
+            ("5m", "invalid digit found in string", "it is a whole number, without a unit"),
+            ("", "cannot parse integer from empty string", "it is a whole number, without a unit"),
+            ("65536", "number too large to fit in target type", "it is too large"),
+        ] {
+            assert_eq!(number.parse::<u16>().unwrap_err().to_string(), theirs);
+            assert_eq!(told(theirs), format!("invalid value '0' for '--jobs <N>': {ours}"));
+        }
     }
 
     #[test]

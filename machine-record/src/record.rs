@@ -268,6 +268,9 @@ mod tests {
             assert_eq!(failure.message, format!("cannot use the record's `ssh`: {cause}"));
             assert_eq!(failure.hint.as_deref(), Some("machine-record(5) says what belongs there"));
         }
+        let failure = record(r#"{"seconds":"1"}"#).read::<f64>("seconds").unwrap_err();
+        let cause = "invalid type: string \"1\", expected a number";
+        assert_eq!(failure.message, format!("cannot use the record's `seconds`: {cause}"));
     }
 
     #[test]

@@ -104,7 +104,10 @@ mod tests {
             "/gnu/store/00bgd045z0d4icpbc2yyz4gx48ak44la-net-tools",
             "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-é",
         ] {
-            assert!(StorePath::new(bad).is_err(), "{bad}");
+            let failure = StorePath::new(bad).unwrap_err();
+            assert_eq!(failure.message, format!("not a store path: {bad:?}"));
+            let hint = "it is the folder of the store, a hash and a name, as in /nix/store/…-nixos-system-web-1";
+            assert_eq!(failure.hint.as_deref(), Some(hint));
         }
         assert!(serde_json::from_str::<StorePath>("\"/etc/passwd\"").is_err());
     }

@@ -409,6 +409,9 @@ fn failures_have_their_kinds() {
         address.port = silent.local_addr().unwrap().port();
         let timeout = failure(Session::connect(&address, Duration::from_millis(300)));
         assert_eq!(timeout.kind, Kind::Timeout, "{}", timeout.message);
+        if let Client::Libssh2 = address.client {
+            assert_eq!(timeout.message, "no key exchange with 127.0.0.1: it says nothing");
+        }
         drop(silent);
         let refused = failure(Session::connect(&address, SECONDS));
         assert_eq!(refused.kind, Kind::Unreachable, "{}", refused.message);

@@ -96,7 +96,7 @@ mod tests {
         let said = warnings(bad, "{}");
         for (said, words) in said.iter().zip([
             "the configuration runs no ssh server: nobody can log in after the switch",
-            "the configuration has no root file system: it cannot boot",
+            "the configuration has no root file system: it cannot boot; is <nixpkgs/",
             "the configuration has no system.stateVersion",
         ]) {
             assert!(said.starts_with(words), "{said}");

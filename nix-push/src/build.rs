@@ -164,6 +164,16 @@ mod tests {
     }
 
     #[test]
+    fn a_nix_without_users_to_build_as_has_a_hint() {
+        let path = |name: &str| StorePath::new(format!("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-{name}")).unwrap();
+        let error = "error: the group 'nixbld' specified in 'build-users-group' does not exist";
+        let outcome = Outcome { stderr: vec![error.into()], ..Outcome::default() };
+        let hint = explain(&path("a.drv"), &path("a"), &outcome, false).hint.unwrap();
+        let words = "this Nix has no users to build as: make that group, or build as yourself with --option build-users-group ''";
+        assert_eq!(hint, words);
+    }
+
+    #[test]
     fn builders_are_known_by_their_systems() {
         let builders = "# aarch64-linux\nssh://a x86_64-linux,i686-linux - 4; ssh://b aarch64-linux";
         assert!(serves(builders, "aarch64-linux") && serves(builders, "i686-linux"));

@@ -340,7 +340,9 @@ mod tests {
         };
         let evaluators = Evaluators::new(None, None);
         let told = evaluators.run(&wanted).map(drop).unwrap_err();
-        assert_eq!(Failure::of(&told).kind, Kind::Timeout);
+        let failure = Failure::of(&told);
+        assert_eq!((failure.kind, &*failure.message), (Kind::Timeout, "sleep did not answer in 0 s"));
+        assert_eq!(failure.hint.as_deref(), Some("-v shows what it was asked: try that by hand"));
         assert!(evaluators.lock().running.is_empty());
     }
 }

@@ -219,6 +219,15 @@ mod tests {
     }
 
     #[test]
+    fn a_built_system_is_not_evaluated() {
+        let path = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nixos-system";
+        let built = Source::Toplevel(machine_record::StorePath::new(path).unwrap());
+        let told = Template::new(&built, &record("{}"), &[], false, None).map(drop).unwrap_err();
+        let failure = machine_record::Failure::of(&told);
+        assert_eq!((failure.kind, &*failure.message), (Kind::Internal, "a built system needs no evaluation"));
+    }
+
+    #[test]
     fn the_record_reaches_nix_as_it_is() {
         let odd = r#"{"name":"a","x":["${builtins.abort \"no\"} \\ \" ''",{"ü":[1,-2.5,null,true]}]}"#;
         let template = Template::new(&Source::Inline("{ }".into()), &record(odd), &[], false, None).unwrap();

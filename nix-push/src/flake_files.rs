@@ -184,6 +184,36 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_that_depends_on_too_much_is_not_kept() {
+        let told = Reads(vec![String::new(); MOST]).say("file", Path::new("/a")).unwrap_err();
+        assert_eq!(told.to_string(), "it has too many files");
+    }
+
+    #[test]
+    fn a_git_repository_that_is_set_up_otherwise_is_not_looked_at() {
+        let folder = std::env::temp_dir().join(format!("flake-files-test-{}", std::process::id()));
+        for (script, why) in [
+            ("mkdir .git/refs/replace", "its .git has refs/replace"),
+            ("echo 'abc refs/replace/def' > .git/packed-refs", "it replaces commits"),
+            ("rm .git/HEAD", "it has no HEAD"),
+            ("echo 'ref: refs/heads/b' > .git/refs/heads/a", "a branch is another's name"),
+            ("touch \"$(printf '\\377')\" && git add .", "git says what is no UTF-8"),
+            ("mkdir b && touch b/c && git add b && echo '* filter=x' > b/.gitattributes", "git changes its files: "),
+            ("git config core.attributesFile x", "git is set up with core.attributesfile"),
+        ] {
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(&folder).unwrap();
+            let script = format!("git init -q && git symbolic-ref HEAD refs/heads/a && {script}");
+            let done = Command::new("sh").args(["-ec", &script]).current_dir(&folder).status().unwrap();
+            let flake = Flake { folder: folder.clone(), git: true };
+            let told = flake.git(&mut Reads(Vec::new())).map_err(|error| error.to_string());
+            fs::remove_dir_all(&folder).unwrap();
+            assert!(done.success(), "{script}");
+            assert!(told.as_ref().is_err_and(|told| told.starts_with(why)), "{script}: {told:?}");
+        }
+    }
+
+    #[test]
     fn only_a_folder_of_this_computer_can_be_looked_at() {
         let flake = |folder: &str, git| Some(Flake { folder: folder.into(), git });
         assert_eq!(Flake::of("path:/a%20b"), flake("/a b", false));

@@ -152,6 +152,16 @@ mod tests {
     }
 
     #[test]
+    fn a_login_that_may_not_write_has_a_hint() {
+        let root = Some("log in as root: a system is kept under /nix/var/nix/gcroots");
+        for said in
+            ["opening lock file '/nix/var/nix/db/big-lock': Permission denied", "chown: Operation not permitted"]
+        {
+            assert_eq!(refused(said).hint.as_deref(), root, "{said}");
+        }
+    }
+
+    #[test]
     fn a_full_disk_has_a_hint() {
         let said = b"warning: x\nerror: writing to file '/nix/store/x': No space left on device\n";
         let failure = refused(&words(said).unwrap());

@@ -73,10 +73,7 @@ pub fn lock(
     if !outcome.success {
         return Ok(Err(explain(source, &outcome, None)));
     }
-    let lock = Lock::parse(&outcome.stdout).map_err(|error| {
-        Failure::new(Kind::Evaluation, format!("cannot understand nix flake metadata: {error:#}"))
-            .hint(nix::TESTED_WITH)
-    });
+    let lock = Lock::said(&outcome.stdout);
     if let (Ok(lock), Some(key), Some(flake)) = (&lock, &key, &flake) {
         // That it has changes is to be said each time; what this computer lacks may not be so then.
         let said: Vec<String> = outcome.stderr.into_iter().filter(|line| flake.is_named(line)).collect();
@@ -86,6 +83,14 @@ pub fn lock(
 }
 
 impl Lock {
+    /// Reads what `nix flake metadata --json` printed.
+    fn said(json: &str) -> Result<Lock, Failure> {
+        Lock::parse(json).map_err(|error| {
+            Failure::new(Kind::Evaluation, format!("cannot understand nix flake metadata: {error:#}"))
+                .hint(nix::TESTED_WITH)
+        })
+    }
+
     fn parse(json: &str) -> Result<Lock> {
         let Metadata { locked, path, url } = serde_json::from_str(json)?;
         let word = |name: &str| locked.get(name).and_then(Value::as_str);
@@ -173,6 +178,10 @@ mod tests {
 
     #[test]
     fn what_is_not_locked_is_an_error() {
-        assert!(Lock::parse(r#"{"locked":{},"path":"/nix/store/x","url":"x"}"#).is_err());
+        let failure = Lock::said(r#"{"locked":{},"path":"/nix/store/x","url":"x"}"#).unwrap_err();
+        let message = "cannot understand nix flake metadata: no narHash";
+        assert_eq!((failure.kind, &*failure.message), (Kind::Evaluation, message));
+        assert_eq!(failure.hint.as_deref(), Some(nix::TESTED_WITH));
+        assert!(Lock::said("warning: x").is_err());
     }
 }

@@ -186,3 +186,29 @@ fn is_script(program: &Path) -> bool {
     let mut start = [0; 2];
     fs::File::open(program).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"#!"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_nobody_can_follow_are_not_known() {
+        let folder = std::env::temp_dir().join(format!("nix-files-test-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let said_of = |text: &str| {
+            let file = folder.join("nix.conf");
+            fs::write(&file, text).unwrap();
+            let mut said = Vec::new();
+            settings(&file, &mut |what: &str, path: &Path| said.push(format!("{what} {}", path.display())), DEPTH);
+            said
+        };
+        let [round, plugins, plain] =
+            ["include nix.conf", "extra-plugin-files = /a.so", "cores = 2\n!include /nowhere/a"].map(said_of);
+        fs::remove_dir_all(&folder).unwrap();
+        let file = format!("file {}", folder.join("nix.conf").display());
+        assert!(round[..=DEPTH].iter().all(|said| *said == file), "{round:?}");
+        assert_eq!(round[DEPTH + 1..], ["unsure settings: too deep"]);
+        assert_eq!(plugins, [&*file, "unsure plugins of nix.conf"]);
+        assert_eq!(plain, [&*file, "file /nowhere/a"]);
+    }
+}

@@ -28,6 +28,9 @@ fn malformed_input_is_told_by_line_column_and_what_is_wrong() {
     let words = ["cannot use the record's `ami`: invalid type: string \"struct x\", expected an object\n"];
     says(&folder, "ec2-up", ami, 1, &words);
     says(&folder, "nixos-switch", closure, 1, &["cannot use the record's `closure`: not a store path: \"/etc\""]);
+    let port = r#"{"ssh":{"host":"127.0.0.1","port":0,"hostKeys":["x"]}}"#;
+    let words = ["cannot use the record's `ssh.port`: 0", "hint: a port is a number from 1 to 65535"];
+    says(&folder, "nixos-switch", port, 1, &words);
 }
 
 #[test]

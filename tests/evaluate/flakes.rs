@@ -279,4 +279,20 @@ fn an_unchanged_flake_is_known_without_nix() {
         let twice = [(); 2].map(|()| flakes.push(&format!("\"{reference}#a\"")).asked);
         assert_eq!(twice, [true; 2], "{reference}");
     }
+    // Nor with another nix, a git that speaks otherwise, or an ldd that cannot be run. (A Nix of the store asks ldd if that is set.)
+    let before = format!("{}; export LD_LIBRARY_PATH=/nowhere", flakes.before);
+    flakes.sh(r#"mkdir nix.d git.d ldd.d
+        printf '#!/bin/sh\nexec %s "$@"\n' $(command -v nix) > nix.d/nix
+        printf '#!/bin/sh\ncase "$*" in *--stage*) echo odd;; *) exec %s "$@";; esac\n' $(command -v git) > git.d/git
+        echo odd > ldd.d/ldd; chmod +x nix.d/nix git.d/git ldd.d/ldd"#);
+    for (program, why) in [
+        ("nix", "nix and nix-instantiate are two programs"),
+        ("git", "cannot understand git ls-files"),
+        ("ldd", "a Nix whose libraries nobody tells: ldd: "),
+    ] {
+        // What is known of the runs before is elsewhere.
+        flakes.before = format!("{before}; export XDG_CACHE_HOME=$PWD/{program}.cache PATH=$PWD/{program}.d:$PATH");
+        let lost = flakes.push("git#a").lost.unwrap();
+        assert!(lost.contains("the lock is not kept") && lost.contains(why), "{lost}");
+    }
 }

@@ -50,7 +50,7 @@ mod tests {
             for piece in all.chunks(piece) {
                 blocks.take(piece).unwrap();
             }
-            assert!(blocks.take(&[0]).is_err());
+            assert_eq!(blocks.take(&[0]).unwrap_err().to_string(), "more bytes than were announced");
             assert_eq!(got.iter().map(|block| block.len() as u64).collect::<Vec<_>>(), sizes);
             assert_eq!(got.concat(), all);
         }
