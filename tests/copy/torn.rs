@@ -171,8 +171,10 @@ fn a_collector_that_has_looked_for_roots_already_is_told_of_the_new_one() {
     let mut command = machines.folder.command(&format!("exec nix-push -q --toplevel {top}"));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(tests::unread()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(machines.records[0].to_string().as_bytes()).unwrap();
-    // While the collector stands still it can only ask Nix, or end without.
-    let asks = "grep -lx nix-store /proc/[0-9]*/comm 2>/dev/null | sed 's/comm$/cmdline/' | xargs grep -qa realise";
+    // While the collector stands still it can only ask Nix, which may wait for the collector by its socket, or end without.
+    let asks = "grep -lx nix-store /proc/[0-9]*/comm 2>/dev/null | while read -r p; do
+            p=${p%/comm}; grep -qs unix_stream $p/wchan || grep -qsa realise $p/cmdline && echo $p
+        done | grep -q .";
     while child.try_wait().unwrap().is_none() && machines.ssh(0, asks).status != 0 {
         std::thread::sleep(Duration::from_millis(100));
     }
