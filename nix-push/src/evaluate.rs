@@ -225,7 +225,7 @@ impl Job<'_> {
         let _step = log::step(machine, "evaluating");
         let begins = || {
             log::event(machine, &format!("evaluating {}", source.shown()));
-            settings.plans.begin(settings.cache.is_on());
+            settings.plans.begin(settings);
         };
         let command = || {
             log::detail(machine, &format!("nix-instantiate {}", arguments.join(" ")));

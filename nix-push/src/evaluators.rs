@@ -8,8 +8,7 @@
 use crate::memory::{self, Held};
 use crate::nix::{self, Event, Outcome};
 use crate::recorder::Beginning;
-pub use crate::room::ASKING;
-use crate::room::{Place, Room, Taken, Told, Waiting};
+use crate::room::{ASKING, Place, Room, Taken, Told, Waiting};
 use anyhow::Result;
 use machine_record::{Failure, Kind, log};
 use std::process::{Child, Command};
@@ -44,6 +43,27 @@ pub struct Wanted<'a> {
     pub looks: &'a dyn Fn(&[String]),
     /// How long it may run, if that is bounded
     pub limit: Option<Duration>,
+}
+
+impl<'a> Wanted<'a> {
+    /// A question to the store, which has no facts and may take so long.
+    pub fn asking(
+        machine: &'a str,
+        command: &'a dyn Fn() -> (Command, Option<Arc<Beginning>>),
+        limit: Duration,
+    ) -> Self {
+        Wanted {
+            machine,
+            template: ASKING,
+            facts: "",
+            hold: false,
+            input: &|_| String::new(),
+            command,
+            begins: &|| {},
+            looks: &|_| {},
+            limit: Some(limit),
+        }
+    }
 }
 
 /// How a machine comes to be evaluated.
@@ -191,27 +211,23 @@ impl<'a> Run<'a> {
         (id, others): (u64, Vec<Waiting>),
         began: Option<Arc<Beginning>>,
     ) -> Self {
-        let machines = others.len() + 1;
-        let (facts, taken) = (Vec::new(), Taken::default());
-        let (own, done, most, before, told, ended, late) = (None, 0, 0, 0, None, false, false);
-        let started = Instant::now();
         Run {
             evaluators,
             wanted,
             id,
             began,
+            machines: others.len() + 1,
             others,
-            machines,
-            done,
-            facts,
-            own,
-            most,
-            before,
-            taken,
-            told,
-            ended,
-            late,
-            started,
+            done: 0,
+            facts: Vec::new(),
+            own: None,
+            most: 0,
+            before: 0,
+            taken: Taken::default(),
+            told: None,
+            ended: false,
+            late: false,
+            started: Instant::now(),
         }
     }
 
@@ -327,17 +343,7 @@ mod tests {
             command.arg("3600");
             (command, None)
         };
-        let wanted = Wanted {
-            machine: "a",
-            template: ASKING,
-            facts: "",
-            hold: false,
-            input: &|_| String::new(),
-            command: &command,
-            begins: &|| {},
-            looks: &|_| {},
-            limit: Some(Duration::from_millis(1)),
-        };
+        let wanted = Wanted::asking("a", &command, Duration::from_millis(1));
         let evaluators = Evaluators::new(None, None);
         let told = evaluators.run(&wanted).map(drop).unwrap_err();
         let failure = Failure::of(&told);

@@ -271,7 +271,7 @@ impl Args {
             locks: Locks::default(),
             shared: Shared::default(),
             builds: Builds::default(),
-            plans: Plans::default(),
+            plans: Plans::new(self.stream.plan),
             store: Store::default(),
             closures: Closures::default(),
             spool: Spool::new(),

@@ -3,7 +3,7 @@
 use crate::daemon::{ANSWERED, Daemon, Missing};
 use crate::deliver;
 use crate::evaluate::{Evaluated, Settings, evaluate};
-use crate::evaluators::{ASKING, Wanted};
+use crate::evaluators::Wanted;
 use crate::local::Local;
 use crate::once::Once;
 use crate::remote::Remote;
@@ -25,10 +25,6 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
     let (evaluated, toplevel) = match source {
         Source::Toplevel(toplevel) => (None, toplevel.clone()),
         _ => {
-            // A process that is asked for all takes no options.
-            if build::building(settings).is_empty() {
-                settings.plans.wanted.store(true, Ordering::Relaxed);
-            }
             let evaluated = evaluate(settings, source, record)?;
             let toplevel = evaluated.toplevel.clone();
             (Some(evaluated), toplevel)
@@ -84,12 +80,11 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
 }
 
 /// The plans of this run: Nix is asked once for what several machines get.
-#[derive(Default)]
 pub struct Plans {
     known: Once<StorePath, Work>,
     helper: Arc<Mutex<Helper>>,
-    /// Whether there will be something to ask it
-    wanted: AtomicBool,
+    /// Whether this run plans
+    planning: bool,
     begun: AtomicBool,
 }
 
@@ -124,13 +119,19 @@ impl Helper {
 }
 
 impl Plans {
-    /// What takes a while to begin is begun beside the first evaluation, which leaves processors to it;
-    /// with `keeps`, also what is needed to keep evaluations.
-    pub fn begin(&self, keeps: bool) {
+    pub fn new(planning: bool) -> Self {
+        Plans { known: Once::default(), helper: Arc::default(), planning, begun: AtomicBool::new(false) }
+    }
+
+    /// What takes a while to begin is begun beside the first evaluation, which leaves processors to it: the process
+    /// that is asked, and what is needed to keep evaluations.
+    pub fn begin(&self, settings: &Settings) {
         if self.begun.swap(true, Ordering::Relaxed) {
             return;
         }
-        let helper = self.wanted.load(Ordering::Relaxed).then(|| self.helper.clone());
+        // A process that is asked for all takes no options.
+        let helper = (self.planning && build::building(settings).is_empty()).then(|| self.helper.clone());
+        let keeps = settings.cache.is_on();
         std::thread::spawn(move || {
             if let Some(helper) = helper {
                 // Why it fails is told to who asks it.
@@ -199,17 +200,7 @@ fn work(machine: &str, settings: &Settings, drv: &StorePath, options: Vec<String
         command.args(&arguments);
         (command, None)
     };
-    let (outcome, _) = settings.evaluators.run(&Wanted {
-        machine,
-        template: ASKING,
-        facts: "",
-        hold: false,
-        input: &|_| String::new(),
-        command: &command,
-        begins: &|| {},
-        looks: &|_| {},
-        limit: Some(ANSWERED),
-    })?;
+    let (outcome, _) = settings.evaluators.run(&Wanted::asking(machine, &command, ANSWERED))?;
     if !outcome.success {
         return Err(Failure::new(Kind::Build, format!("cannot plan {drv}: {}", outcome.error()))
             .hint(format!("nix-store --realise --dry-run {drv} tells more"))

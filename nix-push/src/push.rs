@@ -6,7 +6,7 @@ use crate::evaluate::{self, Evaluated, Settings, evaluate};
 use crate::local::Store;
 use crate::remote::Remote;
 use crate::source::Source;
-use crate::spool::Expected;
+use crate::spool::Counted;
 use crate::{Args, BuildOn, about, build};
 use anyhow::{Context, Result, anyhow};
 use machine_record::{Closure as Section, Failure, Kind, Phases, Record, StorePath};
@@ -29,7 +29,7 @@ pub struct Cargo<'a> {
     pub build: Option<StorePath>,
     pub closure: Arc<Closure>,
     /// Held until all has arrived
-    pub expected: Expected<'a>,
+    pub expected: Counted<'a>,
 }
 
 /// Evaluates, builds, sends and roots; writes `closure`, as far as it came.
@@ -146,7 +146,7 @@ fn prepare<'a>(
     {
         about::warn_if_small(&machine, record);
         let closure = settings.closures.of(store, drv, signer).context("cannot list the derivations")?;
-        return Ok(Cargo { toplevel, build: Some(drv.clone()), closure, expected: settings.spool.expect() });
+        return Ok(Cargo { toplevel, build: Some(drv.clone()), closure, expected: settings.spool.expecting() });
     }
     if there {
         let _ = known.set(toplevel.clone());
@@ -163,7 +163,7 @@ fn prepare<'a>(
     let closure = settings.closures.of(store, &toplevel, signer).context("cannot list the closure")?;
     section.paths = Some(closure.infos.len() as u64);
     section.bytes = Some(closure.bytes());
-    Ok(Cargo { toplevel, build: None, closure, expected: settings.spool.expect() })
+    Ok(Cargo { toplevel, build: None, closure, expected: settings.spool.expecting() })
 }
 
 /// Whether the machine is to build its system by itself.

@@ -165,7 +165,7 @@ mod tests {
         let _present: Vec<_> = (0..5).map(|_| spool.enter()).collect();
         let level = || Pace::new(spool.expected()).level();
         let fast = level();
-        let mut expected: Vec<_> = (0..4).map(|_| spool.expect()).collect();
+        let mut expected: Vec<_> = (0..4).map(|_| spool.expecting()).collect();
         assert!(level() > fast, "four share it");
         expected.pop();
         assert_eq!(level(), fast, "one of them has all");

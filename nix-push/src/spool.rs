@@ -78,11 +78,8 @@ enum Place {
     File { offset: u64, length: usize },
 }
 
-/// A machine that is in hand until this is dropped.
-pub struct Present<'a>(&'a Spool);
-
-/// A machine that is sent to, or may have to be, until this is dropped.
-pub struct Expected<'a>(&'a Spool);
+/// A machine that counts until this is dropped.
+pub struct Counted<'a>(&'a AtomicUsize);
 
 /// The groups that one machine is to get, in order.
 pub struct Order<'a> {
@@ -115,15 +112,13 @@ impl Spool {
     }
 
     /// Counts a machine in: with more than one, what is made is kept for the others.
-    pub fn enter(&self) -> Present<'_> {
-        self.machines.fetch_add(1, Ordering::SeqCst);
-        Present(self)
+    pub fn enter(&self) -> Counted<'_> {
+        Counted::among(&self.machines)
     }
 
     /// Counts a machine whose closure is known, and whose link is not done with it.
-    pub fn expect(&self) -> Expected<'_> {
-        self.expected.fetch_add(1, Ordering::SeqCst);
-        Expected(self)
+    pub fn expecting(&self) -> Counted<'_> {
+        Counted::among(&self.expected)
     }
 
     /// How many machines are sent to, as far as is known.
@@ -191,14 +186,15 @@ fn nameless() -> Result<File> {
     Ok(file)
 }
 
-impl Drop for Present<'_> {
-    fn drop(&mut self) {
-        self.0.machines.fetch_sub(1, Ordering::SeqCst);
+impl<'a> Counted<'a> {
+    fn among(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Counted(count)
     }
 }
 
-impl Drop for Expected<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.expected.fetch_sub(1, Ordering::SeqCst);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
