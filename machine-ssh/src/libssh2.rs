@@ -119,8 +119,7 @@ impl Link {
                     .into());
             }
             let slice = left.min(Duration::from_secs(KEEPALIVE.into()));
-            let timeout = Timespec { tv_sec: slice.as_secs() as i64, tv_nsec: slice.subsec_nanos().into() };
-            match poll(&mut [PollFd::new(&self.socket.fd, flags)], Some(&timeout)) {
+            match poll(&mut [PollFd::new(&self.socket.fd, flags)], Some(&timespec(slice))) {
                 // A packet that is sent by half must be finished before any other.
                 Ok(0) if !outbound => drop(self.ssh.keepalive_send()),
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
@@ -239,11 +238,15 @@ pub(crate) fn shake_hands(
     Ok((ssh, socket))
 }
 
-/// libssh2's own words, without the crate's code in front.
+fn timespec(length: Duration) -> Timespec {
+    Timespec { tv_sec: length.as_secs() as i64, tv_nsec: length.subsec_nanos().into() }
+}
+
 fn milliseconds(timeout: Duration) -> u32 {
     u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX)
 }
 
+/// libssh2's own words, without the crate's code in front.
 fn plain(error: &dyn std::error::Error) -> String {
     let text = error.to_string();
     match text.strip_prefix("[Session(").and_then(|rest| rest.split_once("] ")) {

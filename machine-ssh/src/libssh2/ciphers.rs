@@ -1,7 +1,7 @@
 //! Which ciphers are asked for: that depends on the server.
 
-use super::{EAGAIN, TIMED_OUT, milliseconds};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use super::{EAGAIN, TIMED_OUT, milliseconds, timespec};
+use rustix::event::{PollFd, PollFlags, poll};
 use ssh2::{ErrorCode, MethodType};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -36,8 +36,7 @@ pub(super) fn shake_hands(ssh: &mut ssh2::Session, socket: &OwnedFd, timeout: Du
         Err(error) if error.code() == EAGAIN => {}
         other => return other,
     }
-    let wait = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
-    if let Ok(0) = poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&wait)) {
+    if let Ok(0) = poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&timespec(timeout))) {
         return Err(ssh2::Error::new(TIMED_OUT, "it says nothing"));
     }
     let mut said = [0; 255];
