@@ -124,6 +124,17 @@ impl Machines {
         assert!(ran.status == 0 && !complaint, "{case}: {}{}", ran.stdout, ran.stderr);
     }
 
+    /// Makes a user on the first machine who logs in with root's key and is nobody in particular.
+    pub fn add_user(&self, name: &str) {
+        let script = format!(
+            "set -e; echo '{name}:x:1500:100::/home/{name}:/bin/sh' >> /etc/passwd; echo '{name}:*:1::::::' >> /etc/shadow
+             mkdir -p /home/{name}/.ssh
+             cat /root/.ssh/authorized_keys /etc/ssh/authorized_keys.d/root > /home/{name}/.ssh/authorized_keys 2>/dev/null || true
+             chown -R 1500:100 /home/{name}; chmod 700 /home/{name} /home/{name}/.ssh; chmod 600 /home/{name}/.ssh/authorized_keys"
+        );
+        self.ssh(0, &script).ok();
+    }
+
     /// Takes the closure from a machine again.
     pub fn forget(&self, at: usize, top: &str) {
         let script = format!(
