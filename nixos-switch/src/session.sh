@@ -184,7 +184,8 @@ unsettled_keys() {
 
 # Takes the machine: returns with the lock held and nobody at work, else joins in or waits.
 take() {
-  [ -d "$run" ] || mkdir -m 0700 "$run" || fail internal "cannot make $run"
+  # Before the lock, which is in there: another may make it just now.
+  [ -d "$run" ] || mkdir -p -m 0700 "$run" || fail internal "cannot make $run"
   mine=$token
   left=$((lock_timeout * 2))
   while :; do

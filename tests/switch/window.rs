@@ -121,6 +121,14 @@ fn deployers_at_once_take_turns() {
     let machine = Machine::new("turns");
     let names = ["a", "b", "c", "d", "e"];
     let systems = names.map(|name| machine.push_greeter(name, ""));
+    // So slow that the first two both find no folder, and both make it.
+    machine
+        .ssh(
+            "set -e; mkdir=$(readlink -e /run/current-system/sw/bin/mkdir); cp $mkdir /run/mkdir
+             printf '#!/bin/sh\nsleep 1\nexec /run/mkdir \"$@\"\n' > /run/slow; chmod 755 /run/slow
+             mount --bind /run/slow $mkdir; [ ! -e /run/nixpipe ]",
+        )
+        .ok();
     for count in [2, 5] {
         let children: Vec<_> =
             systems[..count].iter().map(|record| machine.begin(record, "--lock-timeout 600s")).collect();
@@ -132,6 +140,9 @@ fn deployers_at_once_take_turns() {
             switched += usize::from(record["activation"]["outcome"] == "switched");
         }
         assert!(switched >= count - 1);
+        if count == 2 {
+            machine.ssh("umount $(readlink -e /run/current-system/sw/bin/mkdir)").ok();
+        }
         let running = machine.state().running;
         let last = systems.iter().position(|record| toplevel(record) == running).unwrap();
         machine.assert_keeps(&systems[last], names[last], &format!("{count} deployers at once"));
