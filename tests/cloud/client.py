@@ -3,22 +3,25 @@
 import argparse
 import json
 import pathlib
+import socket
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
 
 
 def request(endpoint: str, method: str, verb: str, arguments: dict, body: bytes = b"") -> bytes:
-    url = f"{endpoint}/local-cloud/{verb}?{urllib.parse.urlencode(arguments)}"
-    call = urllib.request.Request(url, data=body if method == "POST" else None, method=method)
+    # Tests run this hundreds of times: the standard library's HTTP takes three times as long to load as all else here.
+    address = urllib.parse.urlsplit(endpoint)
+    head = f"{method} /local-cloud/{verb}?{urllib.parse.urlencode(arguments)} HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
     try:
-        with urllib.request.urlopen(call, timeout=180) as answer:
-            return answer.read()
-    except urllib.error.HTTPError as error:
-        raise SystemExit(f"local-cloud: {json.loads(error.read())['error']}") from None
-    except (urllib.error.URLError, OSError):
+        with socket.create_connection((address.hostname, address.port), timeout=180) as connection:
+            connection.sendall(head.encode() + body)
+            answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        head, body = answer.split(b"\r\n\r\n", 1)
+    except (OSError, ValueError):
         raise SystemExit(f"local-cloud: nothing answers at {endpoint}: run local-cloud up") from None
+    if b" 200 " not in head.split(b"\r\n", 1)[0]:
+        raise SystemExit(f"local-cloud: {json.loads(body)['error']}")
+    return body
 
 
 def main() -> None:
@@ -31,8 +34,8 @@ def main() -> None:
     if command == "answers":
         # Asked in a loop while the server starts.
         try:
-            urllib.request.urlopen(f"{endpoint}/local-cloud/status", timeout=5).close()
-        except OSError:
+            request(endpoint, "GET", "status", {})
+        except SystemExit:
             sys.exit(1)
     elif command == "status":
         print_status(json.loads(request(endpoint, "GET", "status", {})))
