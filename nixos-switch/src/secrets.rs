@@ -101,10 +101,12 @@ fn cannot(name: &str, cause: impl std::fmt::Display) -> Failure {
 }
 
 /// A member of the record's `secrets`: a path, or an object that has one.
-fn of_value(value: Value) -> serde_json::Result<Secret> {
+fn of_value(value: Value) -> Result<Secret, String> {
     match value {
         Value::String(path) => Ok(at(path)),
-        other => serde_json::from_value(other),
+        Value::Object(_) => serde_json::from_value(value).map_err(|error| error.to_string()),
+        // Of a list, too, whose elements serde would take for the members.
+        _ => Err("it is neither a path nor an object".into()),
     }
 }
 
@@ -229,6 +231,15 @@ mod tests {
             assert!(read("a", Secret { restart: vec![unit.into()], ..at() }).is_err(), "{unit}");
         }
         fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_secret_of_the_record_is_a_path_or_an_object() {
+        assert_eq!(of_value(serde_json::json!({ "path": "k" })).unwrap(), at("k"));
+        for other in [serde_json::json!(["k", "root", null, "0440", []]), serde_json::json!(5), Value::Null] {
+            assert_eq!(of_value(other).unwrap_err(), "it is neither a path nor an object");
+        }
+        assert!(of_value(serde_json::json!({ "path": "k", "user": "root" })).unwrap_err().contains("unknown field"));
     }
 
     #[test]

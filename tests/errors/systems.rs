@@ -28,6 +28,7 @@ fn a_secret_that_cannot_be_one_is_named() {
             r#","secrets":{"key":{"path":"one","restart":["nginx"]}}"#,
             &["is not the name of a unit, such as nginx.service"],
         ),
+        ("", r#","secrets":{"key":["one"]}"#, &["cannot use the secret \"key\"", "neither a path nor an object"]),
         ("", r#","secrets":{"../key":"one"}"#, &["it cannot be the name of a file there"]),
         (
             "",
