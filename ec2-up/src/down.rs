@@ -52,6 +52,10 @@ pub fn run(args: DownArgs) -> ExitCode {
     }
     // It never invents a machine to remove.
     let starts = args.all || args.stream.name.is_some();
+    if args.stream.null_input && !starts {
+        log::error("-n names no machine: say --name or --all, too");
+        return ExitCode::from(2);
+    }
     let tool = Tool { name: NAME, starts, names: false, jobs: 250 };
     let stream = args.stream.clone();
     let context = Context {

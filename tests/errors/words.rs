@@ -55,6 +55,7 @@ fn flags_that_do_not_go_together_are_refused() {
             &["cannot use the catalogue bad.json"],
         ),
         ("ec2-down -n --name a --all", 2, &["say either --name or --all"]),
+        ("ec2-down -n", 2, &["-n names no machine: say --name or --all, too"]),
         ("ec2-down -n --name a", 1, &["no region", "hint: name one with --region, or set AWS_REGION"]),
         ("ec2-down -n --name a --region EU", 1, &["not the name of a region", "as in eu-central-1"]),
         ("ec2-ls --deployment a/b", 2, &["a deployment's name has up to 64 letters"]),
