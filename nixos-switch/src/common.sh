@@ -53,7 +53,7 @@ uptime_seconds() { read -r up _ </proc/uptime && up=${up%.*}; }
 forget_note() { [ ! -e "$pending.new" ] || rm -f "$pending.new"; }
 
 # A file of one line that is whole or absent.
-put() { printf '%s\n' "$2" >"$1.new" && mv -T "$1.new" "$1"; }
+put() { printf '%s\n' "$2" >"$1.new.$$" && mv -T "$1.new.$$" "$1"; }
 
 # Who follows a deployment waits at its pipe. Opened in both directions it blocks nobody.
 wake() { [ ! -p "$1/wake" ] || echo 1<>"$1/wake"; }
@@ -69,7 +69,9 @@ unroot() { rm -f "$roots/previous" "$roots/next" "$roots/shell"; }
 
 # The machine is changed by one process at a time. Children are started with fd 9 closed: one
 # that outlives the job would hold the lock.
-lock() { exec 9>"$run/lock" && flock -w "${1:-600}" 9; }
+lock() { own_folder && exec 9>"$run/lock" && flock -w "${1:-600}" 9; }
+# Another may make it just now.
+own_folder() { [ -d "$run" ] || mkdir -p -m 0700 "$run"; }
 unlock() { exec 9>&-; }
 
 # The system that the boot loader starts by default, in `entry`; nothing if the loader is not known. If that is what the
@@ -133,18 +135,17 @@ last_words() {
   done <"$dir/failed" >"$dir/failed-log"
 }
 
-# How far the deployment is, in `now`.
+# How far the deployment is, in `now`. Asked in the order of the renames, as somebody may decide meanwhile.
 stage() {
   if [ ! -e "$dir/token-$token" ]; then
     if [ -e "$run/last/token-$token" ]; then now='done'; else now=gone; fi
+  elif decided armed; then
+    if [ -e "$dir/result" ]; then now=window; elif [ -e "$dir/boot" ]; then now=booting; else now=activating; fi
   elif decided confirmed; then now=committing
+  elif decided expired; then if [ -e "$dir/restored" ]; then now=restored; else now=restoring; fi
   elif decided rebooting; then now=rebooting
   elif decided returned; then now=returned
-  elif decided expired; then if [ -e "$dir/restored" ]; then now=restored; else now=restoring; fi
-  elif ! decided armed; then now=setup
-  elif [ -e "$dir/result" ]; then now=window
-  elif [ -e "$dir/boot" ]; then now=booting
-  else now=activating; fi
+  else now=setup; fi
 }
 stage_is() { stage && [ "$now" = "$1" ]; }
 

@@ -89,7 +89,8 @@ after_boot() {
   refill_secrets
   await_boot "$((activation_timeout + confirm_timeout))" || return 1
   start_refilled
-  newly_failed >"$dir/failed"
+  # Somebody who has joined may be at the same.
+  newly_failed >"$dir/failed.$$" && mv -T "$dir/failed.$$" "$dir/failed"
   [ -s "$dir/failed" ] || return 0
   last_words
   # shellcheck disable=SC2046  # names of units

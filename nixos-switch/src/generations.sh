@@ -26,6 +26,7 @@ generations() {
 tidy() {
   [ -n "$keep_generations" ] && [ "$action" != test ] || return 0
   lock "$lock_timeout" || { fact warning 'no generations were deleted: another deployment is under way'; return; }
+  find_deployment
   if [ -e "$dir" ] || [ -e "$pending" ]; then fact warning 'no generations were deleted: another deployment is under way'; return; fi
   look
   booted=$(target /run/booted-system)

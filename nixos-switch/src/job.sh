@@ -41,8 +41,6 @@ activate() {
   sync -f /nix/store &
   written=$!
   settle_pending
-  uptime_seconds
-  echo "$up" >"$dir/begun"
   if [ -n "$secrets_dir" ]; then begin_secrets; fi
   wait $written
   NIXOS_NO_SYNC=1
@@ -113,11 +111,14 @@ name_units() {
 # New secrets are there before the new system starts. What belongs to a user that only it has
 # is handed over as soon as that user is there, and at the latest before the end.
 begin_secrets() {
+  handing=
   while read -r unit; do echo "$unit $(invocation "$unit")"; done <"$dir/restart" >"$dir/restart-from"
   place_secrets
-  own_secrets || { (while sleep 0.05 && ! own_secrets; do :; done) & }
+  own_secrets || { (while sleep 0.05 && ! own_secrets; do :; done) & handing=$!; }
 }
 end_secrets() {
+  # By its verdict the set that counts may be the one before, whose owners are others.
+  [ -z "$handing" ] || { kill "$handing" && wait "$handing"; } 2>/dev/null
   if ! own_secrets; then
     put "$dir/reason" "a secret belongs to a user or group that the machine does not have: $late"
     [ $status != 0 ] || status=2

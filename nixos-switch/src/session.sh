@@ -133,6 +133,7 @@ start() {
   wished
   if [ ! -e "$dir" ] && is_done && ! still_to_boot && same_secrets; then unchanged; return; fi
   take
+  forget_note
   # Whoever was waited for may have switched, and only what runs now is kept.
   find_tools
   settle_keys
@@ -157,8 +158,6 @@ start() {
 
 # Nothing to do; what --health asks for is to hold all the same.
 unchanged() {
-  # Before the health checks: while they run, another deployment may come to its own commit.
-  forget_note
   mode=health
   if [ -z "$health" ] || [ "$action" = boot ] || check_health; then
     fact stage unchanged
@@ -184,8 +183,7 @@ unsettled_keys() {
 
 # Takes the machine: returns with the lock held and nobody at work, else joins in or waits.
 take() {
-  # Before the lock, which is in there: another may make it just now.
-  [ -d "$run" ] || mkdir -p -m 0700 "$run" || fail internal "cannot make $run"
+  own_folder || fail internal "cannot make $run"
   mine=$token
   left=$((lock_timeout * 2))
   while :; do
@@ -292,6 +290,8 @@ arm() {
   failed=$!
   job reboot "$((activation_timeout + confirm_timeout + return_timeout + 120))" 9>&- &
   last=$!
+  uptime_seconds
+  echo "$up" >"$dir/begun"
   job rescue "$activation_timeout"
   set -- $?
   wait $failed

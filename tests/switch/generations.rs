@@ -69,6 +69,12 @@ fn old_generations_are_listed_and_deleted_only_when_asked() {
     machine.assert_keeps(&systems[3], "four", "back after old generations were deleted");
     machine.power_cycle();
     machine.assert_keeps(&systems[3], "four", "a power cut after that");
+
+    // The first run after a boot has nothing to switch, and deletes all the same.
+    machine.switch(&systems[4], "").ok();
+    machine.power_cycle();
+    let ran = machine.switch(&systems[4], "--keep-generations 1").ok();
+    assert!(said(&ran).0 == "unchanged" && ran.stderr.contains("deleted old generations"), "{}", ran.stderr);
 }
 
 #[test]
@@ -151,6 +157,7 @@ fn garbage_is_collected_at_any_moment() {
     // What was pushed is there until it is committed or replaced.
     machine.ssh(&format!("nix-store --check-validity {}", toplevel(&other))).ok();
     machine.switch(&other, "").ok();
+    machine.assert_keeps(&other, "other", "what was pushed before");
     assert_intact(&machine, "committed");
     assert_eq!(machine.ssh("ls -A /nix/var/nix/gcroots/nixpipe").ok().stdout, "", "a root is left");
 }
