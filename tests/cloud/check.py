@@ -264,7 +264,7 @@ def faults(group: str) -> None:
     )
     with broken():
         slow.describe_vpcs()
-    control("fault", kind="late", value=1)
+    control("fault", kind="late", value=5)
     made = ec2.create_security_group(GroupName=f"{NAME}-late", Description="late")["GroupId"]
     late = launch(group, ClientToken=f"{NAME}-late")["InstanceId"]
     control("fault", kind="clear")
