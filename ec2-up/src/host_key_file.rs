@@ -66,10 +66,8 @@ pub fn read(path: &Path) -> Result<Option<PrivateKey>> {
 /// Whole or absent, never overwritten, and for nobody else to read from its first byte.
 fn write(path: &Path, text: &[u8]) -> std::io::Result<()> {
     let unfinished = path.with_extension(format!("host-key.{}", std::process::id()));
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished).and_then(|mut file| {
-        file.write_all(text)?;
-        file.sync_all()
-    });
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+    let written = file.write_all(text).and_then(|()| file.sync_all());
     let linked = written.and_then(|()| match fs::hard_link(&unfinished, path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         linked => linked,

@@ -6,7 +6,7 @@ use machine_record::{Failure, Kind};
 use rustix::fs::{FlockOperation, flock};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -103,8 +103,13 @@ fn ask(tool: &str) -> Result<Password, Failure> {
     };
     let io = |error: std::io::Error| cannot(error.to_string());
     let mut terminal = File::options().read(true).write(true).open("/dev/tty").map_err(io)?;
-    // Tools of one pipe ask one after the other.
-    flock(&terminal, FlockOperation::LockExclusive).map_err(|error| io(error.into()))?;
+    // Tools of one pipe ask one after the other, and nobody redraws a line meanwhile: that takes the same lock, which is by the
+    // terminal's own name (one on /dev/tty is for all terminals).
+    let stderr = std::io::stderr();
+    let named =
+        if stderr.is_terminal() { File::options().write(true).open("/proc/self/fd/2") } else { terminal.try_clone() };
+    let held = named.map_err(io)?;
+    flock(&held, FlockOperation::LockExclusive).map_err(|error| io(error.into()))?;
     let before = tcgetattr(&terminal).map_err(|error| io(error.into()))?;
     let mut quiet = before.clone();
     // Ctrl-C comes as a byte, so that the terminal is left as it was.

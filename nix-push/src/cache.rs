@@ -14,10 +14,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, DirBuilder, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// What is older is removed: an evaluation is done again once a month.
@@ -36,7 +37,6 @@ pub struct Cache {
     /// Inputs that were checked in this run: whether they are as they were
     checked: Once<String, bool>,
     pruned: AtomicBool,
-    written: AtomicU64,
 }
 
 /// An evaluation as it is kept.
@@ -90,7 +90,6 @@ impl Cache {
             digests: Digests::default(),
             checked: Once::default(),
             pruned: AtomicBool::new(false),
-            written: AtomicU64::new(0),
         }
     }
 
@@ -228,9 +227,9 @@ impl Cache {
     fn write(&self, path: &Path, value: &impl Serialize) -> Result<()> {
         let folder = path.parent().context("no folder")?;
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let number = self.written.fetch_add(1, Ordering::Relaxed);
-        let new = folder.join(format!(".{}-{number}.new", std::process::id()));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        // A process number is not enough where containers share the folder.
+        let new = folder.join(format!(".{:016x}.new", RandomState::new().build_hasher().finish()));
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
         file.write_all(&serde_json::to_vec(value)?)?;
         drop(file);
         fs::rename(&new, path).with_context(|| format!("cannot write {}", path.display()))
