@@ -301,20 +301,20 @@ fn a_copy_shows_bytes_rate_and_what_is_left() {
     let cloud = tests::cloud();
     let down = "ec2-down -q -n --deployment terminal --all --region eu-central-1";
     folder.sh(down, "").ok();
-    let machine = "nixos-ami -q -n --release 20.09 --region eu-central-1 --name slow | keygen -q | ec2-up -q --deployment terminal";
+    let machine = "nixos-ami -q -n --release 20.09 --region eu-central-1 --name far | keygen -q | ec2-up -q --deployment terminal";
     folder.sh(&format!("{machine} > in"), "").ok();
     let configuration = "{ pkgs, ... }: { imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];
         environment.etc.random.source = pkgs.runCommand \"random\" {} \"head -c 20000000 /dev/urandom > $out\"; }";
     std::fs::write(folder.path().join("configuration.nix"), configuration).unwrap();
     // 2 MiB are under way at a time.
-    cloud.run(&["delay", "500", "slow"]);
+    cloud.run(&["delay", "500", "far"]);
     let screen = terminal(&folder, 120, &[], "nix-push configuration.nix < in > out", "");
     folder.sh(down, "").ok();
     assert_eq!(screen.status, 0, "{}", screen.raw);
     screen.is_left_whole();
     let is = |text: &str, ends: &str| text.strip_suffix(ends).is_some_and(|number| number.parse::<f64>().is_ok());
     let shown = screen.seen.iter().filter(|row| {
-        let Some(row) = row.strip_prefix("nix-push: slow: sending ") else { return false };
+        let Some(row) = row.strip_prefix("nix-push: far: sending ") else { return false };
         let [bytes, rate, left] = row.split(", ").collect::<Vec<_>>()[..] else { return false };
         bytes.split_once(" of ").is_some_and(|(done, all)| done.ends_with("iB") && is(all, " MiB"))
             && is(rate, " MiB/s")

@@ -15,9 +15,6 @@ fn round_trips_are_as_few_as_the_manual_says_whatever_the_number_of_paths() {
         assert_eq!(after[0] - before[0], 1, "one connection");
         let counted = after[1] - before[1] + CONNECT;
         let said = closure["roundTrips"].as_u64().unwrap();
-        // What the record says is what the network saw, but for the windows of SSH, and for a greeting that
-        // comes before or after the other side's.
-        assert!(said.abs_diff(counted) <= 1, "counted {counted}, in the record {said}");
         (counted, said, closure)
     };
 
@@ -30,7 +27,9 @@ fn round_trips_are_as_few_as_the_manual_says_whatever_the_number_of_paths() {
             let (counted, said, top) = push(at);
             machines.assert_has(0, &top);
             seen.push((counted, said));
-            if counted <= most + CONNECT && said <= most {
+            // What the record says is what the network saw, but for the windows of SSH, and for a greeting that
+            // comes before or after the other side's.
+            if counted <= most + CONNECT && said <= most && said.abs_diff(counted) <= 1 {
                 return;
             }
         }

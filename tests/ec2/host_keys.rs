@@ -41,7 +41,8 @@ fn the_key_that_the_console_names_is_pinned_and_another_is_refused() {
         (block(&format!("256 SHA256:{} root@x (ED25519)\n", "A".repeat(43))), "host-key"),
     ] {
         set_console("host-keys", &text);
-        let failed = folder.sh(&format!("{up} --timeout 4s < made.json"), "");
+        let failed =
+            folder.sh(&format!("{up} --timeout {} < made.json", if kind == "timeout" { "10s" } else { "1m" }), "");
         let record = failed.record();
         assert_eq!((failed.status, record["error"]["kind"].as_str().unwrap()), (1, kind), "{record}");
         assert_eq!(record["instance"]["id"], shown["instance"]["id"], "{record}");
@@ -53,7 +54,10 @@ fn the_key_that_the_console_names_is_pinned_and_another_is_refused() {
         let action = if fault == "deny" { " GetConsoleOutput" } else { "" };
         // In this region: other machines of the cloud are read meanwhile.
         cloud.run(&format!("fault {fault}{action} --region eu-west-1").split(' ').collect::<Vec<_>>());
-        let error = folder.sh(&format!("{up} --timeout 4s < made.json"), "").record()["error"].clone();
+        let error = folder
+            .sh(&format!("{up} --timeout {} < made.json", if kind == "timeout" { "10s" } else { "1m" }), "")
+            .record()["error"]
+            .clone();
         assert_eq!((&error["kind"], error["hint"].as_str().unwrap().contains(word)), (&kind.into(), true), "{error}");
         cloud.run(&["fault", "clear", "--region", "eu-west-1"]);
     }

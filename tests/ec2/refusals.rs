@@ -133,7 +133,7 @@ fn what_stands_in_the_way_of_any_call_is_one_line_and_a_hint() {
 fn what_ec2_would_not_take_is_said_when_the_time_is_up() {
     let region = Region::new("late");
     region.cloud("fault throttle 1000 --action RunInstances");
-    let error = region.sh(&format!("{UP} --timeout 4s < web-1.json"), "").record()["error"].clone();
+    let error = region.sh(&format!("{UP} --timeout 15s < web-1.json"), "").record()["error"].clone();
     assert_eq!(error["kind"], "timeout");
     assert!(
         error["message"].as_str().unwrap().contains("it was being made; RunInstances: RequestLimitExceeded"),

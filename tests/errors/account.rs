@@ -130,8 +130,8 @@ fn a_machines_life_is_told_line_by_line_and_what_stands_in_its_way() {
     says("ec2-up --plan < web-1.json > plan.json", 0, &["nothing to do"]);
     says("ec2-up --plan --volume-type gp2 < web-1.json > plan.json", 0, &["volume type", "gp3", "gp2"]);
     // Nobody answers at its address: there is no machine behind it.
-    let words = ["not done in 2 s: it was waiting for ssh to answer", "hint: run it again: it goes on"];
-    says("ec2-up --timeout 2s < web-1.json", 1, &words);
+    let words = ["not done in 5 s: it was waiting for ssh to answer", "hint: run it again: it goes on"];
+    says("ec2-up --timeout 5s < web-1.json", 1, &words);
     says("jq -c 'del(.keyPair)' web-1.json | jq -c '.name = \"new\"' | ec2-up --plan > plan.json", 0, &["plan: "]);
     says(
         "jq -c '.name = \"web-2\"' up.json | ec2-down",

@@ -80,8 +80,8 @@ fn a_machine_that_is_odd_in_many_ways_says_in_which() {
         folder.sh("nix-push three.nix < switched.json > pushed.json", "").ok();
         let cloud = project().join("scripts/local-cloud");
         let cut = format!(
-            "nixos-switch --activation-timeout 2s --confirm-timeout 2s --return-timeout 2s --reboot-timeout 2s \
-               --connect-timeout 2s --health 'sleep 20' < pushed.json > out 2> said &
+            "nixos-switch --activation-timeout 20s --confirm-timeout 2s --return-timeout 2s --reboot-timeout 2s \
+               --connect-timeout 20s --health 'sleep 20' < pushed.json > out 2> said &
              for n in {{1..600}}; do grep -q 'not yet the one that boots' said && break; sleep 0.1; done
              {0} cut odd; wait $!; {0} heal odd; cat said >&2
              for n in {{1..100}}; do nixos-switch -q --status < pushed.json > status && break; sleep 1; done",

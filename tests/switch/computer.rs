@@ -30,7 +30,7 @@ fn a_clock_that_jumps_disarms_no_rescuer() {
         let case = format!("the clock jumps by {jump} inside the window");
         let (before, boot) = (computer.said(), boot_id());
         let flags = format!(
-            "--connect-timeout 3m --confirm-timeout 40s --return-timeout {}s --health 'date -s \"{jump}\"; echo jumped >/dev/console; sleep 60'",
+            "--connect-timeout 3m --confirm-timeout 3m --return-timeout {}s --health 'date -s \"{jump}\"; echo jumped >/dev/console; sleep 60'",
             if reboots { 5 } else { 300 }
         );
         let mut child = machine.begin(&new, &flags);

@@ -44,7 +44,7 @@ fn one_dead_machine_holds_up_no_other_and_failures_end_a_roll_out() {
     // One at a time, the dead one costs its own limit, and then the roll-out ends.
     let new = [machines[0].push_greeter("new", ""), machines[1].push_greeter("new", "")];
     let input = stream(&[&new[0], &dead[0], &new[1], &dead[1]]);
-    let ran = folder.sh("nixos-switch -j 1 --max-failures 1 --connect-timeout 2s", &input);
+    let ran = folder.sh("nixos-switch -j 1 --max-failures 1 --connect-timeout 10s", &input);
     let kinds: Vec<String> =
         ran.records().iter().map(|record| record["error"]["kind"].as_str().unwrap_or_default().to_string()).collect();
     assert_eq!(ran.status, 1);

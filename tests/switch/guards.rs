@@ -155,7 +155,7 @@ fn other_ways_than_switch() {
 
     let ran = machine.switch(&new, "--action boot").ok();
     assert_eq!(said(&ran).0, "booted-next");
-    let state = machine.state();
+    let state = machine.state_after(25);
     assert_eq!((state.running, state.entry, state.left), (toplevel(&old), toplevel(&new), String::new()));
     assert_eq!(said(&machine.switch(&new, "--action boot").ok()).0, "unchanged");
     machine.power_cycle();

@@ -231,7 +231,7 @@ impl Machine {
     }
 
     /// What it is after what a run has left is gone, or after so many fifths of a second.
-    fn state_after(&self, patience: u32) -> State {
+    pub fn state_after(&self, patience: u32) -> State {
         // The status is that of the last line: a login that was lost half-way is tried again.
         let seen = self.see(&format!("patience={patience}\n{LOOK}"));
         let mut lines = seen.lines().map(str::to_string);

@@ -22,7 +22,7 @@ fn what_happens_inside_the_window_loses_nothing() {
         ran
     };
 
-    let ran = back("--health false", "a health check fails");
+    let ran = back("--health false --confirm-timeout 10s", "a health check fails");
     assert!(ran.stderr.contains("not healthy yet: false"), "{}", ran.stderr);
 
     let token = last_token(&machine);
