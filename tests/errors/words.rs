@@ -31,6 +31,9 @@ fn malformed_input_is_told_by_line_column_and_what_is_wrong() {
     let port = r#"{"ssh":{"host":"127.0.0.1","port":0,"hostKeys":["x"]}}"#;
     let words = ["cannot use the record's `ssh.port`: 0", "hint: a port is a number from 1 to 65535"];
     says(&folder, "nixos-switch", port, 1, &words);
+    let paths = r#"{"ssh":{"host":"127.0.0.1","hostKeys":["x"]},"closure":{"paths":-1}}"#;
+    let words = ["cannot use the record's `closure`: ", "integer `-1`, expected a whole number, 0 or more"];
+    says(&folder, "nixos-switch", paths, 1, &words);
 }
 
 #[test]
