@@ -49,8 +49,9 @@ boot_id() { line_of /proc/sys/kernel/random/boot_id && echo "$line"; }
 
 uptime_seconds() { read -r up _ </proc/uptime && up=${up%.*}; }
 
-# A note of a commit that a loss of power kept from getting its name says nothing.
-forget_note() { [ ! -e "$pending.new" ] || rm -f "$pending.new"; }
+# A note of a commit that a loss of power kept from getting its name says nothing. Another deployment's commit, which may
+# be at its own, holds the lock.
+forget_note() { [ ! -e "$pending.new" ] || if lock 0; then rm -f "$pending.new" && unlock; fi; }
 
 # A file of one line that is whole or absent.
 put() { printf '%s\n' "$2" >"$1.new.$$" && mv -T "$1.new.$$" "$1"; }

@@ -133,7 +133,6 @@ start() {
   wished
   if [ ! -e "$dir" ] && is_done && ! still_to_boot && same_secrets; then unchanged; return; fi
   take
-  forget_note
   # Whoever was waited for may have switched, and only what runs now is kept.
   find_tools
   settle_keys
@@ -158,6 +157,7 @@ start() {
 
 # Nothing to do; what --health asks for is to hold all the same.
 unchanged() {
+  forget_note
   mode=health
   if [ -z "$health" ] || [ "$action" = boot ] || check_health; then
     fact stage unchanged
