@@ -75,32 +75,73 @@ lock() { own_folder && exec 9>"$run/lock" && flock -w "${1:-600}" 9; }
 own_folder() { [ -d "$run" ] || mkdir -p -m 0700 "$run"; }
 unlock() { exec 9>&-; }
 
-# The system that the boot loader starts by default, in `entry`; nothing if the loader is not known. If that is what the
-# firmware was told, whatever NixOS writes, it is in `pinned`, too.
+# The system that the boot loader starts by default, in `entry`; nothing if the loader is not known. If that is so whatever
+# NixOS writes, it is in `pinned`, too, and why in `pin`.
 # NixOS writes GRUB's menu, systemd-boot's entries or extlinux's menu (nixpkgs
 # nixos/modules/system/boot/loader); each names the system as init=/nix/store/.../init.
 boot_entry() {
-  entry='' pinned=''
-  if [ -f /boot/loader/loader.conf ]; then
-    # What `bootctl set-default` told the firmware goes before the file, if there is such an entry: four bytes, and then
-    # a name in UTF-16 (systemd, "Boot Loader Interface"). There is no seeking in such a file.
-    chosen=/sys/firmware/efi/efivars/LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
-    [ ! -e $chosen ] || loader_entry "$(tr -dc '[:print:]' <$chosen)"
+  entry='' pinned='' pin='' prefers='' default=''
+  if find_esp; then
+    while read -r word name _ || [ -n "$word" ]; do
+      case $word in preferred) prefers=$name ;; default) default=$name ;; esac
+    done <"$esp/loader/loader.conf"
+    # What `bootctl set-default` told the firmware goes before the file, if there is such an entry.
+    named=$(told EntryDefault)
+    case $named:$default in
+      @saved:* | :@saved) named=$(told EntryLastBooted) pin="systemd-boot starts what was booted last, $named" ;;
+      *) pin="the firmware was told to boot $named" ;;
+    esac
+    [ -z "$named" ] || loader_entry "$named"
     pinned=$entry
-    [ -n "$entry" ] || while read -r word name _ || [ -n "$word" ]; do
-      [ "$word" != default ] || loader_entry "$name"
-    done </boot/loader/loader.conf
+    [ -n "$entry" ] || [ -z "$prefers" ] || loader_entry "$prefers" +0
+    [ -n "$entry" ] || [ -z "$default" ] || loader_entry "$default"
   elif [ -f /boot/grub/grub.cfg ]; then
     first_init /boot/grub/grub.cfg
   elif [ -f /boot/extlinux/extlinux.conf ]; then
     first_init /boot/extlinux/extlinux.conf
   fi
 }
-# Boot counting adds +N to a name.
-loader_entry() {
-  for file in "/boot/loader/entries/${1%.conf}".conf "/boot/loader/entries/${1%.conf}"+*.conf; do
-    [ -n "$entry" ] || [ ! -f "$file" ] || first_init "$file"
+# Where systemd-boot has its file, in `esp`, and its entries, as patterns in `entries`; false if it is not there.
+find_esp() {
+  for esp in /boot /efi /boot/efi; do
+    [ -f $esp/loader/loader.conf ] || continue
+    entries="$esp/loader/entries/*.conf"
+    # A partition for kernels and entries is at /boot (nixpkgs boot.loader.systemd-boot.xbootldrMountPoint).
+    [ $esp = /boot ] || [ ! -d /boot/loader/entries ] || entries="$entries /boot/loader/entries/*.conf"
+    return 0
   done
+  return 1
+}
+# A variable of the firmware: four bytes, and then a text in UTF-16 (systemd, "Boot Loader Interface"). There is no
+# seeking in such a file.
+told() {
+  efi=/sys/firmware/efi/efivars/Loader$1-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
+  [ ! -e $efi ] || tr -dc '[:print:]' <$efi
+}
+# The entry of a name, which may be a pattern: then the first in the order of systemd-boot (systemd src/boot/boot.c), of
+# which these are the parts that NixOS uses. Boot counting adds +N to the name of a file; one with +0 has failed too often
+# and comes last, or not at all if that is $2.
+loader_entry() {
+  name=${1%.conf} found='' count=0
+  for file in $entries; do
+    id=${file##*/}
+    id=${id%.conf}
+    bad=0
+    case $id in *+0 | *+0-*) bad=1 ;; esac
+    # shellcheck disable=SC2254  # it is a pattern
+    case ${id%+[0-9]*} in $name) [ "$bad$2" != 1+0 ] || continue ;; *) continue ;; esac
+    key='' version=''
+    while read -r word rest; do
+      case $word in sort-key) key=$rest ;; version) version=$rest ;; esac
+    done <"$file"
+    found="$found$bad	$key	$version	$id	$file
+" count=$((count + 1))
+  done
+  [ $count -lt 2 ] || found=$(printf %s "$found" | LC_ALL=C sort -t'	' -k1,1n -k2,2 -k3,3Vr -k4,4Vr | sed 1q)
+  file=${found##*	}
+  file=${file%
+*}
+  [ -z "$file" ] || first_init "$file"
 }
 # NixOS puts the default system first into GRUB's menu; any other default is the user's own. That of
 # the one-time entry does not count.

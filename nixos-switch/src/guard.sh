@@ -60,8 +60,8 @@ check() {
 # Would it boot here? What the running system does the same way is not asked.
 check_boot() {
   [ -z "$pinned" ] || [ "$pinned" = "$toplevel" ] ||
-    fail conflict "the firmware was told to boot $pinned, whatever is switched to" \
-      "bootctl set-default '' on the machine takes that back; --action test leaves the boot entry alone"
+    fail conflict "$pin, which is $pinned, whatever is switched to" \
+      "bootctl set-default '' on the machine takes that back, or another default in $esp/loader/loader.conf; --action test leaves the boot entry alone"
   [ "$system" != "$running" ] || return 0
   loaders
   if [ "$loader" != "$was" ] && mode=$(boot_mode "$loader") && [ "$mode" != "$(boot_mode "$was")" ]; then
@@ -114,28 +114,28 @@ setting() { sed -n "/name=\"$1\"/{n;s/.*value=\"\([^\"]*\)\".*/\1/p;}" "$setting
 # own takes a copy of a new kernel and initrd, and the old menu beside the new one.
 check_space() {
   boot=
-  [ ! -d /boot ] || boot=/boot
+  if find_esp; then boot=${entries##* } && boot=${boot%/loader/*}; elif [ -d /boot ]; then boot=/boot; fi
   # shellcheck disable=SC2086  # the first word is df's title
   set -- $(df -k --output=avail /run /var/lib /nix/var/nix $boot)
   for place in /run /var/lib /nix/var/nix $boot; do
     shift
     need=256
-    [ "$place" != /boot ] || [ "$action" = test ] || { new_in_boot && need=$((need + bytes / 1024)); }
+    [ "$place" != "$boot" ] || [ "$action" = test ] || { new_in_boot && need=$((need + bytes / 1024)); }
     [ "$1" -ge $need ] ||
       fail limit "less than $need KiB are free in $place" 'free some space there, for instance with nix-collect-garbage'
   done
 }
-# Bytes of kernel and initrd that a /boot of its own does not have yet, in `bytes`.
+# Bytes of kernel and initrd that a `boot` of its own does not have yet, in `bytes`.
 new_in_boot() {
   bytes=0
   # shellcheck disable=SC2046
-  set -- $(stat -c %d /boot /nix/store)
+  set -- $(stat -c %d "$boot" /nix/store)
   [ "$1" != "$2" ] || return 0
   # shellcheck disable=SC2046
   set -- $(readlink -e "$system/kernel" "$system/initrd")
   for file; do
     copy=${file#/nix/store/}
     copy=${copy%%/*}-${copy#*/}
-    [ -e "/boot/kernels/$copy" ] || [ -e "/boot/EFI/nixos/$copy.efi" ] || bytes=$((bytes + $(stat -c %s "$file")))
+    [ -e "$boot/kernels/$copy" ] || [ -e "$boot/EFI/nixos/$copy.efi" ] || bytes=$((bytes + $(stat -c %s "$file")))
   done
 }

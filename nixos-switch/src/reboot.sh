@@ -34,7 +34,7 @@ inhibited() {
 
 # Why a reboot into a system cannot be undone by the machine itself; nothing if it can.
 not_protected() {
-  if [ -f /boot/loader/loader.conf ]; then
+  if find_esp; then
     command -v bootctl >/dev/null && [ -d /sys/firmware/efi/efivars ] || { echo 'bootctl cannot reach the firmware'; return; }
   elif [ -f /boot/grub/grub.cfg ]; then
     grep -q next_entry /boot/grub/grub.cfg && command -v grub-editenv >/dev/null || { echo 'its GRUB has no one-time entry'; return; }
@@ -111,8 +111,9 @@ clear_menu() {
 
 # Has the boot loader start the new system once.
 one_shot() {
-  if [ -f /boot/loader/loader.conf ]; then
-    file=$(grep -lF "init=$system/init" /boot/loader/entries/*.conf | sed -n '$p')
+  if find_esp; then
+    # shellcheck disable=SC2086  # patterns
+    file=$(grep -lF "init=$system/init" $entries | sed -n '$p')
     file=${file##*/}
     file=${file%.conf}
     # Boot counting adds +N or +N-M to a file, and not to the entry's name.

@@ -99,6 +99,7 @@ fn what_is_refused_changes_nothing() {
     assert!(ran.stderr.contains("(not the record's)"), "{}", ran.stderr);
     machine.assert_keeps(&old, "old", "looked at");
     boot_entries_are_read(&machine, &old, &toplevel(&new));
+    what_boots_whatever_is_switched_to(&machine, &new, &toplevel(&old));
     machine.assert_keeps(&old, "old", "other boot menus");
 }
 
@@ -117,10 +118,45 @@ fn boot_entries_are_read(machine: &Machine, record: &Value, entry: &str) {
         )
     };
     let named = Value::from(entry);
+    let moved = |to: &str| format!("mkdir -p {to}; mv /boot/loader {to}");
     for (files, boots) in [
         (loader("nixos-generation-5.conf", "nixos-generation-5.conf"), &named),
         (loader("nixos-generation-5", "nixos-generation-5+2-1.conf"), &named),
         (loader("nixos-generation-6.conf", "nixos-generation-5.conf"), &Value::Null),
+        // The ESP is elsewhere, or it has the file and /boot the entries.
+        (format!("{}; {}", loader("nixos-generation-5.conf", "nixos-generation-5.conf"), moved("/efi")), &named),
+        (format!("{}; {}", loader("nixos-generation-5.conf", "nixos-generation-5.conf"), moved("/boot/efi")), &named),
+        (
+            format!(
+                "{}; mkdir -p /efi/loader/entries; mv /boot/loader/loader.conf /efi/loader",
+                loader("nixos-generation-5.conf", "nixos-generation-5.conf")
+            ),
+            &named,
+        ),
+        // A pattern is the newest that it fits, and one that has failed too often comes last.
+        (
+            format!(
+                "{}; cd /boot/loader/entries; echo init=/nix/store/a/init > nixos-generation-9.conf",
+                loader("nixos-*", "nixos-generation-10.conf")
+            ),
+            &named,
+        ),
+        (
+            format!(
+                "{}; cd /boot/loader/entries; echo init=/nix/store/a/init > nixos-generation-9+0-3.conf",
+                loader("nixos-*", "nixos-generation-8+2-1.conf")
+            ),
+            &named,
+        ),
+        (loader("nixos-*\npreferred nixos-generation-5.conf", "nixos-generation-5+3.conf"), &named),
+        (
+            format!(
+                "{}; cd /boot/loader/entries; echo init=/nix/store/a/init > nixos-generation-6+0-3.conf",
+                loader("nixos-*\npreferred nixos-generation-6.conf", "nixos-generation-5.conf")
+            ),
+            &named,
+        ),
+        (loader("@saved", "nixos-generation-5.conf"), &Value::Null),
         (grub("0"), &named),
         (grub("\"00\""), &named),
         (grub("2"), &Value::Null),
@@ -135,8 +171,27 @@ fn boot_entries_are_read(machine: &Machine, record: &Value, entry: &str) {
         machine.ssh(&format!("set -e; mv /boot/grub /boot/kept; cp -a /boot/kept /boot/grub; {files}")).ok();
         let ran = machine.switch(record, "--status").ok();
         assert_eq!(ran.record()["status"]["bootEntry"], *boots, "{files}\n{}", ran.stderr);
-        machine.ssh("rm -rf /boot/grub /boot/no-grub /boot/loader /boot/extlinux; mv /boot/kept /boot/grub").ok();
+        machine
+            .ssh("rm -rf /boot/grub /boot/no-grub /boot/loader /boot/extlinux /boot/efi /efi; mv /boot/kept /boot/grub")
+            .ok();
     }
+}
+
+/// systemd-boot may be told to start what was booted last: no switch changes that.
+fn what_boots_whatever_is_switched_to(machine: &Machine, record: &Value, last: &str) {
+    machine
+        .ssh(&format!(
+            "set -e; mount -t tmpfs none /sys/firmware; mkdir -p /sys/firmware/efi/efivars /efi/loader/entries
+             cd /sys/firmware/efi/efivars
+             printf '\\7\\0\\0\\0'nixos-generation-5.conf > LoaderEntryLastBooted-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
+             echo 'default @saved' > /efi/loader/loader.conf
+             echo 'options init={last}/init' > /efi/loader/entries/nixos-generation-5.conf"
+        ))
+        .ok();
+    let ran = machine.switch(record, "");
+    assert_eq!(said(&ran), ("refused".into(), "conflict".into()), "{}", ran.stderr);
+    assert!(ran.stderr.contains("starts what was booted last, nixos-generation-5.conf"), "{}", ran.stderr);
+    machine.ssh("umount /sys/firmware; rm -r /efi").ok();
 }
 
 #[test]
