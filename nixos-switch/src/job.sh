@@ -41,14 +41,25 @@ activate() {
   sync -f /nix/store &
   written=$!
   settle_pending
-  if [ -n "$secrets_dir" ]; then begin_secrets; fi
-  wait $written
-  NIXOS_NO_SYNC=1
-  export NIXOS_NO_SYNC
-  stc "$system" test "$lock_timeout"
+  hold_back
   status=$?
-  if [ -n "$secrets_dir" ]; then end_secrets; fi
-  judge $status
+  if [ $status != 0 ]; then
+    write_entry "$toplevel"
+    lock && decide armed refused && finish "boot-failed $status"
+    exit 0
+  fi
+  if [ -z "$secrets_dir" ] || begin_secrets; then
+    wait $written
+    NIXOS_NO_SYNC=1
+    export NIXOS_NO_SYNC
+    stc "$system" test "$lock_timeout"
+    status=$?
+    if [ -n "$secrets_dir" ]; then end_secrets; fi
+    judge $status
+  else
+    status=2 verdict=failed
+    put "$dir/reason" "the secrets could not be put in place: is $secrets_dir full?"
+  fi
   [ "$verdict" = ok ] || echo "switch-to-configuration ended with status $status: $verdict"
   keep=$keep_failed
   case $verdict in
@@ -78,6 +89,21 @@ activate() {
     put "$dir/result" "$verdict $status"
     rescue_now
   fi
+}
+
+# A system that `--action boot` made the one that boots was not confirmed by anybody. Until it is, the one that runs
+# boots, if it is one of the profile's.
+hold_back() {
+  boot_entry
+  [ "$action:$entry" = "switch:$toplevel" ] || return 0
+  if [ "$previous" = "$toplevel" ] || [ /run/booted-system -ef "$toplevel" ]; then return 0; fi
+  for link in "$profile"-*-link; do
+    [ "$link" -ef "$previous" ] || continue
+    echo "$toplevel boots already, and was not confirmed: until it is, $previous boots"
+    number=${link#"$profile"-}
+    write_entry "$previous" && nix-env -p "$profile" --switch-generation "${number%-link}" 9>&-
+    return
+  done
 }
 
 # What a status of switch-to-configuration means, in `verdict`, by looking at the machine as well (statuses:

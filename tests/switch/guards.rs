@@ -226,6 +226,26 @@ fn other_ways_than_switch() {
     machine.assert_keeps(&old, "old", "to a store path");
     assert_eq!(said(&machine.switch(&old, "--rollback --to 999")).1, "not-found");
 
+    // What boots already was not confirmed by anybody: if it fails now, it must not boot.
+    let unproven = machine.push_greeter("unproven", "");
+    assert_eq!(said(&machine.switch(&unproven, "--action boot").ok()).0, "booted-next");
+    let ran = machine.switch(&unproven, "--health false --confirm-timeout 3s");
+    assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
+    assert!(ran.stderr.contains("boots already, and was not confirmed"), "{}", ran.stderr);
+    machine.assert_keeps(&old, "old", "boot, and then a switch that fails");
+    machine.switch(&unproven, "--action boot").ok();
+    machine.switch(&unproven, "").ok();
+    machine.assert_keeps(&unproven, "unproven", "boot, and then switch");
+
+    // A login shell that talks, and does not end its line.
+    machine.ssh("printf 'printf \"stage=done\\\\nerror=no Welcome \"\\n' > /root/.bashrc").ok();
+    let ran = machine.switch(&unproven, "").ok();
+    assert_eq!(said(&ran).0, "unchanged", "{}", ran.stderr);
+    assert_eq!(ran.record()["activation"]["current"], toplevel(&unproven));
+    machine.switch(&old, "").ok();
+    machine.ssh("cat /root/.bashrc; rm /root/.bashrc").ok();
+    machine.assert_keeps(&old, "old", "a login shell that talks");
+
     let special =
         machine.push_greeter("special", "specialisation.child.configuration.environment.etc.child.text = \"here\";");
     machine.switch(&special, "--specialisation child").ok();
