@@ -46,7 +46,8 @@ commit() {
   # All is written to the disk at the end.
   NIXOS_NO_SYNC=1
   export NIXOS_NO_SYNC
-  keep_folder && note_pending && set_profile && write_entry "$toplevel"
+  { [ "$action" != boot ] || [ -z "$secrets_dir" ] || are_placed || { echo 'the secrets could not be put in place' && false; }; } &&
+    keep_folder && note_pending && set_profile && write_entry "$toplevel"
   status=$?
   if [ $status = 0 ]; then
     settled

@@ -173,7 +173,7 @@ last_words() {
   while read -r unit; do
     words=$(journalctl -q _SYSTEMD_UNIT="$unit" -n 3 -o cat --no-pager </dev/null)
     [ -n "$words" ] || words=$(journalctl -q -u "$unit" -n 1 -o cat --no-pager </dev/null)
-    printf '%s\n' "$words" | while read -r line; do printf '%s: %s\n' "$unit" "$line"; done
+    [ -z "$words" ] || printf '%s\n' "$words" | while read -r line; do printf '%s: %s\n' "$unit" "$line"; done
   done <"$dir/failed" >"$dir/failed-log"
 }
 

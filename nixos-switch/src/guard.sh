@@ -40,8 +40,10 @@ check() {
   # Beside what else is looked at.
   nix-store --check-validity "$toplevel" >/dev/null 2>&1 9>&- &
   valid=$!
-  [ -n "$system" ] || fail not-found "$toplevel has no specialisation $specialisation" \
-    "it has: $(ls "$toplevel/specialisation" 2>/dev/null | tr '\n' ' ')"
+  if [ -z "$system" ]; then
+    has=$(ls "$toplevel/specialisation" 2>/dev/null | tr '\n' ' ')
+    fail not-found "$toplevel has no specialisation $specialisation" "it has: ${has:-none}"
+  fi
   for need in "$system" "$running"; do
     [ -x "$need/bin/switch-to-configuration" ] ||
       fail input "$need cannot be switched to: it has no bin/switch-to-configuration" 'is it a NixOS system with system.switch.enable?'

@@ -140,6 +140,7 @@ begin_secrets() {
   handing=
   while read -r unit; do echo "$unit $(invocation "$unit")"; done <"$dir/restart" >"$dir/restart-from"
   place_secrets
+  are_placed || return
   own_secrets || { (while sleep 0.05 && ! own_secrets; do :; done) & handing=$!; }
 }
 end_secrets() {
@@ -150,6 +151,13 @@ end_secrets() {
     [ $status != 0 ] || status=2
   fi
   case $status in 0 | 4) restart_units || status=4 ;; esac
+}
+# True if every secret can be read under its name: a full disk takes no new links.
+are_placed() {
+  secret() { [ "$keys/$2" -ef "$ours/$token/$2" ] || missing=1; }
+  missing=''
+  [ ! -d "$ours/$token" ] || . "$dir/secrets"
+  [ -z "$missing" ]
 }
 own_secrets() {
   late=

@@ -112,7 +112,12 @@ fn rolled_back(answers: &Answers, status: &str) -> anyhow::Error {
     let reason = answers.one("reason").unwrap_or("the new system failed");
     let mut text = format!("the previous system runs again: {reason}");
     if status != "0" {
-        text += &format!(" (its own switch-to-configuration ended with status {status})");
+        let ended = if status == "4" {
+            "with failed units of its own".into()
+        } else {
+            format!("its own switch-to-configuration ended with status {status}")
+        };
+        text += &format!(" ({ended})");
     }
     let hint = "the whole log is on the machine: journalctl -t nixpipe; mend the configuration and push it again";
     Failure::new(Kind::RolledBack, text + &last_words(answers)).hint(hint).into()

@@ -39,7 +39,7 @@ fn every_end_has_its_outcome_and_says_what_to_do() {
             "rolled-back 4",
             Some("rolled-back"),
             Kind::RolledBack,
-            "the previous system runs again: the new system failed (its own switch-to-configuration ended with status 4)",
+            "the previous system runs again: the new system failed (with failed units of its own)",
             Some(LOG),
         ),
         (

@@ -224,6 +224,15 @@ fn units_are_restarted_when_their_secret_changed_and_go_back_with_it() {
     assert_eq!(machine.ssh("cat /run/keys/a; systemctl is-active reader").ok().stdout, "three\nactive\n");
     machine.assert_keeps(&picky, "picky", "secrets go back when a unit fails with them");
 
+    // There is no such unit, now or before.
+    let mut nowhere = picky.clone();
+    nowhere["secrets"]["b"] = json!({ "path": "s/b", "restart": ["nowhere.service"], "group": "keys" });
+    let ran = machine.switch(&nowhere, "");
+    assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
+    let message = ran.record()["error"]["message"].as_str().unwrap().to_string();
+    assert!(message.ends_with("units failed: nowhere.service (with failed units of its own)"), "{message}");
+    machine.assert_keeps(&picky, "picky", "a secret's unit is not there");
+
     // Its user comes with the new system.
     secrets.set("a", "three\n");
     let mut owned = machine.push_greeter(
@@ -286,6 +295,38 @@ fn secrets_on_a_disk_survive_a_power_cut_and_those_unconfirmed_do_not() {
     machine.switch(&system, flags).ok();
     assert_has(&machine, &secrets, "/var/keys");
     machine.assert_keeps(&system, "old", "a power cut with unconfirmed secrets");
+}
+
+#[test]
+fn secrets_that_find_no_room_are_not_in_part_there() {
+    let machine = Machine::new("nospace");
+    let secrets = Secrets::new(&machine.folder, "s");
+    secrets.set("a", "one");
+    let system = machine.push_greeter("old", "");
+    let flags = "--secrets s --secrets-dir /var/keys";
+    machine.ssh("mkdir -p /var/keys; mount -t tmpfs -o size=200k none /var/keys").ok();
+    machine.switch(&system, flags).ok();
+    let refused = |kind: &str| {
+        let ran = machine.switch(&system, flags);
+        assert_eq!(said(&ran).1, kind, "{}", ran.stderr);
+        let there =
+            machine.ssh("cd /var/keys; cat *; ls -A . .nixpipe .nixpipe/set/ | wc -l; readlink .nixpipe/before").stdout;
+        assert_eq!(there, "one10\n", "{kind}: {}", ran.stderr);
+        machine.assert_keeps(&system, "old", kind);
+        ran
+    };
+    secrets.set("b", random(1_000_000));
+    refused("copy");
+    // Room for the files and not for all the links to them.
+    for name in ["b", "c", "d"] {
+        secrets.set(name, "two");
+    }
+    machine.ssh("cd /var/keys; mount -o remount,nr_inodes=$(($(df --output=iused . | tail -n 1) + 8)) .").ok();
+    let ran = refused("rolled-back");
+    assert!(ran.stderr.contains("is /var/keys full?"), "{}", ran.stderr);
+    machine.ssh("mount -o remount,nr_inodes=0 /var/keys").ok();
+    machine.switch(&system, flags).ok();
+    assert_has(&machine, &secrets, "/var/keys");
 }
 
 #[test]
