@@ -54,31 +54,33 @@ impl Answers {
 pub struct Reader<'a> {
     machine: &'a str,
     pub answers: Answers,
+    /// The script speaks; what a login shell says before is not for us
+    begun: bool,
     buffer: Vec<u8>,
-    /// Bytes of the log that are still to come before the next line of the protocol
-    log_left: usize,
+    /// The length of the piece of the log that is coming, and where it ends in the log
+    piece: Option<(usize, usize)>,
     line: Vec<u8>,
-    /// Bytes of the log seen so far: where to go on over another connection
+    /// How much of the log was seen: where to go on over another connection
     pub offset: usize,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(machine: &'a str, offset: usize) -> Self {
-        Reader { machine, answers: Answers::default(), buffer: Vec::new(), log_left: 0, line: Vec::new(), offset }
+        let (answers, buffer, line) = Default::default();
+        Reader { machine, answers, begun: false, buffer, piece: None, line, offset }
     }
 
     /// Takes in the next bytes.
     pub fn take(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
         loop {
-            if self.log_left > 0 {
-                let count = self.log_left.min(self.buffer.len());
-                if count == 0 {
+            if let Some((length, end)) = self.piece {
+                // One that was cut comes again over another connection.
+                if self.buffer.len() < length {
                     return;
                 }
-                self.log_left -= count;
-                self.offset += count;
-                for byte in self.buffer.drain(..count).collect::<Vec<u8>>() {
+                (self.piece, self.offset) = (None, end);
+                for byte in self.buffer.drain(..length).collect::<Vec<u8>>() {
                     if byte == b'\n' { self.show() } else { self.line.push(byte) }
                 }
             } else if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
@@ -96,9 +98,17 @@ impl<'a> Reader<'a> {
     }
 
     fn answer(&mut self, line: String) {
+        if !self.begun {
+            self.begun = line == "nixpipe";
+            return;
+        }
         let Some((name, value)) = line.split_once('=') else { return };
         match name {
-            "log" => self.log_left = value.parse().unwrap_or(0),
+            "log" => {
+                let (length, end) = value.split_once(' ').unwrap_or((value, ""));
+                let length = length.parse().unwrap_or(0);
+                self.piece = Some((length, end.parse().unwrap_or(self.offset + length)));
+            }
             "warning" => log::warning(self.machine, value),
             "healthy" => log::event(self.machine, &format!("healthy: {value}")),
             "unhealthy" => log::event(self.machine, &format!("not healthy yet: {value}")),
@@ -126,7 +136,7 @@ mod tests {
 
     #[test]
     fn answers_and_log_are_told_apart_wherever_they_are_cut() {
-        let text = b"stage=x\nlog=9\na=1\nstage\nrunning=/nix/a=b\nfailed=u\nfailed=v\nstage=done\n";
+        let text = b"Welcome! stage=y\nlog=7\nstage= \nnixpipe\nstage=x\nlog=9 19\na=1\nstage\nrunning=/nix/a=b\nfailed=u\nfailed=v\nstage=done\n";
         for size in 1..text.len() {
             let mut reader = Reader::new("a", 0);
             text.chunks(size).for_each(|piece| reader.take(piece));
@@ -134,14 +144,22 @@ mod tests {
             assert_eq!(reader.answers.one("running"), Some("/nix/a=b"));
             assert_eq!(reader.answers.one("a"), None);
             assert_eq!(reader.answers.all("failed"), ["u", "v"]);
-            assert_eq!(reader.offset, 9);
+            // There were ten bytes of zero.
+            assert_eq!(reader.offset, 19);
         }
+    }
+
+    #[test]
+    fn a_line_of_the_log_that_was_cut_is_to_come_again_as_a_whole() {
+        let mut reader = Reader::new("a", 3);
+        reader.take(b"nixpipe\nlog=4 7\none\nlog=4 11\ntw");
+        assert_eq!((reader.offset, reader.line.as_slice()), (7, b"".as_slice()));
     }
 
     #[test]
     fn a_refusal_has_its_kind_and_hint() {
         let mut reader = Reader::new("a", 0);
-        reader.take(b"error=locked another deployment holds it\nhint=wait\n");
+        reader.take(b"nixpipe\nerror=locked another deployment holds it\nhint=wait\n");
         let failure = reader.answers.refusal().unwrap();
         assert_eq!((failure.kind, failure.hint.as_deref()), (Kind::Locked, Some("wait")));
     }

@@ -40,7 +40,8 @@ follow() {
   fi
 }
 
-# What is new in the log, piece by piece: its length and then the bytes. The last line may still grow.
+# What is new in the log, piece by piece: its length, where it ends in the log, and then the bytes. The two differ
+# where there were bytes of zero, which no shell can hold. The last line may still grow.
 show() {
   [ -e /proc/$$/fd/8 ] || return
   # A length is one in bytes.
@@ -51,7 +52,8 @@ show() {
   while end='
 ' && IFS= read -r line <&8 || { end='' && [ -n "$line" ]; }; do
     line=$line$end
-    printf 'log=%s\n%s' ${#line} "$line"
+    read -r _ at 2>/dev/null </proc/$$/fdinfo/8 || at=
+    printf 'log=%s %s\n%s' ${#line} "$at" "$line"
   done
 }
 

@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn the_log_arrives_byte_for_byte_in_any_locale() {
         let log = std::env::temp_dir().join(format!("nixpipe-log-{}", token("log")));
-        let text = "seen\n\tgrün \\ \n\nno end";
+        let text = "se\0n\n\tgr\0ün \\ \n\nno end";
         std::fs::write(&log, text).unwrap();
         let script = format!(
             "LC_ALL=C.UTF-8 offset=5; exec 8<{0}; {1}show; printf more >>{0}; show\n",
@@ -168,7 +168,7 @@ mod tests {
         // Machines have bash, whose characters are those of the locale.
         for shell in ["sh", "bash"] {
             let said = run_by(shell, &script);
-            assert_eq!(said, "log=10\n\tgrün \\ \nlog=1\n\nlog=6\nno endlog=4\nmore", "{shell}");
+            assert_eq!(said, "log=10 16\n\tgrün \\ \nlog=1 17\n\nlog=6 23\nno endlog=4 27\nmore", "{shell}");
             std::fs::write(&log, text).unwrap();
         }
         std::fs::remove_file(&log).unwrap();

@@ -18,6 +18,8 @@ main() {
   umask 022
   # Only secrets are still to come, and nobody else is to read them.
   exec 7<&0 </dev/null
+  # A login shell may have said something before, with or without an end of line.
+  printf '\nnixpipe\n'
   find_tools
   [ -O /proc/1 ] || fail denied "cannot switch as $(id -un)" 'log in as root, or use --elevate sudo'
   # A deployment's token is known to its own machine alone.
