@@ -60,6 +60,9 @@ show() {
 # A job that was killed is started again, or given up for the rescuers.
 revive() {
   case $now in
+    setup)
+      # Who sets it up holds the lock for as long as it lives.
+      if lock 0; then ! stage_is setup || clear_setup; unlock; fi ;;
     booting)
       if [ "$(boot_id)" = "$(cat "$dir/boot")" ]; then systemctl -q is-active nixpipe-once.service || job once
       elif ! systemctl -q is-active nixpipe-boot.service; then
@@ -113,8 +116,7 @@ check_health() {
   eval "set -- $health"
   for command; do
     told=
-    while ! words=$(PATH=/run/wrappers/bin:/run/current-system/sw/bin timeout "$health_timeout" "$shell" -c "$command" 2>&1 </dev/null); do
-      words=$(printf %s "$words" | tail -n 1)
+    until run_check "$command"; do
       [ "$told" = "$command: $words" ] || fact unhealthy "$command: $words"
       told="$command: $words"
       [ $mode = health ] || stage_is window || return 1
@@ -125,6 +127,32 @@ check_health() {
     done
     fact healthy "$command"
   done
+}
+
+# Runs a health command; what it said last, or how it ended, is in `words`. It has no longer than the window,
+# whatever it thinks of SIGTERM; what it leaves in the background is not waited for; and what it prints is not kept.
+run_check() {
+  uptime_seconds
+  began=$up limit=$health_timeout
+  [ $((end - up)) -ge "$limit" ] || limit=$((end - up))
+  [ "$limit" -gt 0 ] || limit=1
+  words=$({
+    PATH=/run/wrappers/bin:/run/current-system/sw/bin timeout -k 1 "$limit" "$shell" -c "$1" 2>&1 </dev/null
+    printf '\n%s %s\n' "$token" $?
+  } | { ulimit -v 200000; LC_ALL=C sed -n "/^$token /{s///p;x;p;q;};/^\$/!h"; } | head -c 500)
+  result=${words%%"
+"*}
+  words=${words#"$result"}
+  words=${words#"
+"}
+  uptime_seconds
+  case $result in
+    0) return 0 ;;
+    '') words='it prints too much in one line' ;;
+    124 | 137) [ $((up - began)) -lt "$limit" ] || words="it did not end within $limit s${words:+: $words}" ;;
+  esac
+  words=${words:-status $result}
+  return 1
 }
 
 # Over a new connection: the restored system can be reached, so no reboot is needed.

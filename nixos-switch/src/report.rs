@@ -111,6 +111,9 @@ fn verdict(wish: &Wish, answers: &Answers, booted: bool) -> (Option<&'static str
 fn rolled_back(answers: &Answers, status: &str) -> anyhow::Error {
     let reason = answers.one("reason").unwrap_or("the new system failed");
     let mut text = format!("the previous system runs again: {reason}");
+    if let (true, Some(words)) = (reason.starts_with("nobody confirmed"), answers.one("unhealthy")) {
+        text += &format!("; not healthy: {words}");
+    }
     if status != "0" {
         let ended = if status == "4" {
             "with failed units of its own".into()

@@ -199,8 +199,7 @@ take() {
     case $now in
       setup | gone)
         # Who set it up died before anything was started, or after everything had ended.
-        rm -rf "$dir"
-        disarm
+        clear_setup
         continue ;;
       activating | booting | window | committing)
         if [ "${theirs#* }" = "$action $system $toplevel $secrets_id" ]; then
@@ -260,8 +259,9 @@ set_up() {
     eval "printf '%s=%s\n' $name \"'\$$name'\""
   done >"$dir.new/vars"
   folder /etc/static
-  printf "previous='%s'\nstatic='%s'\n" "$running" "$path" >>"$dir.new/vars"
-  printf '%s\n%s\nmain "$@"\n' "$common_text" "$job_text" >"$dir.new/job.sh"
+  # The last to be written, so that they are whole if these are.
+  printf "previous='%s'\nstatic='%s'\n" "$running" "$path" >>"$dir.new/vars" &&
+    printf '%s\n%s\nmain "$@"\n' "$common_text" "$job_text" >"$dir.new/job.sh" || give_up 'cannot prepare the switch'
   if [ -n "$secrets_dir" ]; then
     printf '%s\n' "$secrets" >"$dir.new/secrets"
     # shellcheck disable=SC2086
@@ -298,6 +298,11 @@ arm() {
   set -- $?
   wait $failed
   wait $last && [ "$1" = 0 ]
+}
+clear_setup() {
+  rm -rf "$dir"
+  unroot
+  disarm
 }
 give_up() {
   rm -rf "$dir" "$dir.new"

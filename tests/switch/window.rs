@@ -1,7 +1,8 @@
 //! Things that happen between activation and confirmation. A health command is the way in: it runs
 //! on the machine at that very time.
 
-use crate::machine::{Machine, said, toplevel};
+use crate::machine::{Machine, client, said, toplevel};
+use std::time::{Duration, Instant};
 
 /// The token of the last deployment, as the machine knows it.
 fn last_token(machine: &Machine) -> String {
@@ -23,7 +24,19 @@ fn what_happens_inside_the_window_loses_nothing() {
     };
 
     let ran = back("--health false --confirm-timeout 10s", "a health check fails");
-    assert!(ran.stderr.contains("not healthy yet: false"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("not healthy yet: false: status 1\n"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("within 10 s; not healthy: false: status 1\n"), "{}", ran.stderr);
+
+    // Whatever it thinks of SIGTERM, and however much it says: it is no reason for a reboot.
+    for (check, words) in [
+        ("trap \"\" TERM; while :; do sleep 1; done", "it did not end within"),
+        ("head -c 20000000 /dev/zero | tr \"\\0\" x; false", ": xxxx"),
+        ("kill -9 $$", "status 137"),
+    ] {
+        let ran = back(&format!("--health '{check}'"), check);
+        assert_eq!(ran.record()["activation"]["rebooted"], false, "{check}");
+        assert!(ran.stderr.contains(words) && ran.stderr.len() < 20_000, "{check}: {}", ran.stderr);
+    }
 
     let token = last_token(&machine);
     back(
@@ -52,8 +65,11 @@ fn what_happens_inside_the_window_loses_nothing() {
         "systemd is executed anew",
     );
 
-    let ran = machine.switch(&new, "--health 'systemctl is-active greeter'").ok();
+    // What a check leaves behind is not waited for.
+    let start = Instant::now();
+    let ran = machine.switch(&new, "--health 'systemctl is-active greeter; sleep 200 &'").ok();
     assert_eq!(said(&ran).0, "switched");
+    assert!(start.elapsed() < Duration::from_secs(100), "{}", ran.stderr);
     machine.assert_keeps(&new, "new", "deployed again after it was rolled back");
 
     // On a machine that has nothing to be done, what is to hold is asked for all the same.
@@ -117,6 +133,51 @@ fn a_commit_that_was_cut_short_is_settled() {
     machine.ssh("touch /var/lib/nixpipe/commit-pending.new").ok();
     machine.switch(&new, "").ok();
     machine.assert_keeps(&new, "new", "a crash after the boot entry, finished");
+}
+
+#[test]
+fn a_session_that_dies_while_it_sets_up_is_begun_anew() {
+    let machine = Machine::new("setup");
+    let old = machine.push_greeter("old", "");
+    let new = machine.push_greeter("new", "");
+    machine.switch(&old, "").ok();
+    machine
+        .ssh(
+            "set -e; run=$(readlink -e /run/current-system/sw/bin/systemd-run); cp $run /run/systemd-run
+             printf '#!/bin/sh\ncase \"$*\" in *nixpipe-rescue*) umount -l %s; kill -9 $PPID; exit 1 ;; esac\nexec /run/systemd-run \"$@\"\n' $run > /run/deadly
+             chmod 755 /run/deadly; mount --bind /run/deadly $run",
+        )
+        .ok();
+    std::fs::write(machine.folder.path().join("new.json"), new.to_string()).unwrap();
+    let ran = machine.folder.sh(&format!("timeout 120 nixos-switch {} < new.json", client()), "").ok();
+    assert_eq!(said(&ran).0, "switched", "{}", ran.stderr);
+    assert!(ran.stderr.contains("the machine goes on by itself, looking again"), "{}", ran.stderr);
+    machine.assert_keeps(&new, "new", "the session is killed while it sets up");
+}
+
+/// The programs of the system that ran when somebody came are gone when the turn is theirs.
+#[test]
+fn tools_are_those_of_the_system_that_runs_when_the_lock_is_had() {
+    let machine = Machine::new("tools");
+    let old =
+        machine.push_greeter("old", "environment.systemPackages = [ (pkgs.writeShellScriptBin \"only-old\" \"\") ];");
+    let other = machine.push_greeter("other", "");
+    let new = machine.push_greeter("new", "");
+    machine.switch(&old, "").ok();
+    machine.ssh("systemd-run --quiet --unit=holder $(command -v flock) /run/nixpipe/lock $(command -v sleep) 900").ok();
+    let child = machine.begin(&new, "");
+    machine
+        .ssh(&format!(
+            "set -e; old=$(readlink -e /run/current-system/sw/bin)
+             until pgrep -fx 'flock -w 61 9'; do sleep 0.1; done
+             nix-env -p /nix/var/nix/profiles/system --set {0}; {0}/bin/switch-to-configuration switch
+             mount -t tmpfs none $old; systemctl stop holder",
+            toplevel(&other)
+        ))
+        .ok();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    machine.assert_keeps(&new, "new", "a collector takes the tools of the system that ran");
 }
 
 #[test]
