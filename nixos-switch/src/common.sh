@@ -9,6 +9,7 @@
 #     log         what they say
 #     secrets     what the secrets are called and whose they are
 #     restart     the units that new secrets concern
+#     reserve     space for what it takes to go back, where all else is full
 #     wake        a pipe that says when there is something to see
 #     previous, next, shell   links to the systems, and to the shell where neither has it: a garbage
 #                 collector's roots as long as the deployment lasts. The programs of these scripts are
@@ -54,7 +55,12 @@ uptime_seconds() { read -r up _ </proc/uptime && up=${up%.*}; }
 forget_note() { [ ! -e "$pending.new" ] || if lock 0; then rm -f "$pending.new" && unlock; fi; }
 
 # A file of one line that is whole or absent.
-put() { printf '%s\n' "$2" >"$1.new.$$" && mv -T "$1.new.$$" "$1"; }
+put() {
+  { printf '%s\n' "$2" 2>/dev/null >"$1.new.$$" || { make_room && printf '%s\n' "$2" >"$1.new.$$"; }; } &&
+    mv -T "$1.new.$$" "$1"
+}
+# Whoever filled the place up, the log of the activation maybe: what it takes to go back was put aside.
+make_room() { [ -e "$dir/reserve" ] && rm -f "$dir/reserve"; }
 
 # Who follows a deployment waits at its pipe. Opened in both directions it blocks nobody.
 wake() { [ ! -p "$1/wake" ] || echo 1<>"$1/wake"; }
@@ -202,7 +208,8 @@ job() {
     set -- "$@" --on-active="${delay}s" --timer-property=AccuracySec=100ms \
       --timer-property=DefaultDependencies=no --timer-property=IgnoreOnIsolate=yes
   fi
-  systemd-run "$@" "$shell" "$dir/job.sh" "$what" "$token" </dev/null 9>&-
+  set -- "$@" "$shell" "$dir/job.sh" "$what" "$token"
+  systemd-run "$@" </dev/null 9>&- || { make_room && systemd-run "$@" </dev/null 9>&-; }
 }
 
 # Its unit is there as long as its timer is.
@@ -217,7 +224,7 @@ finish() {
     rm -f "$dir/secrets" "$dir/restart" "$dir/restart-from"
   fi
   put "$dir/outcome" "$1"
-  rm -rf "$run/last"
+  rm -rf "$run/last" "$dir/reserve"
   if [ "$dir" = "$lasting" ]; then
     # Without its notes the unit of the boots would reboot for ever: it goes first.
     rm -f "$control/sysinit.target.wants/nixpipe-boot.service"

@@ -261,7 +261,8 @@ set_up() {
   folder /etc/static
   # The last to be written, so that they are whole if these are.
   printf "previous='%s'\nstatic='%s'\n" "$running" "$path" >>"$dir.new/vars" &&
-    printf '%s\n%s\nmain "$@"\n' "$common_text" "$job_text" >"$dir.new/job.sh" || give_up 'cannot prepare the switch'
+    printf '%s\n%s\nmain "$@"\n' "$common_text" "$job_text" >"$dir.new/job.sh" &&
+    printf '%524288s' '' >"$dir.new/reserve" || give_up 'cannot prepare the switch'
   if [ -n "$secrets_dir" ]; then
     printf '%s\n' "$secrets" >"$dir.new/secrets"
     # shellcheck disable=SC2086

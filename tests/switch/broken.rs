@@ -72,6 +72,13 @@ fn a_system_that_cannot_be_entered_or_kept_is_rolled_back() {
     machine.ssh("rm /boot/filler").ok();
     machine.assert_keeps(&old, "old", "/boot is full");
 
+    // The log fills the place where everything of the deployment is.
+    machine.ssh("mount -o remount,size=$(($(df -k --output=used /run | tail -n 1) + 2500))k /run").ok();
+    let fills = "system.activationScripts.noise = \"head -c 9000000 /dev/zero | tr '\\\\0' x | fold; true\";";
+    let new = machine.push_greeter("new", fills);
+    rolled_back(&machine, &old, &new, "", "the log fills /run");
+    machine.ssh("mount -o remount,size=50% /run").ok();
+
     // A disk without room for the profile's next generation, seen only when it is needed.
     let fills = once(
         "cd /nix/var/nix/profiles; mkdir -p /run/full; mount -t tmpfs -o nr_inodes=$(($(find . | wc -l))) none /run/full; \
