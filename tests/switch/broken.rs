@@ -132,7 +132,13 @@ fn a_slow_activation_is_no_failure() {
     let new = machine.push_greeter("new", &format!(
         "systemd.services.slow = {{ wantedBy = [ \"multi-user.target\" ]; serviceConfig = {{ Type = \"oneshot\"; RemainAfterExit = true; TimeoutStartSec = \"infinity\"; }}; script = \"sleep {seconds}\"; }};"
     ));
-    let ran = machine.switch(&new, "--confirm-timeout 10s").ok();
-    assert_eq!(said(&ran).0, "switched");
+    let child = machine.begin(&new, "--confirm-timeout 10s");
+    machine.ssh("until ls /run/nixos | grep -q list; do sleep 0.1; done").ok();
+    let status = machine.switch(&new, "--status").ok().record()["status"].clone();
+    assert!(status["deployment"].as_str().unwrap().contains(", activating, "), "{status}");
+    assert_eq!(status["left"], serde_json::json!([]), "nothing was cut short");
+    let output = child.wait_with_output().unwrap();
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["activation"]["outcome"], "switched", "{record}");
     machine.assert_keeps(&new, "new", "a slow activation");
 }
