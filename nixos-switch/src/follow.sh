@@ -10,6 +10,8 @@ follow() {
   while :; do
     stage
     show
+    # There is more to show; and meanwhile more may have happened.
+    [ $seen -lt 100 ] || [ "$now" = window ] || continue
     case $now in
       window | restored | 'done' | gone) break ;;
       booting | rebooting | returned | setup) [ $turn -lt 60 ] || break ;;
@@ -43,19 +45,29 @@ follow() {
 # What is new in the log, piece by piece: its length, where it ends in the log, and then the bytes. The two differ
 # where there were bytes of zero, which no shell can hold. The last line may still grow.
 show() {
+  seen=0
   [ -e /proc/$$/fd/8 ] || return
   # A length is one in bytes.
   LC_ALL=C
   # What an earlier connection has shown.
   [ "$offset" = 0 ] || head -c "$offset" <&8 >/dev/null
   offset=0
-  while end='
-' && IFS= read -r line <&8 || { end='' && [ -n "$line" ]; }; do
+  while [ $seen -lt 100 ] && end='
+' && IFS= read -r line <&8 || { end='' && [ $seen -lt 100 ] && [ -n "$line" ]; }; do
+    seen=$((seen + 1))
     line=$line$end
-    read -r _ at 2>/dev/null </proc/$$/fdinfo/8 || at=
+    here
     printf 'log=%s %s\n%s' ${#line} "$at" "$line"
   done
+  # Much of it takes the shell too long. In the window it is for the next login, which is to come at once.
+  [ $seen = 100 ] && [ "$now" != window ] || return 0
+  here
+  count=$(($(stat -Lc %s /proc/$$/fd/8) - at))
+  [ $count -le 1000000 ] || count=1000000
+  printf 'log=%s %s\n' $count $((at + count))
+  head -c $count <&8
 }
+here() { read -r _ at 2>/dev/null </proc/$$/fdinfo/8 || at=; }
 
 # A job that was killed is started again, or given up for the rescuers.
 revive() {
@@ -139,7 +151,7 @@ run_check() {
   words=$({
     PATH=/run/wrappers/bin:/run/current-system/sw/bin timeout -k 1 "$limit" "$shell" -c "$1" 2>&1 </dev/null
     printf '\n%s %s\n' "$token" $?
-  } | { ulimit -v 200000; LC_ALL=C sed -n "/^$token /{s///p;x;p;q;};/^\$/!h"; } | head -c 500)
+  } | LC_ALL=C prlimit --as=200000000 sed -n "/^$token /{s///p;x;p;q;};/^\$/!h" | head -c 500)
   result=${words%%"
 "*}
   words=${words#"$result"}

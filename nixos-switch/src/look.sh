@@ -74,12 +74,12 @@ status() {
   if [ -e "$dir/vars" ]; then
     fact deployment "$(. "$dir/vars" && stage && echo "$toplevel, $now"), $(cat "$dir/owner")"
   else
-    tell_left
+    cut_short
   fi
   if [ -e "$run/last/outcome" ]; then fact last "$(. "$run/last/vars" && echo "$toplevel: $(cat "$run/last/outcome")")"; fi
   fact stage status
 }
-tell_left() {
+cut_short() {
   if leftover; then fact left "units to start: $(cat /run/nixos/*-list | sort -u | tr '\n' ' ')"; fi
   [ ! -e "$pending" ] || fact left "a commit of $(sed -n 1p "$pending") that was cut short"
   if unsettled_keys; then fact left 'secrets that were not confirmed'; fi

@@ -11,7 +11,7 @@ fn of(flags: &str, said: &str) -> Vec<String> {
     let record = Records::new(record.as_bytes()).read().unwrap().unwrap();
     let wish = Wish::of(&args, &record).unwrap();
     let mut reader = Reader::new("web-1", 0);
-    reader.take(said.as_bytes());
+    reader.take(format!("nixpipe\n{said}").as_bytes());
     let entries = show(&wish, &std::mem::take(&mut reader.answers));
     entries.into_iter().map(|it| format!("{} {}: {}", it.action, it.resource, it.reason.unwrap_or_default())).collect()
 }

@@ -19,7 +19,7 @@ fn of(flags: &str, instance: &str, booted: bool, said: &str) -> (Option<String>,
     let record = Records::new(record.as_bytes()).read().unwrap().unwrap();
     let wish = Wish::of(&args, &record).unwrap();
     let mut reader = Reader::new("web-1", 0);
-    reader.take(format!("previous={OLD}\nrunning={OLD}\n{said}").as_bytes());
+    reader.take(format!("nixpipe\nprevious={OLD}\nrunning={OLD}\n{said}").as_bytes());
     let answers = std::mem::take(&mut reader.answers);
     let (section, result) = report(&wish, End { answers, seconds: 1.0, booted, begun: true, failure: None });
     (section.and_then(|section| section.outcome), result.err().map(|error| Failure::of(&error)))

@@ -23,8 +23,7 @@ const FOLLOW: &str = include_str!("follow.sh");
 const JOB: &str = include_str!("job.sh");
 const COMMIT: &str = include_str!("commit.sh");
 
-/// Puts the session's script together: assignments, functions, and at the very end the call, so
-/// that a script that was cut off on its way does nothing.
+/// Puts the session's script together: assignments, functions, and at the very end the call.
 pub fn session(values: &[(&str, String)]) -> String {
     let mut script = String::new();
     for (name, value) in values {
@@ -57,16 +56,19 @@ pub fn pack(script: &str) -> Result<Vec<u8>> {
 }
 
 /// The command that takes a packed script from its stdin and runs it, with what comes after the
-/// script as stdin. Any login shell understands these words; `sh -s` would do if every shell read
+/// script as stdin; one that was cut off on its way does not unpack, and does nothing. Any login shell understands these words; `sh -s` would do if every shell read
 /// its script byte by byte.
 pub fn command(packed: &[u8]) -> String {
-    format!("exec /bin/sh -c '{PATH}; eval \"$(head -c {} | gzip -dc)\"'", packed.len())
+    format!("exec /bin/sh -c '{PATH}; s=$(head -c {} | gzip -dc) && eval \"$s\"'", packed.len())
 }
 
 /// The same with the script within, which saves a round trip: OpenSSH opens the window for a command's
 /// stdin only when that has started. Others on the machine can see it, and sudo logs it.
 pub fn whole_command(packed: &[u8]) -> String {
-    format!("exec /bin/sh -c '{PATH}; eval \"$(printf %s {} | base64 -d | gzip -dc)\"'", STANDARD.encode(packed))
+    format!(
+        "exec /bin/sh -c '{PATH}; s=$(printf %s {} | base64 -d | gzip -dc) && eval \"$s\"'",
+        STANDARD.encode(packed)
+    )
 }
 
 /// A script without comments and indentation: it goes over the network for every machine.
@@ -119,11 +121,13 @@ mod tests {
 
     #[test]
     fn a_script_that_was_cut_off_does_nothing() {
-        let script = session(&[("mode", "start".into()), ("instance", String::new())]);
-        for cut in (0..script.len() - "main\n".len()).step_by(97).chain([script.len() - 5]) {
-            if script.is_char_boundary(cut) {
-                assert_eq!(run(&script[..cut]), "", "cut at {cut}");
-            }
+        let packed = pack(&session(&[("mode", "start".into()), ("instance", String::new())])).unwrap();
+        for cut in (0..packed.len()).step_by(97).chain([packed.len() - 1]) {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", &command(&packed)]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+            let mut child = shell.spawn().unwrap();
+            child.stdin.take().unwrap().write_all(&packed[..cut]).unwrap();
+            assert_eq!(child.wait_with_output().unwrap().stdout, b"", "cut at {cut}");
         }
     }
 
@@ -169,6 +173,14 @@ mod tests {
         for shell in ["sh", "bash"] {
             let said = run_by(shell, &script);
             assert_eq!(said, "log=10 16\n\tgrün \\ \nlog=1 17\n\nlog=6 23\nno endlog=4 27\nmore", "{shell}");
+            std::fs::write(&log, text).unwrap();
+            // What is long goes on in one piece.
+            let script =
+                format!("seq 300 >{0}; now=x offset=0; exec 8<{0}; {1}show; show\n", log.display(), lean(FOLLOW));
+            let said = run_by(shell, &script);
+            let (lines, rest) = said.split_once("log=800 1092\n").unwrap();
+            assert_eq!(lines.matches("log=").count(), 100);
+            assert!(rest.starts_with("101\n") && rest.ends_with("\n300\n") && rest.len() == 800);
             std::fs::write(&log, text).unwrap();
         }
         std::fs::remove_file(&log).unwrap();

@@ -141,4 +141,11 @@ fn a_slow_activation_is_no_failure() {
     let record: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(record["activation"]["outcome"], "switched", "{record}");
     machine.assert_keeps(&new, "new", "a slow activation");
+
+    // Its log would take longer than the window if it had to be heard first.
+    let loud = machine.push_greeter("loud", "system.activationScripts.noise = \"seq 400000\";");
+    let ran = machine.switch(&loud, "--confirm-timeout 6s").ok();
+    assert_eq!(said(&ran).0, "switched");
+    assert!(ran.stderr.contains(": 400000\n"), "it was not heard to its end");
+    machine.assert_keeps(&loud, "loud", "an activation that says a lot");
 }
