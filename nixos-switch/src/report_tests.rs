@@ -43,6 +43,13 @@ fn every_end_has_its_outcome_and_says_what_to_do() {
             Some(LOG),
         ),
         (
+            "rolled-back 1",
+            Some("rolled-back"),
+            Kind::RolledBack,
+            "the previous system runs again: the new system failed (its own switch-to-configuration ended with status 1)",
+            Some(LOG),
+        ),
+        (
             "superseded 0",
             Some("refused"),
             Kind::Conflict,
