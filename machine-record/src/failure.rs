@@ -82,6 +82,19 @@ fn known(error: &anyhow::Error) -> Option<&Failure> {
 /// What to do about a fault that nobody thought of.
 const INTERNAL: &str = "run it again; if it stays so, -v shows every step: report what it says";
 
+/// The system's words for an error without the number that Rust adds to them: `(os error 2)`.
+pub(crate) fn without_number(text: &str) -> String {
+    let mut pieces = text.split(" (os error ");
+    let mut out = pieces.next().unwrap_or_default().to_string();
+    for piece in pieces {
+        match piece.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => out += rest,
+            _ => out += &format!(" (os error {piece}"),
+        }
+    }
+    out
+}
+
 /// The first line of an error's innermost cause, for errors whose outer ones say little, as those of the EC2 SDK.
 pub fn innermost(mut error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(cause) = error.source() {
@@ -201,6 +214,13 @@ mod tests {
         assert_eq!(Failure::of(&bare().unwrap_err()).hint, None);
         assert_eq!(hint(std::io::Error::other("gone").into()), INTERNAL);
         assert_eq!(Failure::new(Kind::Internal, "x").hint("y").hint.as_deref(), Some("y"));
+    }
+
+    #[test]
+    fn an_error_of_the_system_is_told_in_words() {
+        let refused = std::io::Error::from_raw_os_error(111);
+        let text = format!("cannot connect to {refused}; looking again (os error x)");
+        assert_eq!(without_number(&text), "cannot connect to Connection refused; looking again (os error x)");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Several tools of one pipe share a terminal, so a line is written whole, in one call.
 
-use crate::{Failure, LogFormat, StreamArgs, live, signals, silence};
+use crate::{Failure, LogFormat, StreamArgs, failure::without_number, live, signals, silence};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -102,6 +102,7 @@ pub fn note(text: &str) {
 
 fn write(machine: &str, level: &str, text: &str, hint: Option<&str>, more: Value) {
     let tool = SETTINGS.get().map_or("nixpipe", |settings| &settings.tool);
+    let text = &without_number(text);
     live::print(&match format() {
         LogFormat::Json => object(tool, machine, level, text, hint, more),
         LogFormat::Text => lines(tool, machine, level, text, hint.filter(|hint| is_new(hint))),

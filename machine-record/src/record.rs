@@ -1,6 +1,6 @@
 //! One machine's record: keeps every member it was given.
 
-use crate::{Failure, Kind, PlanEntry, Section};
+use crate::{Failure, Kind, PlanEntry, Section, failure::without_number};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -136,7 +136,8 @@ impl Record {
             message: &'a str,
             hint: Option<&'a str>,
         }
-        let error = Error { tool, kind: failure.kind, message: &failure.message, hint: failure.hint.as_deref() };
+        let message = &without_number(&failure.message);
+        let error = Error { tool, kind: failure.kind, message, hint: failure.hint.as_deref() };
         // Four strings always make JSON.
         let _ = self.set("error", &error);
     }
