@@ -166,7 +166,7 @@ struct Run<'a> {
     answers: Answers,
     /// The boot id at the first look
     boot: Option<String>,
-    /// What to say where Ctrl-C ends us, once the machine goes on by itself
+    /// What to say where Ctrl-C ends us, once the machine may go on by itself
     goes_on: Option<log::GoesOn>,
 }
 
@@ -313,14 +313,21 @@ impl<'a> Run<'a> {
         if secrets.is_none() {
             channel.finish_input()?;
         }
+        let mut begun = self.answers.one("previous").is_some();
+        if self.goes_on.is_none() {
+            self.goes_on = Some(self.goes_on("what may have been begun"));
+        }
         let mut piece = [0; 16 * 1024];
         loop {
             match channel.read_some(&mut piece)? {
                 0 => break,
                 count => reader.take(&piece[..count]),
             }
-            if self.goes_on.is_none() && reader.answers.one("previous").is_some() {
-                self.goes_on = Some(self.goes_on());
+            if !begun && reader.answers.one("previous").is_some() {
+                begun = true;
+                // The one before takes the machine's name along where it ends.
+                self.goes_on = None;
+                self.goes_on = Some(self.goes_on("what was begun"));
             }
             if let Some(numbers) = reader.answers.one("send")
                 && let Some(secrets) = secrets.take()
@@ -339,8 +346,8 @@ impl<'a> Run<'a> {
         Ok(words)
     }
 
-    fn goes_on(&self) -> log::GoesOn {
-        let mut text = String::from("interrupted: what was begun on the machine goes on by itself");
+    fn goes_on(&self, what: &str) -> log::GoesOn {
+        let mut text = format!("interrupted: {what} on the machine goes on by itself");
         if self.wish.action != Action::Boot {
             let seconds = self.wish.args.confirm_timeout.as_secs();
             text += &format!(", and is undone {seconds} s after the activation or the reboot unless it is confirmed");

@@ -2,6 +2,7 @@
 
 use crate::machine::{Machine, client};
 use serde_json::Value;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tests::sample;
 
@@ -156,4 +157,31 @@ fn a_machine_that_nobody_comes_back_to_reboots_into_the_old_system() {
     }
     assert_ne!(machine.ssh("cat /proc/sys/kernel/random/boot_id").stdout, boot);
     machine.assert_keeps(&pair.systems[1].0, "two", "left alone");
+}
+
+#[test]
+fn who_is_interrupted_before_the_first_answer_hears_that_something_may_have_begun() {
+    let machine = Machine::new("unsure");
+    let record = machine.push("environment.etc.unsure.text = \"x\";");
+    // Somebody else holds the lock, which is waited for without a word: the command is there, and no answer comes.
+    machine
+        .ssh("mkdir -p /run/nixpipe; systemd-run -q --unit=holder flock /run/nixpipe/lock $(command -v sleep) 1000")
+        .ok();
+    let wait = |count: usize| {
+        let flocks = "$(grep -lx flock /proc/[0-9]*/comm | wc -l)";
+        machine
+            .ssh(&format!("for i in $(seq 600); do [ {flocks} != {count} ] || exit 0; sleep 0.1; done; exit 1"))
+            .ok();
+    };
+    wait(1);
+    std::fs::write(machine.folder.path().join("unsure.json"), record.to_string()).unwrap();
+    let script = format!("exec nixos-switch {} < unsure.json > switched.json 2> unsure.log", client());
+    let mut child = machine.folder.command(&script).spawn().unwrap();
+    wait(2);
+    Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    child.wait().unwrap();
+    let words = machine.folder.sh("cat unsure.log >&2", "").stderr;
+    assert!(words.contains("interrupted: what may have been begun on the machine goes on by itself"), "{words}");
+    machine.ssh("systemctl stop holder").ok();
+    machine.switch(&record, "").ok();
 }
