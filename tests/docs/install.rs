@@ -131,4 +131,6 @@ fn the_licences_of_all_that_is_shipped_are_permitted_and_listed() {
     }
     // What only tests use is in no binary.
     assert!(!names.contains(&"jsonschema") && !names.contains(&"schemars"));
+    // Nor is what features would bring in that nobody asks for, or what only writes code for the compiler.
+    assert!(!names.contains(&"p256") && !names.contains(&"serde_derive"));
 }
