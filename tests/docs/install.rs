@@ -57,6 +57,13 @@ fn the_debian_package_installs_and_its_tools_run() {
                   root/usr/bin/keygen -n --name a | jq -r .keyPair.algorithm";
     let ran = folder.sh(&format!("set -e\n{script}"), "").ok();
     assert!(ran.stdout.ends_with("ed25519\n"), "{}", ran.stdout);
+    // What was changed after the installation is found, and nothing in it tells when it was packed.
+    folder.sh("dpkg --root=$PWD/root --verify nixpipe | tee verified; [ ! -s verified ]", "").ok();
+    folder.sh("echo >> root/usr/share/doc/nixpipe/README.md", "").ok();
+    let changed = folder.sh("dpkg --root=$PWD/root --verify nixpipe; true", "").ok().stdout;
+    assert!(changed.ends_with("/usr/share/doc/nixpipe/README.md\n"), "{changed}");
+    let times = folder.sh("dpkg-deb --contents out/nixpipe_*.deb | awk '{ print $4, $5 }' | sort -u", "").ok().stdout;
+    assert_eq!(times.lines().count(), 1, "{times}");
     let depends = folder.sh("dpkg-deb --field out/nixpipe_*.deb Depends Architecture", "").ok().stdout;
     for word in ["libc6 (>= ", "libssl3", "Architecture: "] {
         assert!(depends.contains(word), "{depends}");
