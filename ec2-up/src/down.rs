@@ -52,8 +52,8 @@ pub fn run(args: DownArgs) -> ExitCode {
     }
     // It never invents a machine to remove.
     let starts = args.all || args.stream.name.is_some();
-    if args.stream.null_input && !starts {
-        log::error("-n names no machine: say --name or --all, too");
+    if !starts && !machine_record::has_input(&args.stream) {
+        log::error("no machine is named: by --name, --all, or records on stdin");
         return ExitCode::from(2);
     }
     let tool = Tool { name: NAME, starts, names: false, jobs: 250 };
@@ -91,7 +91,7 @@ async fn all(context: Rc<Context>, seed: Job) {
         Err(failure) => *context.failure.borrow_mut() = Some(failure),
         Ok((records, region)) => {
             if records.is_empty() {
-                log::note(&format!("no machines of {} in {}: nothing to do", region.deployment, region.name));
+                log::note(&format!("no machines in {}, deployment {}: nothing to do", region.name, region.deployment));
             }
             let mut tasks = tokio::task::JoinSet::new();
             for record in records {
@@ -161,7 +161,7 @@ impl Context {
         if ids.is_empty() && !released {
             log::event(
                 &name,
-                &format!("no machine of that name in {} of {}: nothing to do", region.name, region.deployment),
+                &format!("no machine of that name in {}, deployment {}: nothing to do", region.name, region.deployment),
             );
         } else {
             log::event(&name, "is down");

@@ -6,6 +6,7 @@ use crate::{console, host_key, instance, key_pair, leftovers, tags};
 use anyhow::{Context, Result};
 use aws_sdk_ec2::types::{Instance, KeyPairInfo};
 use machine_record::{Failure, Instance as Section, KeyPair, Kind, Record, Ssh, StreamArgs, Tool, log};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -15,7 +16,7 @@ const TOOL: Tool = Tool { name: "ec2-ls", starts: true, names: false, jobs: 1 };
 /// The flags of ec2-ls.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ListArgs {
-    /// List the machines of all regions that the account uses
+    /// List the machines of all regions that are enabled for the account
     #[arg(long, conflicts_with = "region")]
     pub all_regions: bool,
 
@@ -37,24 +38,35 @@ pub fn run(args: ListArgs) -> ExitCode {
     machine_record::run(TOOL, &stream, |jobs| {
         let Some(seed) = jobs.take(1).and_then(|mut jobs| jobs.pop()) else { return Ok(()) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+        let none = Cell::new(true);
         let give = |records: Vec<Record>| {
             for record in records {
                 if args.stream.name.as_ref().is_none_or(|name| *name == record.name()) {
+                    none.set(false);
                     seed.another(record).finish(Ok(()));
                 }
             }
         };
         let listed = tokio::task::LocalSet::new().block_on(&runtime, everywhere(&args, give));
         seed.discard();
-        Ok(listed?)
+        let place = listed?;
+        if none.get() {
+            let what = match &args.stream.name {
+                _ if args.orphans => "nothing is left over".into(),
+                Some(name) => format!("no machine {name}"),
+                None => "no machines".into(),
+            };
+            log::note(&format!("{what} in {place}, deployment {}", args.account.deployment));
+        }
+        Ok(())
     })
 }
 
-/// Gives the records of one region, or of each as it answers.
+/// Gives the records of one region, or of each as it answers; and where that was.
 ///
 /// # Errors
 /// A region that fails keeps no other back. Of several failures all but the last are said here.
-async fn everywhere(args: &ListArgs, give: impl Fn(Vec<Record>)) -> Result<(), Failure> {
+async fn everywhere(args: &ListArgs, give: impl Fn(Vec<Record>)) -> Result<String, Failure> {
     let limit = args.account.timeout;
     let end = tokio::time::Instant::now() + limit;
     let late = || {
@@ -64,6 +76,7 @@ async fn everywhere(args: &ListArgs, give: impl Fn(Vec<Record>)) -> Result<(), F
     let regions = Regions::new(&args.account);
     let found = tokio::time::timeout_at(end, names(args, &regions)).await;
     let mut missing: BTreeSet<String> = found.unwrap_or_else(|_| Err(late()))?.into_iter().collect();
+    let place = missing.first().filter(|_| !args.all_regions).map_or("any region".into(), String::clone);
     let mut tasks = tokio::task::JoinSet::new();
     for name in missing.clone() {
         let (region, args) = (regions.of(&name).await?, args.clone());
@@ -88,7 +101,7 @@ async fn everywhere(args: &ListArgs, give: impl Fn(Vec<Record>)) -> Result<(), F
     });
     let last = failures.next_back();
     failures.for_each(|failure| log::failure("", &failure));
-    last.map_or(Ok(()), Err)
+    last.map_or(Ok(place), Err)
 }
 
 /// The regions to list.

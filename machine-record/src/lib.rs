@@ -56,7 +56,7 @@ mod stream;
 #[cfg(feature = "cli")]
 pub use args::{LogFormat, StreamArgs, duration, parse};
 #[cfg(feature = "cli")]
-pub use stream::{Job, Jobs, Tool, for_each, run};
+pub use stream::{Job, Jobs, Tool, for_each, has_input, run};
 
 #[cfg(test)]
 mod schema;

@@ -164,6 +164,15 @@ pub fn run(tool: Tool, args: &StreamArgs, body: impl FnOnce(Jobs) -> Result<()>)
     ExitCode::from(u8::from(output.failed.load(Ordering::SeqCst)))
 }
 
+/// Whether records come from stdin: not with `-n`, and not where it is a terminal, /dev/null, or closed.
+pub fn has_input(args: &StreamArgs) -> bool {
+    !args.null_input && matches!(stdin_type(), Some(FileType::Fifo | FileType::Socket | FileType::RegularFile))
+}
+
+fn stdin_type() -> Option<FileType> {
+    rustix::fs::fstat(rustix::stdio::stdin()).ok().map(|stat| FileType::from_raw_mode(stat.st_mode))
+}
+
 enum Input {
     Stdin,
     Flags,
@@ -171,14 +180,9 @@ enum Input {
 
 impl Input {
     fn of(tool: Tool, args: &StreamArgs) -> Result<Self, String> {
-        let records = match rustix::fs::fstat(rustix::stdio::stdin()).map(|stat| FileType::from_raw_mode(stat.st_mode))
-        {
-            Ok(FileType::Fifo | FileType::Socket | FileType::RegularFile) => true,
-            Ok(FileType::Directory) => return Err("stdin is a directory, not a stream of records".into()),
-            // A terminal, /dev/null, or closed.
-            _ => false,
-        };
-        if records && !args.null_input {
+        if stdin_type() == Some(FileType::Directory) {
+            Err("stdin is a directory, not a stream of records".into())
+        } else if has_input(args) {
             Ok(Input::Stdin)
         } else if tool.starts {
             Ok(Input::Flags)

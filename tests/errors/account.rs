@@ -113,7 +113,15 @@ fn a_machines_life_is_told_line_by_line_and_what_stands_in_its_way() {
         &["not done in 1 s: it was being found", "hint: run it again: it goes on"],
     );
     region.cloud("fault clear");
-    says("ec2-down -n --name web-1", 0, &["no machine of that name in eu-central-1 of default: nothing to do"]);
+    says("ec2-ls", 0, &["no machines in eu-central-1, deployment default"]);
+    says("ec2-ls --name web-1", 0, &["no machine web-1 in eu-central-1, deployment default"]);
+    says("ec2-ls --orphans", 0, &["nothing is left over in eu-central-1, deployment default"]);
+    says("ec2-ls --all-regions", 0, &["no machines in any region, deployment default"]);
+    says(
+        "ec2-down -n --name web-1",
+        0,
+        &["no machine of that name in eu-central-1, deployment default: nothing to do"],
+    );
 
     // Up, and down again; another of the same name.
     region.cloud("fault capacity 1");
