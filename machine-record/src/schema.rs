@@ -40,6 +40,8 @@ struct MachineRecord {
     status: Option<Status>,
     /// Added by `nixos-switch --list-generations`, the oldest first
     generations: Option<Vec<Generation>>,
+    /// Added by `ec2-ls --orphans`, for ec2-down: what nobody uses, as in `volume/vol-1`
+    orphans: Option<Vec<String>>,
     /// What the tools would do, with `--plan`
     plan: Option<Vec<PlanEntry>>,
     error: Option<Error>,
