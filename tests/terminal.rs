@@ -169,10 +169,14 @@ fn ctrl_c_leaves_the_screen_whole() {
     let folder = Folder::new("interrupted");
     let (_server, address) = mute();
     let script = format!("{} | keygen > out", ASK.replace(" --timeout 3s", ""));
-    let screen = terminal(&folder, 80, &[("AWS_ENDPOINT_URL", &address)], &script, "asking EC2, ");
-    screen.is_never_scribbled_over();
-    screen.is_left_whole();
-    assert_eq!(screen.status, 130, "{}", screen.raw);
+    // Also where the live line takes the whole width, and `^C` comes behind it.
+    for (width, interrupt) in [(80, "asking EC2, "), (30, "…")] {
+        let screen = terminal(&folder, width, &[("AWS_ENDPOINT_URL", &address)], &script, interrupt);
+        screen.is_never_scribbled_over();
+        screen.is_left_whole();
+        assert!(!screen.rows().concat().contains('…'), "{:#?}", screen.rows());
+        assert_eq!(screen.status, 130, "{}", screen.raw);
+    }
 }
 
 #[test]

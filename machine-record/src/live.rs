@@ -249,9 +249,9 @@ pub fn size(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
-/// The line cut to one column less than the terminal has, so that it never wraps.
+/// The line cut to three columns less than the terminal has: it never wraps, nor does the `^C` that is typed behind it.
 fn cut(line: &str, width: usize) -> String {
-    let room = width.saturating_sub(1);
+    let room = width.saturating_sub(3);
     if line.chars().count() <= room {
         return line.into();
     }
@@ -273,9 +273,9 @@ mod tests {
 
     #[test]
     fn the_line_never_wraps() {
-        assert_eq!(cut("abcdef", 7), "abcdef");
-        assert_eq!(cut("abcdef", 6), "abcd…");
-        assert_eq!(cut("äöüäöü", 4), "äö…");
+        assert_eq!(cut("abcdef", 9), "abcdef");
+        assert_eq!(cut("abcdef", 8), "abcd…");
+        assert_eq!(cut("äöüäöü", 6), "äö…");
         assert_eq!(cut("abc", 0), "…");
     }
 
