@@ -25,7 +25,7 @@ const WATCH: &str = include_str!("watch.nix");
 
 /// The names of Nix that [`WATCH`] gives another meaning, for text that is in no file.
 const WATCHED: &str = "builtins import scopedImport fetchGit fetchMercurial fetchTarball fetchTree __fetchurl \
-    __filterSource __findFile __getEnv __hashFile __path __pathExists __readDir __readFile __readFileType";
+    __filterSource __findFile __getEnv __hashFile __path __pathExists __readDir __readFile __readFileType __storePath";
 
 /// The expression but for the machine's facts: two machines of one template differ in these alone.
 pub struct Template {

@@ -25,6 +25,7 @@ fn what_cannot_be_looked_up_is_a_reason_to_evaluate_again() {
         (r#"["search",[["","https://x.org/a"]],"b"]"#, "Nix's search path has https://x.org/a, which is no path"),
         (r#"["file","a"]"#, "a is no absolute path"),
         (r#"["file","/dev/null"]"#, "/dev/null is neither a file nor a folder"),
+        (r#"["tree","/nowhere"]"#, "Nix copied /nowhere, which is not there"),
         (r#"["program","/sys"]"#, "/sys is on a file system whose times are not this computer's"),
         (r#"["there","/nowhere"]"#, "/nowhere came or went"),
         (r#"["absent","/etc"]"#, "/etc came or went"),

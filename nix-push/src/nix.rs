@@ -4,6 +4,7 @@ use crate::expression::{DONE, FACT, READ};
 use crate::inputs::COPIED;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, log};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -20,6 +21,9 @@ const BEAT: Duration = Duration::from_millis(20);
 
 /// How lines begin that Nix says for the sake of [`COPIED`] alone (`-vv`).
 const CHATTER: [&str; 3] = ["evaluating file '", "instantiated '", "executing builder '"];
+
+/// What a watched evaluation looked at and nobody can look up, in the words of `watch.nix`.
+const UNSURE: &str = r#"["unsure","a file whose name is no UTF-8"]"#;
 
 /// The same for what a builder is given.
 const ARGUMENTS: &str = "using builder args '";
@@ -197,7 +201,12 @@ pub fn follow(
         let mut line = Vec::new();
         while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
             let whole = line.ends_with(b"\n");
-            let text = String::from_utf8_lossy(&line).trim_end().to_string();
+            let told = String::from_utf8_lossy(&line);
+            let text = told.trim_end().to_string();
+            // A name that is no UTF-8 is not that of the file.
+            if matches!(told, Cow::Owned(_)) && [READ, COPIED].iter().any(|word| text.contains(word)) {
+                said.reads.push(UNSURE.into());
+            }
             line.clear();
             // What a process that was killed had begun to say is not to be believed.
             if !whole && [FACT, DONE, READ].iter().any(|word| text.contains(word)) {

@@ -3,7 +3,7 @@
 use crate::digests::Digests;
 use crate::places::{Found, Place, Places, STORE, is_absence, text};
 use crate::stamp::{LAG, Stamp, changed, local, now};
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -82,7 +82,14 @@ impl<'a> Recorder<'a> {
 
     /// All that is at and below a path, as it is copied to the store.
     pub fn tree(&mut self, path: &Path) -> Result<()> {
-        let Found::There(real, meta) = self.places.lead(path)? else { return Ok(()) };
+        let (real, meta) = match self.places.lead(path)? {
+            Found::There(real, meta) => (real, meta),
+            Found::Stored => return Ok(()),
+            // A link that leads nowhere is copied as it is. Else Nix has not told the whole name: it leaves out what moves
+            // the cursor of a terminal.
+            Found::Nothing if fs::symlink_metadata(path).is_ok() => return Ok(()),
+            Found::Nothing => bail!("Nix copied {}, which is not there", path.display()),
+        };
         self.content(&real, &meta)?;
         if !meta.is_dir() {
             return Ok(());
@@ -145,8 +152,9 @@ impl<'a> Recorder<'a> {
     }
 
     fn content(&mut self, real: &Path, meta: &Metadata) -> Result<()> {
-        let content = self.digests.of(real, meta)?;
+        // First: what is read before is known for all evaluations of this run.
         self.is_settled(real, meta)?;
+        let content = self.digests.of(real, meta)?;
         let place = if meta.is_dir() { Place::Folder(Some(content)) } else { Place::File(Some(content)) };
         self.places.note(real, place)
     }
@@ -224,6 +232,11 @@ mod tests {
             recorder.file(&file)
         });
         assert!(changed.is_err());
+        // What is read before would be known for later evaluations.
+        let socket = folder.0.join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let error = folder.record(|recorder| recorder.file(&socket)).unwrap_err();
+        assert!(error.to_string().ends_with("changed just now"), "{error}");
         // A folder on the way that takes another's place, with what it holds.
         fs::create_dir_all(folder.0.join("d")).unwrap();
         fs::write(folder.0.join("d/a"), "1").unwrap();

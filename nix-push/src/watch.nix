@@ -59,6 +59,8 @@ let
       say [ "search" (map (entry: [ (entry.prefix or "") (text entry.path) ]) list) name ] found;
     filterSource = filter: path: say [ "tree" (text path) ] (builtins.filterSource filter path);
     path = args: say [ "tree" (text args.path) ] (builtins.path args);
+    # It follows links to the store.
+    storePath = path: say [ "there" (text path) ] (builtins.storePath path);
     getEnv = name: say [ "variable" name ] (builtins.getEnv name);
     fetchurl = fetch "fetchurl" byHash;
     fetchTarball = fetch "fetchTarball" byHash;
@@ -75,7 +77,7 @@ let
     "getAttr" "getContext" "groupBy" "hasAttr" "hasContext" "hashString" "head" "intersectAttrs" "isAttrs" "isBool"
     "isFloat" "isFunction" "isInt" "isList" "isNull" "isPath" "isString" "langVersion" "length" "lessThan" "listToAttrs"
     "map" "mapAttrs" "match" "mul" "nixPath" "nixVersion" "null" "parseDrvName" "parseFlakeRef" "partition" "placeholder"
-    "removeAttrs" "replaceStrings" "seq" "sort" "split" "splitVersion" "storeDir" "storePath" "stringLength" "sub"
+    "removeAttrs" "replaceStrings" "seq" "sort" "split" "splitVersion" "storeDir" "stringLength" "sub"
     "substring" "tail" "throw" "toFile" "toJSON" "toPath" "toString" "toXML" "trace" "traceVerbose" "true" "tryEval"
     "typeOf" "unsafeDiscardOutputDependency" "unsafeDiscardStringContext" "unsafeGetAttrPos" "warn" "zipAttrsWith"
   ];

@@ -131,6 +131,7 @@ fn each_way_to_look_at_a_file_is_seen() {
             "(builtins.readFileType or (builtins.hashFile \"sha256\")) ./files/q",
             "rm files/q; echo 2 > files/r; ln -s r files/q".into(),
         ),
+        ("builtins.storePath ./stored", "ln -sfn $(nix-store --add files/a) stored".into()),
         // Built first, and again for what it is made of; Nix tells of a path where it is imported, too.
         (&one, file("files/s")),
         (&two, file("files/t")),
@@ -140,7 +141,7 @@ fn each_way_to_look_at_a_file_is_seen() {
     case.before = case.before.replace("here=$PWD/tree", "here=$PWD/four");
     case.change(
         "mkdir -p files/deep list kinds; cd files; for i in a b c d e f g h i j k l m n o p q r s t default; do echo 1 > $i; echo 1 > $i.nix; done
-         echo 'builtins.readFile ./read-by-d' > d.nix; echo 1 > read-by-d; cd ..; touch kinds/a; for i in two three four; do cp -r tree $i; done",
+         echo 'builtins.readFile ./read-by-d' > d.nix; echo 1 > read-by-d; cd ..; touch kinds/a; ln -s $(nix-store --add tree) stored; for i in two three four; do cp -r tree $i; done",
     );
     let mut last = case.is_kept();
     for (way, change) in ways {
@@ -150,6 +151,25 @@ fn each_way_to_look_at_a_file_is_seen() {
         last = next;
     }
     assert_eq!(case.record("--no-eval-cache", r#"{"name":"a"}"#).toplevel, last.toplevel);
+}
+
+#[test]
+fn a_name_that_nix_cannot_tell() {
+    let ways = ["\"${path + \"/file\"}\"", "builtins.readFile (path + \"/file\")", "builtins.readDir path"];
+    // Bytes that are no UTF-8, and what a terminal would take for a command.
+    for (at, name) in ["a\\377", "a\\033[1mb"].iter().enumerate() {
+        let odd = format!("odd/\"$(printf '{name}')\"");
+        for (way, expression) in ways.iter().enumerate() {
+            let text = format!(
+                "map (name: let path = ./odd + \"/${{name}}\"; in {expression}) (builtins.attrNames (builtins.readDir ./odd))"
+            );
+            let case = Case::new(&format!("odd-{at}-{way}"), &text);
+            case.change(&format!("mkdir -p {odd}; echo 1 > {odd}/file"));
+            let first = case.run();
+            case.change(&format!("echo 2 > {odd}/file; touch {odd}/new"));
+            assert_ne!(case.run().toplevel, first.toplevel, "{name}: {expression}");
+        }
+    }
 }
 
 #[test]
