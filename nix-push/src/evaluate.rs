@@ -61,7 +61,7 @@ impl Settings {
 
 /// What Nix says where watching it may be the reason for an error, or the place that it names: it
 /// is then asked again without. (To watch, folders are listed that need not be readable else.)
-const WATCHER: [&str; 2] = ["Permission denied", "at «stdin»"];
+const WATCHER: [&str; 3] = ["Permission denied", "invalid UTF-8", "at «stdin»"];
 
 /// The system that a configuration describes.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -182,12 +182,14 @@ impl Job<'_> {
 
     /// Whether it is known what the evaluation depends on, for the next run to check.
     fn is_certain(&self) -> bool {
-        match self.template.sight {
+        let given = |name: &str| self.settings.options.iter().any(|option| option.ends_with(name));
+        let pure = match self.template.sight {
             Sight::Watched => true,
             // Unless the user takes it back.
-            Sight::Pure => !self.settings.options.iter().any(|option| option.ends_with("pure-eval")),
+            Sight::Pure => !given("pure-eval"),
             Sight::Unknown => false,
-        }
+        };
+        pure && !nix_files::UNKNOWN.into_iter().any(given)
     }
 
     fn unwatched(&self) -> Result<Job<'_>> {

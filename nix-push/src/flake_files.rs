@@ -72,6 +72,7 @@ impl Flake {
         let inside = |name: &str| self.folder.join(".git").join(name);
         ensure!(fs::symlink_metadata(inside("")).is_ok_and(|meta| meta.is_dir()), "its .git is no folder");
         for name in ["HEAD", "index", "packed-refs", "config", "config.worktree", "shallow"] {
+            self.is_no_link(&inside(name))?;
             reads.say("entry", &inside(name))?;
         }
         // What would give names another meaning, or keep them elsewhere.
@@ -86,6 +87,7 @@ impl Flake {
         let head = fs::read_to_string(inside("HEAD")).context("it has no HEAD")?;
         if let Some(branch) = head.strip_prefix("ref:") {
             let branch = inside(branch.trim());
+            self.is_no_link(&branch)?;
             let commit = fs::read_to_string(&branch).unwrap_or_default();
             ensure!(!commit.starts_with("ref:"), "a branch is another's name");
             reads.say("entry", &branch)?;
@@ -107,7 +109,7 @@ impl Flake {
         for file in attributes.chain(others).chain([users.join("attributes"), inside("info/attributes")]) {
             let filters = fs::read_to_string(&file).unwrap_or_default().contains("filter");
             ensure!(!filters, "git changes its files: {}", file.display());
-            reads.say("entry", &file)?;
+            reads.say("file", &file)?;
         }
         let others = everybodys.iter().map(|etc| etc.join("gitconfig"));
         for file in others.chain([home("", ".gitconfig"), users.join("config")]) {
@@ -120,6 +122,13 @@ impl Flake {
             let name = setting.lines().next().unwrap_or_default();
             ensure!(!unknown.iter().any(|unknown| name.starts_with(unknown)), "git is set up with {name}");
         }
+        Ok(())
+    }
+
+    /// What a link leads to may change without it, such as the branch that HEAD is (core.preferSymlinkRefs).
+    fn is_no_link(&self, file: &Path) -> Result<()> {
+        let link = fs::symlink_metadata(file).is_ok_and(|meta| meta.is_symlink());
+        ensure!(!link, "{} is a link", file.display());
         Ok(())
     }
 
@@ -196,6 +205,8 @@ mod tests {
             ("mkdir .git/refs/replace", "its .git has refs/replace"),
             ("echo 'abc refs/replace/def' > .git/packed-refs", "it replaces commits"),
             ("rm .git/HEAD", "it has no HEAD"),
+            ("ln -sf refs/heads/a .git/HEAD", "/.git/HEAD is a link"),
+            ("ln -s b .git/refs/heads/a", "/.git/refs/heads/a is a link"),
             ("echo 'ref: refs/heads/b' > .git/refs/heads/a", "a branch is another's name"),
             ("touch \"$(printf '\\377')\" && git add .", "git says what is no UTF-8"),
             ("mkdir b && touch b/c && git add b && echo '* filter=x' > b/.gitattributes", "git changes its files: "),
@@ -209,6 +220,7 @@ mod tests {
             let told = flake.git(&mut Reads(Vec::new())).map_err(|error| error.to_string());
             fs::remove_dir_all(&folder).unwrap();
             assert!(done.success(), "{script}");
+            let told = told.map_err(|told| told.replace(&*folder.to_string_lossy(), ""));
             assert!(told.as_ref().is_err_and(|told| told.starts_with(why)), "{script}: {told:?}");
         }
     }

@@ -18,6 +18,9 @@ const LOADER: &str = "/etc/ld.so.cache";
 /// How deep settings may include others.
 const DEPTH: usize = 8;
 
+/// Settings that bring builtins which may look at anything, also those of `pure-eval`; also with `extra-` before them.
+pub const UNKNOWN: [&str; 2] = ["plugin-files", "allow-unsafe-native-code-during-evaluation"];
+
 /// Whether Nix, or what loads it, reads an environment variable by itself.
 pub fn reads(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
@@ -139,14 +142,14 @@ fn settings(file: &Path, say: &mut impl FnMut(&str, &Path), depth: usize) {
     includes(&text, file.parent().unwrap_or(Path::new("/")), say, depth);
 }
 
-/// The files that settings name (nix.conf(5)); plugins bring builtins that nobody watches.
+/// The files that settings name (nix.conf(5)).
 fn includes(text: &str, folder: &Path, say: &mut impl FnMut(&str, &Path), depth: usize) {
     for line in text.lines() {
         let mut words = line.split_whitespace();
         match (words.next(), words.next()) {
             (Some("include" | "!include"), Some(_)) if depth == 0 => say("unsure", Path::new("settings: too deep")),
             (Some("include" | "!include"), Some(name)) => settings(&folder.join(name), say, depth - 1),
-            (Some("plugin-files" | "extra-plugin-files"), _) => say("unsure", Path::new("plugins of nix.conf")),
+            (Some(name), _) if UNKNOWN.iter().any(|unknown| name.ends_with(unknown)) => say("unsure", Path::new(name)),
             _ => {}
         }
     }
@@ -202,13 +205,19 @@ mod tests {
             settings(&file, &mut |what: &str, path: &Path| said.push(format!("{what} {}", path.display())), DEPTH);
             said
         };
-        let [round, plugins, plain] =
-            ["include nix.conf", "extra-plugin-files = /a.so", "cores = 2\n!include /nowhere/a"].map(said_of);
+        let [round, plugins, native, plain] = [
+            "include nix.conf",
+            "extra-plugin-files = /a.so",
+            "allow-unsafe-native-code-during-evaluation = true",
+            "cores = 2\n!include /nowhere/a",
+        ]
+        .map(said_of);
         fs::remove_dir_all(&folder).unwrap();
         let file = format!("file {}", folder.join("nix.conf").display());
         assert!(round[..=DEPTH].iter().all(|said| *said == file), "{round:?}");
         assert_eq!(round[DEPTH + 1..], ["unsure settings: too deep"]);
-        assert_eq!(plugins, [&*file, "unsure plugins of nix.conf"]);
+        assert_eq!(plugins, [&*file, "unsure extra-plugin-files"]);
+        assert_eq!(native, [&*file, "unsure allow-unsafe-native-code-during-evaluation"]);
         assert_eq!(plain, [&*file, "file /nowhere/a"]);
     }
 }

@@ -119,6 +119,10 @@ fn a_flake_is_evaluated_again_only_if_its_lock_changes() {
         let impure = flakes.push("--option pure-eval false path#a");
         assert!(impure.evaluated && impure.toplevel != pure, "{impure:?}");
     }
+    // With this, they may run any program.
+    for _ in 0..2 {
+        assert!(flakes.push("--option allow-unsafe-native-code-during-evaluation true path#a").evaluated);
+    }
     let text =
         "{ outputs = _: { nixosConfigurations.a.config.system.build.toplevel = builtins.readFile /etc/passwd; }; }";
     std::fs::write(flakes.folder.path().join("path/flake.nix"), text).unwrap();
