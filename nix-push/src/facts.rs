@@ -21,22 +21,32 @@ pub fn json(record: &Record) -> Result<String> {
     let text = facts.to_line();
     match bent(&text) {
         Some(value) => Err(Failure::new(Kind::Input, format!("Nix cannot hold a value of the record: {value}"))
-            .hint("write it as a string, or leave it out of the record")
+            .hint(if value == NUL {
+                "leave it out of the record: a string of Nix would end there"
+            } else {
+                "write it as a string, or leave it out of the record"
+            })
             .into()),
         None => Ok(text),
     }
 }
 
-/// The first value that Nix would change: an integer beyond 64 bits, a number beyond a double,
-/// a NUL in a string.
+/// A NUL as JSON has it.
+const NUL: &str = "\\u0000";
+
+/// The first value that Nix would change: an integer beyond 64 bits, a number that is too large or
+/// too small for a double, a NUL in a string.
 fn bent(json: &str) -> Option<&str> {
     let held = |token: &str| match token.as_bytes() {
         [b'"', ..] => !holds_nul(token),
-        _ if token.contains(['.', 'e', 'E']) => token.parse::<f64>().is_ok_and(f64::is_finite),
+        _ if token.contains(['.', 'e', 'E']) => {
+            let zero = !token.split(['e', 'E']).next().unwrap_or_default().contains(|c| matches!(c, '1'..='9'));
+            token.parse::<f64>().is_ok_and(|number| number.is_finite() && (number == 0.0) == zero)
+        }
         _ => token.parse::<i64>().is_ok(),
     };
     let bent = Tokens(json).find(|token| matches!(token.as_bytes()[0], b'"' | b'-' | b'0'..=b'9') && !held(token))?;
-    Some(if bent.starts_with('"') { "\\u0000" } else { bent })
+    Some(if bent.starts_with('"') { NUL } else { bent })
 }
 
 /// Whether a string of JSON has `\u0000`; `\\u0000` is a backslash and a word.
@@ -122,14 +132,21 @@ mod tests {
             "-9223372036854775808",
             "2.50",
             "1e300",
+            "-0.0e-999",
+            "5e-324",
             r#""12345678901234567890""#,
             r#""\\u0000""#,
         ] {
             assert!(facts(&format!(r#"{{"x":[{good}]}}"#)).is_ok(), "{good}");
         }
-        for bad in ["9223372036854775808", "-9223372036854775809", "1e999", r#""a\u0000b""#, r#"{"k\u0000":1}"#] {
+        for bad in
+            ["9223372036854775808", "-9223372036854775809", "1e999", "0.1e-999", r#""a\u0000b""#, r#"{"k\u0000":1}"#]
+        {
             let failure = Failure::of(&facts(&format!(r#"{{"x":[{bad}]}}"#)).unwrap_err());
             assert_eq!(failure.kind, Kind::Input, "{bad}");
+            let hint =
+                if bad.contains('u') { "leave it out of the record: a string" } else { "write it as a string, or" };
+            assert!(failure.hint.as_deref().is_some_and(|said| said.starts_with(hint)), "{bad}: {failure:?}");
         }
     }
 
