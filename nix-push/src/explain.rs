@@ -10,14 +10,21 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
     let error = outcome.error();
     let failure = Failure::new(Kind::Evaluation, format!("cannot evaluate {}: {error}", source.shown()));
     let named = facts.and_then(|facts| facts.blamed(&error, &outcome.stderr, &outcome.facts));
-    let git = matches!(source, Source::Flake { reference, .. } if reference.starts_with("git+file:"));
+    let is_flake = |start: &str| matches!(source, Source::Flake { reference, .. } if reference.starts_with(start));
+    let is_encoded = matches!(source, Source::Flake { reference, .. } if reference.contains('%'));
     if error.contains("Nix search path") && error.contains("nixpkgs") {
         failure.hint("Nix does not find <nixpkgs>: set NIX_PATH=nixpkgs=PATH, or say --nixpkgs PATH")
     } else if error.contains("requires lock file changes") {
         failure.hint("its inputs are not locked: run nix flake lock there, with --extra-experimental-features 'nix-command flakes'")
     } else if error.contains("has no nixosConfigurations") {
         failure.hint("the name after # says which it is, and else the machine's name: --flake REF#NAME, or `configuration` in the record")
-    } else if error.contains("No such file") && git {
+    } else if error.contains("No such file") && is_flake("path:") && is_encoded {
+        failure.hint("this Nix takes no flake from a folder of such a name: rename it, or make it a git repository")
+    } else if error.contains("flake.nix': No such file") && is_flake("path:") {
+        failure.hint("is that the folder of the flake.nix?")
+    } else if error.contains("is not a valid URL") {
+        failure.hint("a flake reference with a scheme is a URL, with %20 for a space; a folder is named without one")
+    } else if error.contains("No such file") && is_flake("git+file:") {
         failure.hint("a flake sees only the files that git knows: git add those that are new")
     } else if error.contains("in pure eval") {
         failure.hint("flakes are evaluated as `nix build` does, without files and variables of this computer; --option pure-eval false lifts that")
@@ -29,6 +36,10 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
         failure.hint("it is given `machine` and `system` alone; a NixOS configuration is named without --hermetic")
     } else if error.contains("root file system") || error.contains("make the system bootable") {
         failure.hint("a machine on EC2 needs imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];")
+    } else if matches!(source, Source::Hermetic(_))
+        && (error.contains("infinite recursion") || error.contains("attribute 'machine' missing"))
+    {
+        failure.hint("does it use `machine`? Make it a function that asks for that, and hands it on: { machine, ... }: … specialArgs = { inherit machine; };")
     } else if error.contains("attribute 'machine' missing") || error.contains("required argument 'machine'") {
         failure.hint("`machine` reaches a system that is made with a nixpkgs of 21.11 or newer (extendModules)")
     } else if let Some(version) = nix::old() {

@@ -38,6 +38,11 @@ impl Flake {
         line.contains(&*self.folder.to_string_lossy())
     }
 
+    /// Whether git knows of changes that are not committed.
+    pub fn has_changes(&self) -> Result<bool> {
+        Ok(self.git && !self.ask_git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty())
+    }
+
     /// Where Nix is sure to look.
     pub fn roots(&self) -> Vec<PathBuf> {
         vec![self.folder.clone(), self.folder.join(".git/refs/heads")]

@@ -74,6 +74,12 @@ pub fn lock(
         return Ok(Err(explain(source, &outcome, None)));
     }
     let lock = Lock::said(&outcome.stdout);
+    if let (Ok(Lock { dirty: None, .. }), Some(flake), true) = (&lock, Flake::of(reference), reference.contains('%'))
+        && flake.has_changes()?
+    {
+        return Ok(Err(Failure::new(Kind::Input, format!("Nix sees no changes in {reference}, and there are some"))
+            .hint("commit them, or rename the folder: this Nix looks for changes in none of such a name")));
+    }
     if let (Ok(lock), Some(key), Some(flake)) = (&lock, &key, &flake) {
         // That it has changes is to be said each time; what this computer lacks may not be so then.
         let said: Vec<String> = outcome.stderr.into_iter().filter(|line| flake.is_named(line)).collect();

@@ -70,7 +70,7 @@ impl Source {
             Some((reference, name)) => (reference, Some(name.to_string()).filter(|name| !name.is_empty())),
             None => (text, None),
         };
-        let reference = if has_scheme(reference) { reference.into() } else { local_flake(Path::new(reference))? };
+        let reference = if has_scheme(reference) { reference.into() } else { local_flake(reference)? };
         Ok(Source::Flake { reference, name })
     }
 
@@ -99,6 +99,11 @@ const SYSTEM: &str = "it is a system of the Nix store, or a link to one, such as
 
 /// An absolute path to what exists.
 fn file(path: &Path) -> Result<PathBuf> {
+    if path.as_os_str().is_empty() {
+        return Err(Failure::new(Kind::Input, "the path of the configuration is empty")
+            .hint("name one, as in: nix-push configuration.nix")
+            .into());
+    }
     let path = std::path::absolute(path).with_kind(Kind::Input)?;
     fs::metadata(&path).map_err(|error| {
         Failure::new(Kind::Input, format!("cannot read the configuration {}: {error}", path.display()))
@@ -116,8 +121,13 @@ fn has_scheme(text: &str) -> bool {
 
 /// A flake in a folder: through git where there is a repository, as the commands of Nix do, so
 /// that only what git knows is copied to the store.
-fn local_flake(path: &Path) -> Result<String> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+fn local_flake(text: &str) -> Result<String> {
+    // What follows is Nix's to understand, such as `?submodules=1`.
+    let (path, query) = match text.split_once('?') {
+        Some((path, query)) if !Path::new(text).exists() => (path, Some(query)),
+        _ => (text, None),
+    };
+    let path = Path::new(if path.is_empty() { "." } else { path });
     let folder = fs::canonicalize(path).map_err(|error| {
         let failure = Failure::new(Kind::Input, format!("cannot read the flake {}: {error}", path.display()));
         match path.components().count() {
@@ -126,14 +136,16 @@ fn local_flake(path: &Path) -> Result<String> {
         }
     })?;
     let root = folder.ancestors().find(|folder| folder.join(".git").exists());
-    Ok(match root {
+    let reference = match root {
         None => format!("path:{}", escape(&folder)),
         Some(root) if root == folder => format!("git+file://{}", escape(root)),
         Some(root) => {
             let below = folder.strip_prefix(root).unwrap_or(&folder);
             format!("git+file://{}?dir={}", escape(root), escape(below))
         }
-    })
+    };
+    let joint = if reference.contains('?') { '&' } else { '?' };
+    Ok(query.map_or(reference.clone(), |query| format!("{reference}{joint}{query}")))
 }
 
 /// Percent-encodes a path for a URL.
@@ -160,8 +172,12 @@ mod tests {
         assert_eq!(Source::guess("github:a/b#web").unwrap(), flake("github:a/b", Some("web")));
         assert_eq!(Source::guess("git+https://x.org/a").unwrap(), flake("git+https://x.org/a", None));
         assert_eq!(Source::guess("/usr#web").unwrap(), flake("path:/usr", Some("web")));
+        assert_eq!(Source::guess("/usr?dir=lib#web").unwrap(), flake("path:/usr?dir=lib", Some("web")));
         assert_eq!(Source::guess("/usr").unwrap(), Source::Plain("/usr".into()));
         assert_eq!(Source::guess("/usr/../etc/passwd").unwrap(), Source::Plain("/usr/../etc/passwd".into()));
+        let failure = Failure::of(&Source::guess("").unwrap_err());
+        assert_eq!((failure.kind, &*failure.message), (Kind::Input, "the path of the configuration is empty"));
+        assert_eq!(failure.hint.as_deref(), Some("name one, as in: nix-push configuration.nix"));
         let failure = Failure::of(&Source::guess("/no/such.nix").unwrap_err());
         assert_eq!(failure.kind, Kind::Input);
         assert!(failure.message.contains("/no/such.nix"));

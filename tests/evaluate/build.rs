@@ -246,6 +246,23 @@ fn what_is_missing_here_has_a_message_and_a_hint() {
         ),
         ("git init -q f; nix-push --plan f#web", "evaluation", "git add"),
         ("nix-push --plan --flake nixpkgs", "input", "flake:nixpkgs"),
+        ("nix-push --plan --flake path:bin/..", "evaluation", "is that the folder"),
+        ("nix-push --plan --flake 'path:/a b'", "evaluation", "%20 for a space"),
+        (
+            "cp -r f 'f g'; rm -rf 'f g/.git'; nix-push --plan --flake 'f g'",
+            "evaluation",
+            "rename it, or make it a git repository",
+        ),
+        (
+            "cd 'f g'; git init -q; git add .; git -c user.name=a -c user.email=a@b.org commit -qm a; echo >> flake.nix; nix-push --plan --flake .",
+            "input",
+            "commit them, or rename",
+        ),
+        (
+            "echo '{ machine, ... }: { imports = [ machine.x ]; }' > m.nix; echo 'import <nixpkgs/nixos> { configuration = ./m.nix; }' > h.nix; nix-push --plan --hermetic h.nix",
+            "evaluation",
+            "does it use `machine`?",
+        ),
     ] {
         let ran = folder.sh(command, r#"{"name":"a"}"#);
         let error = &ran.record()["error"];
