@@ -27,7 +27,7 @@ pub(crate) fn set_up(tool: &str, args: &StreamArgs) {
 }
 
 pub use live::{Step, size, step};
-pub use signals::{GoesOn, goes_on};
+pub use signals::{EndsToo, GoesOn, ends_too, goes_on};
 
 /// Whether `-v` was given: every command and API call is to be shown.
 pub fn is_verbose() -> bool {

@@ -1,12 +1,15 @@
 //! Ctrl-C and its like: the screen is left whole, it is said what goes on without the tool, and the tool ends as it would have.
 
 use crate::{live, log};
+use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 /// What goes on without the tool: machine, text and hint.
 static LEFT: Mutex<Vec<(String, String, String)>> = Mutex::new(Vec::new());
+/// Programs that end with the tool, and by which signal.
+static ENDING: Mutex<Vec<(Pid, Signal)>> = Mutex::new(Vec::new());
 static WATCH: Once = Once::new();
 
 /// Something on a machine that goes on by itself, until this is dropped.
@@ -23,6 +26,27 @@ impl Drop for GoesOn {
     fn drop(&mut self) {
         left().retain(|(machine, ..)| *machine != self.0);
     }
+}
+
+/// A program that ends with the tool, until this is dropped.
+pub struct EndsToo(Option<Pid>);
+
+/// Has a program ended where a signal ends the tool: `at_once` one that does not hear signals while it is busy.
+pub fn ends_too(program: u32, at_once: bool) -> EndsToo {
+    watch();
+    let program = i32::try_from(program).ok().and_then(Pid::from_raw);
+    ending().extend(program.map(|program| (program, if at_once { Signal::KILL } else { Signal::TERM })));
+    EndsToo(program)
+}
+
+impl Drop for EndsToo {
+    fn drop(&mut self) {
+        ending().retain(|(program, _)| Some(*program) != self.0);
+    }
+}
+
+fn ending() -> MutexGuard<'static, Vec<(Pid, Signal)>> {
+    ENDING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn left() -> MutexGuard<'static, Vec<(String, String, String)>> {
@@ -46,6 +70,11 @@ pub(crate) fn watch() {
                 live::end();
                 for (machine, text, hint) in left().iter() {
                     log::interrupted(machine, text, hint);
+                }
+                // Held to the end: whoever runs one of them is not to go on and say that it was ended.
+                let ending = ending();
+                for (program, signal) in ending.iter() {
+                    let _ = kill_process(*program, *signal);
                 }
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }

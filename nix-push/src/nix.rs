@@ -108,6 +108,8 @@ pub fn run_beside(
     mut beside: impl FnMut(Option<&mut Child>, Vec<Event>),
 ) -> Result<Outcome> {
     let mut child = spawn(command)?;
+    // Nix hears no signal while it evaluates.
+    let _ends = log::ends_too(child.id(), command.get_program() == "nix-instantiate");
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     beside(Some(&mut child), Vec::new());
     let (tell, told) = mpsc::channel();

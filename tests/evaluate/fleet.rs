@@ -144,3 +144,21 @@ fn an_evaluation_that_takes_too_much_is_done_again_alone() {
         ran.stderr
     );
 }
+
+#[test]
+fn a_signal_ends_what_is_evaluated_too() {
+    let folder = fleet("signal", "");
+    let slow = "{ machine }: { config.system.build.toplevel = builtins.foldl' (a: b: a + b) machine.x
+        (builtins.concatMap (x: builtins.genList (y: x + y) 3000) (builtins.genList (x: x) 20000)); }";
+    std::fs::write(folder.path().join("slow.nix"), slow).unwrap();
+    for signal in ["INT", "TERM"] {
+        let script = format!(
+            r#"cat > in; set -m; nix-push --plan --hermetic slow.nix < in > out & push=$!
+            ours() {{ for i in /proc/[0-9]*; do [ "$(readlink $i/cwd)" = "$PWD" ] && grep nix-instantiate $i/comm; done 2> /dev/null; }}
+            until [ -n "$(ours)" ]; do sleep 0.1; done; kill -{signal} $push; wait $push; echo $?; sleep 0.3; ours; cat out"#
+        );
+        let ran = folder.sh(&script, r#"{"name":"a","x":1} {"name":"b","x":2} {"name":"c","x":3}"#);
+        let status = if signal == "INT" { "130\n" } else { "143\n" };
+        assert_eq!(ran.stdout, status, "{signal}: {}", ran.stderr);
+    }
+}
