@@ -85,8 +85,9 @@ impl Cache {
     pub fn new(wanted: bool) -> Cache {
         let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
         let caches = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let caches = caches.or_else(home).filter(|path| path.is_absolute());
         Cache {
-            folder: caches.or_else(home).map(|caches| caches.join("nixpipe")).filter(|_| wanted),
+            folder: caches.map(|caches| caches.join("nixpipe")).filter(|_| wanted),
             digests: Digests::default(),
             checked: Once::default(),
             pruned: AtomicBool::new(false),
@@ -229,10 +230,15 @@ impl Cache {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         // A process number is not enough where containers share the folder.
         let new = folder.join(format!(".{:016x}.new", RandomState::new().build_hasher().finish()));
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(&serde_json::to_vec(value)?)?;
-        drop(file);
-        fs::rename(&new, path).with_context(|| format!("cannot write {}", path.display()))
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+            file.write_all(&serde_json::to_vec(value)?)?;
+            fs::rename(&new, path)
+        };
+        write().with_context(|| format!("cannot write {}", path.display())).inspect_err(|_| {
+            // A disk that is full is not to be filled further.
+            let _ = fs::remove_file(&new);
+        })
     }
 
     /// Removes what is old, once in a run.

@@ -394,6 +394,19 @@ fn an_evaluation_that_holds_starts_no_nix_to_evaluate() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_written_to_keeps_nothing() {
+    let case = Case::new("full", "1");
+    // Room for no more than the beginning of a file.
+    case.change("mkdir cache; mount -t tmpfs -o size=4k none cache");
+    let full = [case.run(), case.run()];
+    let left = case.folder.sh("find cache -type f; umount cache", "").ok().stdout;
+    assert!(full.iter().all(|came| came.evaluated) && left.is_empty(), "{full:?} {left}");
+    let case = Case { before: case.before.replace("XDG_CACHE_HOME=$PWD/cache", "XDG_CACHE_HOME= HOME="), ..case };
+    assert!(case.run().evaluated && case.run().evaluated);
+    assert!(!case.folder.path().join(".cache").exists(), "an empty HOME is not the current folder");
+}
+
+#[test]
 fn nobody_else_can_read_what_is_kept() {
     let case = Case::new("private", "builtins.getEnv \"TEST_SECRET\"");
     let case = Case { before: format!("{}; umask 000; export TEST_SECRET=hush-hush", case.before), ..case };
