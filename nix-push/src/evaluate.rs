@@ -59,9 +59,10 @@ impl Settings {
     }
 }
 
-/// What Nix says where watching it may be the reason for an error, or the place that it names: it
-/// is then asked again without. (To watch, folders are listed that need not be readable else.)
-const WATCHER: [&str; 3] = ["Permission denied", "invalid UTF-8", "at «stdin»"];
+/// What Nix says where watching it may be the reason for an error: it is then asked again without,
+/// as where it names a place in the watcher. (To watch, folders are listed that need not be readable
+/// else, and names are told that need not be UTF-8.)
+const WATCHER: [&str; 2] = ["Permission denied", "invalid UTF-8"];
 
 /// The system that a configuration describes.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -159,7 +160,9 @@ impl Job<'_> {
         let mut certain = key.is_some();
         let outcome = &evaluation.outcome;
         let ours = match self.template.sight {
-            Sight::Watched => WATCHER.iter().any(|words| outcome.said(words)),
+            Sight::Watched => {
+                WATCHER.iter().any(|words| outcome.said(words)) || self.template.is_named(&outcome.stderr)
+            }
             Sight::Pure => lock::UNUSABLE.iter().any(|words| outcome.failed_with(words)),
             Sight::Unknown => false,
         };

@@ -32,6 +32,8 @@ pub struct Template {
     text: String,
     /// How it is known what an evaluation depends on
     pub sight: Sight,
+    /// The first line that is the same whether Nix is watched or not, but for its number
+    own: usize,
 }
 
 /// How it is known what an evaluation depends on.
@@ -97,10 +99,20 @@ impl Template {
         if sight != Sight::Watched {
             text += THERE;
         }
+        let own = text.lines().count() + 1;
         let nixos = nixos(source, record, lock)?;
         text += &format!("in let\nrecords = [ {HOLE} ];\nsystem = {system};\n");
         text += &format!("one = at: let\nnixos = {nixos};\n{BODY}");
-        Ok(Template { text, sight })
+        Ok(Template { text, sight, own })
+    }
+
+    /// Whether Nix names a place in the watcher, or in what the user wrote on the command line, whose lines have other
+    /// numbers where Nix is watched.
+    pub fn is_named(&self, stderr: &[String]) -> bool {
+        stderr.iter().filter_map(|line| line.split_once("at «stdin»:")).any(|(_, place)| {
+            let line = place.split(':').next().and_then(|line| line.parse::<usize>().ok());
+            line.is_none_or(|line| line < self.own)
+        })
     }
 
     pub fn text(&self) -> &str {
@@ -216,6 +228,17 @@ mod tests {
         let failure = machine_record::Failure::of(&told);
         assert_eq!(failure.message, "the expression holds a NUL");
         assert_eq!(failure.hint.as_deref(), Some("take it out of --expr, --arg or the record"));
+    }
+
+    #[test]
+    fn a_place_in_the_watcher_is_told_from_those_of_every_expression() {
+        let source = Source::Inline("{ }\n".into());
+        let watched = Template::new(&source, &record("{}"), &[], true, None).unwrap();
+        let line_of = |words: &str| watched.text.lines().position(|line| line.contains(words)).unwrap() + 1;
+        let is_named = |line: usize| watched.is_named(&["error: x".into(), format!("       at «stdin»:{line}:7:")]);
+        assert!(is_named(line_of("scopedImport scope path")) && is_named(line_of("nixpipe-inline = ({ }")));
+        assert!(!is_named(line_of("records = [")) && !is_named(line_of("toplevel.drvPath")));
+        assert!(watched.is_named(&["at «stdin»:".into()]) && !watched.is_named(&["at /c.nix:1:1:".into()]));
     }
 
     #[test]
