@@ -58,6 +58,7 @@ impl Facts {
         if NOT_ABOUT_FACTS.iter().any(|words| error.contains(words)) {
             return None;
         }
+        let stderr = &with_code(stderr);
         let absent =
             error.strip_prefix("attribute '").and_then(|rest| rest.split_once("' missing")).map(|(name, _)| name);
         let is_meant = |name: &&str| absent.is_none_or(|absent| name.split('.').any(|step| step == absent));
@@ -108,6 +109,26 @@ pub fn used(named: &[String]) -> Option<Used> {
 
 /// Errors that are the same whatever is in a record.
 const NOT_ABOUT_FACTS: [&str; 4] = ["syntax error", "infinite recursion", "undefined variable", "already defined"];
+
+/// What Nix said, with the code of those places where it showed none: that of a last line without an end (Nix 2.8).
+fn with_code(stderr: &[String]) -> Vec<String> {
+    let shows = |line: Option<&String>| line.is_some_and(|line| line.contains('|'));
+    let mut said = Vec::new();
+    for (at, line) in stderr.iter().enumerate() {
+        said.push(line.clone());
+        let code = || {
+            let mut parts = line.trim().strip_prefix("at /")?.trim_end_matches(':').rsplitn(3, ':');
+            let mut number = || parts.next()?.parse::<usize>().ok()?.checked_sub(1);
+            let (column, row) = (number()?, number()?);
+            let text = std::fs::read_to_string(format!("/{}", parts.next()?)).ok()?;
+            Some([format!("|{}", text.lines().nth(row)?), format!("|{:column$}^", "")])
+        };
+        if !shows(stderr.get(at + 1)) {
+            said.extend(code().into_iter().flatten());
+        }
+    }
+    said
+}
 
 /// Lines of code that Nix shows, each with the place in it that a caret below marks.
 fn excerpts(stderr: &[String]) -> impl Iterator<Item = (&str, usize)> {
@@ -192,6 +213,13 @@ mod tests {
             assert_eq!(missing("none", code, 23), None, "{code}");
         }
         assert_eq!(blamed("syntax error, unexpected ')'", " machine.role )", 14), None);
+        // Nix shows no code of a last line that has no end.
+        let file = std::env::temp_dir().join(format!("nix-push-used-{}", std::process::id()));
+        std::fs::write(&file, "{\n a = \"${machine.role}\" + machine.name; }").unwrap();
+        let lines = [format!("error: {coerced}"), format!("       at {}:2:7:", file.display())];
+        let told = facts.blamed(coerced, &lines, &[r#"["name"]"#.into()]);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(told.unwrap(), said);
         let last = facts.blamed("x", &[], &["[]".into(), r#"["role"]"#.into()]).unwrap();
         assert!(last.ends_with("`machine.role`, a number"), "{last}");
     }

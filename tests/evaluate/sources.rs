@@ -241,6 +241,42 @@ fn a_configuration_without_machine_is_the_derivation_that_nix_makes() {
 }
 
 #[test]
+fn a_type_error_names_the_member_whatever_the_source_is() {
+    let folder = Folder::new("type");
+    cloud();
+    let nixpkgs = project().join("tests/nixpkgs").display().to_string();
+    let import = |set: &str| {
+        format!("import {nixpkgs}/nixos/lib/eval-config.nix {{ inherit system; modules = [ ./module.nix ]; {set} }}")
+    };
+    let module = "{ machine, modulesPath, ... }: { imports = [ \"${modulesPath}/virtualisation/amazon-image.nix\" ];\n  networking.hostName = \"x${machine.role}\"; }";
+    for (file, text) in [
+        ("module.nix", module.into()),
+        ("hermetic.nix", format!("{{ system, machine }}: {}", import("specialArgs = { inherit machine; };"))),
+        ("extended.nix", format!("{{ system }}: {}", import(""))),
+        ("flake.nix", flake()),
+    ] {
+        std::fs::write(folder.path().join(file), text).unwrap();
+    }
+    folder.sh("nix --extra-experimental-features 'nix-command flakes' flake lock path:$PWD", "").ok();
+    for source in [
+        "--expr '{ imports = [ ./module.nix ]; }'",
+        "--hermetic hermetic.nix",
+        "--hermetic extended.nix",
+        "--flake .#web",
+    ] {
+        for cache in ["", "--no-eval-cache"] {
+            let ran = folder.sh(&format!("nix-push --plan {cache} {source}"), r#"{"name":"a","role":7}"#);
+            let error = &ran.record()["error"];
+            let hint = error["hint"].as_str().unwrap_or_default();
+            assert!(hint.starts_with("it is about `machine.role`, a number"), "{source} {cache}: {error}");
+            // Nix's place in the user's own file is shown, as Nix would.
+            let place = ran.stderr.lines().any(|line| line.contains("nix:") && line.contains("module.nix:2:"));
+            assert!(place && ran.stderr.contains("cannot coerce an integer"), "{source} {cache}: {}", ran.stderr);
+        }
+    }
+}
+
+#[test]
 fn an_error_names_the_machine_the_fact_and_nix_s_place() {
     let folder = Folder::new("blame");
     cloud();
