@@ -13,7 +13,7 @@ use crate::{Args, TOOL, build, nix_files, push};
 use anyhow::{Result, bail};
 use machine_record::{Failure, Kind, PlanEntry, Record, Ssh, StorePath, log};
 use machine_ssh::Address;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,52 +31,69 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
         }
     };
     let toplevel = &toplevel;
-    let store = &settings.store;
     let resource = format!("closure/{}", toplevel.base_name());
-    if !push::lock(store, toplevel, evaluated.as_ref())? {
+    let there = push::lock(&settings.store, toplevel, evaluated.as_ref())?;
+    let by_itself = match &evaluated {
+        Some(_) => push::builds_there(args, settings, record)?,
+        None => false,
+    };
+    if !there && !by_itself {
         let Some(evaluated) = &evaluated else {
             return Err(Failure::new(Kind::NotFound, format!("{toplevel} is not in the local store"))
                 .hint(push::NOT_BUILT)
                 .into());
         };
-        let Work { build, fetch, volume } = settings.plans.of(&machine, settings, evaluated)?;
-        let reason = format!(
-            "{} to build, {} to fetch{volume}",
-            log::count(build.len(), "derivation"),
-            log::count(fetch.len(), "path")
-        );
+        let (reason, details) = settings.plans.of(&machine, settings, evaluated)?.told();
         log::event(&machine, &format!("+ {resource}: {reason}; what is to be sent is known after that"));
-        record.plan(
-            &PlanEntry::new(TOOL.name, "build", &resource, reason).details(json!({ "build": build, "fetch": fetch })),
-        )?;
+        record.plan(&PlanEntry::new(TOOL.name, "build", &resource, reason).details(details))?;
         return Ok(record.plan(&PlanEntry::new(TOOL.name, "send", &resource, "known after it is built"))?);
     }
-    let closure = settings.closures.of(store, toplevel, None)?;
-    let (paths, bytes) = if record.section::<Ssh>()?.is_none() {
-        // The machine is one that an earlier step would make.
-        (closure.infos.len(), closure.bytes())
-    } else {
-        let remote = Remote::connect(&Address::of(record, &args.login)?, args.timeout, &OnceLock::new())?;
-        if remote.facts.has.contains(toplevel) {
-            (0, 0)
-        } else {
-            let mut serve = remote.script.serve(&[])?;
-            let all: Vec<StorePath> = closure.infos.iter().map(|info| info.path.clone()).collect();
-            serve.ask_valid_paths(false, false, &all)?;
-            serve.greeted()?;
-            let valid: HashSet<StorePath> = serve.valid_paths()?;
-            let missing = deliver::lacking(&closure.infos.iter().collect::<Vec<_>>(), &valid);
-            (missing.len(), missing.iter().map(|info| info.nar_size).sum())
-        }
-    };
-    if paths == 0 {
+    // What is sent of a system that the machine builds are its derivations.
+    let evaluated = evaluated.filter(|_| by_itself);
+    let root = evaluated.as_ref().map_or(toplevel, |evaluated| &evaluated.drv);
+    let Some((paths, bytes, all)) = missing(args, settings, record, root, toplevel)? else {
         log::event(&machine, &format!("nothing to send: the machine has {toplevel}"));
         return Ok(());
+    };
+    if let Some(evaluated) = &evaluated {
+        let (reason, details) = settings.plans.of(&machine, settings, evaluated)?.told();
+        let reason = format!("on the machine; as seen from here, {reason}");
+        log::event(&machine, &format!("+ {resource}: to be built {reason}"));
+        record.plan(&PlanEntry::new(TOOL.name, "build", &resource, reason).details(details))?;
     }
-    let reason = format!("{paths} of {} paths are missing: {}", closure.infos.len(), size(bytes));
+    let what = if evaluated.is_some() { "derivations and sources" } else { "paths" };
+    let reason = format!("{paths} of {all} {what} are missing: {}", size(bytes));
     log::event(&machine, &format!("+ {resource}: {reason}"));
     let details = json!({ "paths": paths, "bytes": bytes });
     Ok(record.plan(&PlanEntry::new(TOOL.name, "send", &resource, reason).details(details))?)
+}
+
+/// How much of a closure the machine lacks, and of how many paths; none where it has the system.
+fn missing(
+    args: &Args,
+    settings: &Settings,
+    record: &Record,
+    root: &StorePath,
+    toplevel: &StorePath,
+) -> Result<Option<(usize, u64, usize)>> {
+    let closure = settings.closures.of(&settings.store, root, None)?;
+    let all = closure.infos.len();
+    if record.section::<Ssh>()?.is_none() {
+        // The machine is one that an earlier step would make.
+        return Ok(Some((all, closure.bytes(), all)));
+    }
+    let remote = Remote::connect(&Address::of(record, &args.login)?, args.timeout, &OnceLock::new())?;
+    if remote.facts.has.contains(toplevel) {
+        return Ok(None);
+    }
+    let mut serve = remote.script.serve(&[])?;
+    let asked: Vec<StorePath> = closure.infos.iter().map(|info| &info.path).chain([toplevel]).cloned().collect();
+    serve.ask_valid_paths(false, false, &asked)?;
+    serve.greeted()?;
+    let valid: HashSet<StorePath> = serve.valid_paths()?;
+    let missing = deliver::lacking(&closure.infos.iter().collect::<Vec<_>>(), &valid);
+    let bytes = missing.iter().map(|info| info.nar_size).sum();
+    Ok((!valid.contains(toplevel)).then_some((missing.len(), bytes, all)))
 }
 
 /// The plans of this run: Nix is asked once for what several machines get.
@@ -210,6 +227,13 @@ fn work(machine: &str, settings: &Settings, drv: &StorePath, options: Vec<String
 }
 
 impl Work {
+    /// In words and as data.
+    fn told(self) -> (String, Value) {
+        let Work { build, fetch, volume } = self;
+        let (builds, fetches) = (log::count(build.len(), "derivation"), log::count(fetch.len(), "path"));
+        (format!("{builds} to build, {fetches} to fetch{volume}"), json!({ "build": build, "fetch": fetch }))
+    }
+
     /// Reads the lists that Nix prints: a headline, then an indented path each.
     fn parse(lines: &[String]) -> Self {
         let mut work = Work::default();

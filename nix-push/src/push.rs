@@ -167,7 +167,7 @@ fn prepare<'a>(
 }
 
 /// Whether the machine is to build its system by itself.
-fn builds_there(args: &Args, settings: &Settings, record: &Record) -> Result<bool> {
+pub fn builds_there(args: &Args, settings: &Settings, record: &Record) -> Result<bool> {
     Ok(match args.build_on {
         BuildOn::Here => false,
         BuildOn::Machine => true,

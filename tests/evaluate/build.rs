@@ -50,7 +50,15 @@ fn each_place_to_build() {
         "there.nix",
         &module("there", &built("echo hello from $(cat /proc/sys/kernel/hostname); echo 1 > $out")),
     );
+    let planned = machines.push("--plan --build-on machine there.nix", &json!({})).ok().record()["plan"].clone();
     let ran = machines.push("-v --build-on machine there.nix", &json!({})).ok();
+    let resource = toplevel(&ran).replace("/nix/store/", "closure/");
+    assert_eq!((&planned[0]["resource"], &planned[0]["action"]), (&json!(resource), &json!("build")));
+    assert!(planned[0]["reason"].as_str().unwrap().starts_with("on the machine; as seen from here, "), "{planned}");
+    let sent = ran.record()["closure"].clone();
+    let details = json!({ "paths": sent["sentPaths"], "bytes": sent["sentBytes"] });
+    assert_eq!((&planned[1]["action"], &planned[1]["details"]), (&json!("send"), &details), "{planned}");
+    assert!(machines.push("--plan --build-on machine there.nix", &json!({})).ok().record()["plan"].is_null());
     assert!(!here(&toplevel(&ran)) && there(0, &toplevel(&ran)));
     assert_eq!(ran.record()["closure"]["built"], true);
     assert!(ran.stderr.contains("t3.micro has at most 1 GiB"), "{}", ran.stderr);
