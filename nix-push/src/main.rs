@@ -33,6 +33,7 @@ mod deliver;
 mod delta;
 mod digests;
 mod evaluate;
+mod evaluator;
 mod evaluators;
 mod explain;
 mod expression;
