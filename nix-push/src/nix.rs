@@ -255,6 +255,11 @@ pub fn follow(
             if text.contains("use '--show-trace'") {
                 continue;
             }
+            // It waits and goes on: that is said of this moment, and of no configuration.
+            if text.starts_with("warning:") && text.contains("SQLite database '") && text.contains("' is busy") {
+                show_detail(machines.get(done).or(machines.last()).map_or("", String::as_str), &text);
+                continue;
+            }
             // What is built is kept by a temporary root instead, which nothing can leave behind.
             if text.is_empty() || text.starts_with("warning: you did not specify '--add-root'") {
                 continue;
@@ -310,7 +315,7 @@ mod tests {
     #[test]
     fn what_is_said_for_us_alone_is_passed_over() {
         let said = "using builder args '-c\nerror: x=1\n'\nusing builder args '-c exit'\nusing builder args '\nx\n'\nbuilding 'b'\n\
-                    using builder args '\nno end\nbuilding 'c'\nit's so\n";
+                    using builder args '\nno end\nbuilding 'c'\nwarning: error: SQLite database '/db.sqlite' is busy\nit's so\n";
         let mut child =
             Command::new("sh").args(["-c", "printf %s \"$0\" >&2", said]).stderr(Stdio::piped()).spawn().unwrap();
         let (events, _) = mpsc::channel();
