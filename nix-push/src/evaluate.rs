@@ -61,8 +61,8 @@ impl Settings {
 
 /// What Nix says where watching it may be the reason for an error: it is then asked again without,
 /// as where it names a place in the watcher. (To watch, folders are listed that need not be readable
-/// else, and names are told that need not be UTF-8.)
-const WATCHER: [&str; 2] = ["Permission denied", "invalid UTF-8"];
+/// else or are not allowed by restrict-eval, and names are told that need not be UTF-8.)
+const WATCHER: [&str; 3] = ["Permission denied", " is forbidden in restricted mode", "invalid UTF-8"];
 
 /// The system that a configuration describes.
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -5,6 +5,9 @@ use crate::source::Source;
 use crate::used::Facts;
 use machine_record::{Failure, Kind, log};
 
+/// How Nix says that it may not do something.
+const DENIED: [&str; 3] = ["Operation not permitted", "Permission denied", "Read-only file system"];
+
 /// The failure of an evaluation, of which Nix left `outcome`, for a machine of these facts.
 pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Failure {
     let error = outcome.error();
@@ -14,6 +17,10 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
     let is_encoded = matches!(source, Source::Flake { reference, .. } if reference.contains('%'));
     if error.contains("Nix search path") && error.contains("nixpkgs") {
         failure.hint("Nix does not find <nixpkgs>: set NIX_PATH=nixpkgs=PATH, or say --nixpkgs PATH")
+    } else if error.contains("cannot connect to socket") {
+        failure.hint("start Nix's daemon, for example with systemctl start nix-daemon.socket")
+    } else if error.contains("'/nix/var/") && DENIED.iter().any(|words| error.contains(words)) {
+        failure.hint("this user may not write to the store: let Nix's daemon do it, with NIX_REMOTE=daemon")
     } else if error.contains("requires lock file changes") {
         failure.hint("its inputs are not locked: run nix flake lock there, with --extra-experimental-features 'nix-command flakes'")
     } else if error.contains("has no nixosConfigurations") {
@@ -62,10 +69,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_nixpkgs_has_a_hint() {
-        let error = "error: file 'nixpkgs/nixos/lib/eval-config.nix' was not found in the Nix search path (add it using $NIX_PATH or -I)";
-        let outcome = Outcome { stderr: vec![error.into()], ..Outcome::default() };
-        let failure = explain(&Source::Plain("/c".into()), &outcome, None);
-        assert!(failure.hint.is_some_and(|hint| hint.contains("--nixpkgs")));
+    fn what_this_computer_lacks_has_a_hint() {
+        for (error, words) in [
+            (
+                "file 'nixpkgs/nixos/lib/eval-config.nix' was not found in the Nix search path (add it using $NIX_PATH or -I)",
+                "--nixpkgs",
+            ),
+            (
+                "cannot connect to socket at '/nix/var/nix/daemon-socket/socket': No such file or directory",
+                "start Nix's daemon, for example with systemctl start",
+            ),
+            (
+                "could not set permissions on '/nix/var/nix/profiles/per-user' to 755: Operation not permitted",
+                "this user may not write to the store: let",
+            ),
+        ] {
+            let outcome = Outcome { stderr: vec![format!("error: {error}")], ..Outcome::default() };
+            let hint = explain(&Source::Plain("/c".into()), &outcome, None).hint.unwrap();
+            assert!(hint.contains(words), "{error}: {hint}");
+        }
     }
 }

@@ -336,6 +336,20 @@ fn what_cannot_be_certain_is_never_kept() {
 }
 
 #[test]
+fn what_nix_is_not_allowed_to_look_at() {
+    let mut case = Case::new("restricted", "builtins.readFile ./file");
+    case.before = case.before.replace("NIX_PATH=", "NIX_PATH=all=$PWD:");
+    case.flags += " --option restrict-eval true";
+    for _ in 0..2 {
+        assert!(case.run().evaluated);
+    }
+    case.before = case.before.replace("all=$PWD:", "");
+    let script = format!("{}; nix-push --plan {}", case.before, case.flags);
+    let error = case.folder.sh(&script, r#"{"name":"a"}"#).record()["error"]["message"].to_string();
+    assert!(error.contains("system.nix' is forbidden in restricted mode"), "{error}");
+}
+
+#[test]
 fn a_file_that_changes_while_nix_evaluates() {
     // It is read at once; then Nix is busy for a while.
     let busy = "builtins.foldl' (a: b: a + b) 0 (builtins.genList (x: x) 1500000)";
