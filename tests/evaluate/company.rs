@@ -100,7 +100,7 @@ fn machines_that_are_too_much_together_are_evaluated_each_alone() {
     let folder = fleet("together-large", module);
     // The first shows what one takes; what others take after it is found out.
     let input = records(5, |i| format!("\"megabytes\":{}", if i == 0 { 10 } else { 200 }));
-    let (all, ran) = peak(&folder, 0, "-v --eval-memory 350M --eval-jobs 1 -j 5", &input);
+    let (all, ran) = peak(&folder, 0.1, "-v --eval-memory 350M --eval-jobs 1 -j 5", &input);
     assert!(all <= 385, "{all} MiB of 350");
     let records = std::fs::read_to_string(folder.path().join("out")).unwrap();
     assert_eq!(records.lines().filter(|line| line.contains("\"plan\"")).count(), 5, "{records}");

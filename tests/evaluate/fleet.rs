@@ -103,7 +103,7 @@ fn one_bad_machine_of_a_fleet_stops_nobody() {
 }
 
 /// Runs nix-push, the first machine some seconds before the others; gives the most MiB that all its processes held.
-pub fn peak(folder: &Folder, before: u8, flags: &str, input: &str) -> (u64, Ran) {
+pub fn peak(folder: &Folder, before: f32, flags: &str, input: &str) -> (u64, Ran) {
     std::fs::write(folder.path().join("records"), input).unwrap();
     let measure = project().join("tests/bench/measure.py");
     let script = format!(
@@ -118,10 +118,10 @@ pub fn peak(folder: &Folder, before: u8, flags: &str, input: &str) -> (u64, Ran)
 #[test]
 fn evaluations_stay_within_their_memory_however_many_there_are() {
     let folder = fleet("memory", "networking.hostName = machine.name; nixpipe.evaluation.megabytes = 100;");
-    let (one, _) = peak(&folder, 1, "--eval-jobs 1", &records(1, |i| format!("\"x\":{i}")));
+    let (one, _) = peak(&folder, 1.0, "--eval-jobs 1", &records(1, |i| format!("\"x\":{i}")));
     let budget = one * 5 / 2;
     let input = records(sample(20, 6), |i| format!("\"x\":{i}"));
-    let (all, ran) = peak(&folder, 1, &format!("--eval-memory {budget}M --eval-jobs 8 -j 20"), &input);
+    let (all, ran) = peak(&folder, 1.0, &format!("--eval-memory {budget}M --eval-jobs 8 -j 20"), &input);
     assert!(all <= budget * 11 / 10, "{all} MiB of {budget}, one takes {one}");
     // More than one at a time did fit.
     assert!(all > one * 5 / 4, "{all} MiB, one takes {one}");
@@ -134,7 +134,7 @@ fn an_evaluation_that_takes_too_much_is_done_again_alone() {
     let folder = fleet("alone", module);
     // The first shows what one takes; the others take far more, and two at a time too much.
     let input = records(3, |i| format!("\"megabytes\":{}", if i == 0 { 60 } else { 200 }));
-    let (all, ran) = peak(&folder, 1, "--eval-memory 300M --eval-jobs 4", &input);
+    let (all, ran) = peak(&folder, 1.0, "--eval-memory 300M --eval-jobs 4", &input);
     assert!(all <= 330, "{all} MiB of 300");
     let records = std::fs::read_to_string(folder.path().join("out")).unwrap();
     assert_eq!(records.lines().filter(|line| line.contains("\"plan\"")).count(), 3, "{records}");
