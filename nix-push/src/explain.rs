@@ -77,11 +77,11 @@ mod tests {
             ),
             (
                 "cannot connect to socket at '/nix/var/nix/daemon-socket/socket': No such file or directory",
-                "start Nix's daemon, for example with systemctl start",
+                "start Nix's daemon, for example with systemctl start nix-daemon.socket",
             ),
             (
                 "could not set permissions on '/nix/var/nix/profiles/per-user' to 755: Operation not permitted",
-                "this user may not write to the store: let",
+                "this user may not write to the store: let Nix's daemon do it, with NIX_REMOTE=daemon",
             ),
         ] {
             let outcome = Outcome { stderr: vec![format!("error: {error}")], ..Outcome::default() };

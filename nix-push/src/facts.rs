@@ -144,8 +144,11 @@ mod tests {
         {
             let failure = Failure::of(&facts(&format!(r#"{{"x":[{bad}]}}"#)).unwrap_err());
             assert_eq!(failure.kind, Kind::Input, "{bad}");
-            let hint =
-                if bad.contains('u') { "leave it out of the record: a string" } else { "write it as a string, or" };
+            let hint = if bad.contains('u') {
+                "leave it out of the record: a string of Nix would end there"
+            } else {
+                "write it as a string, or"
+            };
             assert!(failure.hint.as_deref().is_some_and(|said| said.starts_with(hint)), "{bad}: {failure:?}");
         }
     }
