@@ -115,6 +115,7 @@ impl<'a> Reader<'a> {
             "deleted" => log::event(self.machine, &format!("deleted old generations:{value}; collecting garbage")),
             "freed" => log::event(self.machine, value),
             "rebooting" => log::event(self.machine, &format!("it takes a reboot: {value}")),
+            "waiting" => log::event(self.machine, &format!("waiting for the deployment of {value}")),
             "joined" => log::event(self.machine, &format!("joining the deployment that is under way: {value}")),
             _ => {}
         }

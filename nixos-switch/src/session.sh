@@ -187,7 +187,7 @@ unsettled_keys() {
 take() {
   own_folder || fail internal "cannot make $run"
   mine=$token
-  left=$((lock_timeout * 2))
+  left=$((lock_timeout * 2)) awaited=
   while :; do
     lock "$((lock_timeout + 1))" || fail locked 'another deployment is being set up on the machine'
     token=$mine
@@ -213,9 +213,12 @@ take() {
       # It went back, and this login is the proof that the machine can be reached.
       restored | returned) returned; continue ;;
     esac
-    [ $left -gt 0 ] || fail locked "another deployment holds the machine: $(cat "$dir/owner")" \
+    line_of "$dir/owner"
+    [ $left -gt 0 ] || fail locked "another deployment holds the machine: $line" \
       'wait for it (--lock-timeout), or see --status'
     unlock
+    [ "$awaited" = "$line" ] || fact waiting "$line"
+    awaited=$line
     left=$((left - 1))
     [ $((left % 20)) != 0 ] || { stage && revive; }
     sleep 0.5
