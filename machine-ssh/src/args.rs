@@ -105,10 +105,12 @@ fn ask(tool: &str) -> Result<Password, Failure> {
     let mut terminal = File::options().read(true).write(true).open("/dev/tty").map_err(io)?;
     // Tools of one pipe ask one after the other, and nobody redraws a line meanwhile: that takes the same lock, which is by the
     // terminal's own name (one on /dev/tty is for all terminals).
-    let stderr = std::io::stderr();
-    let named =
-        if stderr.is_terminal() { File::options().write(true).open("/proc/self/fd/2") } else { terminal.try_clone() };
-    let held = named.map_err(io)?;
+    let named = || File::options().write(true).open("/proc/self/fd/2");
+    let held = match std::io::stderr().is_terminal().then(named) {
+        Some(Ok(held)) => held,
+        // After `su` it is another user's.
+        _ => terminal.try_clone().map_err(io)?,
+    };
     flock(&held, FlockOperation::LockExclusive).map_err(|error| io(error.into()))?;
     let before = tcgetattr(&terminal).map_err(|error| io(error.into()))?;
     let mut quiet = before.clone();

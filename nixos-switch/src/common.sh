@@ -91,15 +91,22 @@ boot_entry() {
     while read -r word name _ || [ -n "$word" ]; do
       case $word in preferred) prefers=$name ;; default) default=$name ;; esac
     done <"$esp/loader/loader.conf"
-    # What `bootctl set-default` told the firmware goes before the file, if there is such an entry.
-    named=$(told EntryDefault)
-    case $named:$default in
-      @saved:* | :@saved) named=$(told EntryLastBooted) pin="systemd-boot starts what was booted last, $named" ;;
-      *) pin="the firmware was told to boot $named" ;;
-    esac
-    [ -z "$named" ] || loader_entry "$named"
+    # What the firmware was told goes before the file, if there is such an entry, and what is preferred before any default
+    # (systemd, docs/BOOT_LOADER_INTERFACE.md).
+    named=$(told EntryPreferred)
+    pin="the firmware was told to boot $named"
+    [ -z "$named" ] || loader_entry "$named" +0
     pinned=$entry
     [ -n "$entry" ] || [ -z "$prefers" ] || loader_entry "$prefers" +0
+    if [ -z "$entry" ]; then
+      named=$(told EntryDefault)
+      case $named:$default in
+        @saved:* | :@saved) named=$(told EntryLastBooted) pin="systemd-boot starts what was booted last, $named" ;;
+        *) pin="the firmware was told to boot $named" ;;
+      esac
+      [ -z "$named" ] || loader_entry "$named"
+      pinned=$entry
+    fi
     [ -n "$entry" ] || [ -z "$default" ] || loader_entry "$default"
   elif [ -f /boot/grub/grub.cfg ]; then
     first_init /boot/grub/grub.cfg
@@ -111,6 +118,8 @@ boot_entry() {
 find_esp() {
   for esp in /boot /efi /boot/efi; do
     [ -f $esp/loader/loader.conf ] || continue
+    # Beside a menu of GRUB it may be a former loader's, or another system's.
+    [ $esp = /boot ] || [ ! -e /boot/grub/grub.cfg ] || case $(told Info) in *systemd-boot*) ;; *) continue ;; esac
     entries="$esp/loader/entries/*.conf"
     # A partition for kernels and entries is at /boot (nixpkgs boot.loader.systemd-boot.xbootldrMountPoint).
     [ $esp = /boot ] || [ ! -d /boot/loader/entries ] || entries="$entries /boot/loader/entries/*.conf"

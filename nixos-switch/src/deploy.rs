@@ -138,7 +138,7 @@ enum Asked {
 /// Switches the machine, and stays with it until it is known which system it keeps.
 pub fn deploy(wish: &Wish) -> End {
     let start = Instant::now();
-    let mut run = Run::new(wish);
+    let mut run = Run::new(wish, true);
     let failure = run.follow_to_the_end().err();
     End {
         seconds: start.elapsed().as_secs_f64(),
@@ -151,7 +151,7 @@ pub fn deploy(wish: &Wish) -> End {
 
 /// Asks one thing and does no more: for what changes nothing.
 pub fn ask_once(wish: &Wish, mode: &str) -> Result<Answers> {
-    let mut run = Run::new(wish);
+    let mut run = Run::new(wish, false);
     match run.ask(mode, &wish.address) {
         Asked::Stage(_) => Ok(run.answers),
         Asked::Refused(failure) => Err(failure.into()),
@@ -166,14 +166,16 @@ struct Run<'a> {
     answers: Answers,
     /// The boot id at the first look
     boot: Option<String>,
+    /// Whether the machine is to change at all
+    changes: bool,
     /// What to say where Ctrl-C ends us, once the machine may go on by itself
     goes_on: Option<log::GoesOn>,
 }
 
 impl<'a> Run<'a> {
-    fn new(wish: &'a Wish<'a>) -> Run<'a> {
+    fn new(wish: &'a Wish<'a>, changes: bool) -> Run<'a> {
         let token = script::token(&wish.machine);
-        Run { wish, token, offset: 0, answers: Answers::default(), boot: None, goes_on: None }
+        Run { wish, token, offset: 0, answers: Answers::default(), boot: None, changes, goes_on: None }
     }
 
     fn follow_to_the_end(&mut self) -> Result<()> {
@@ -314,7 +316,7 @@ impl<'a> Run<'a> {
             channel.finish_input()?;
         }
         let mut begun = self.answers.one("previous").is_some();
-        if self.goes_on.is_none() {
+        if self.changes && self.goes_on.is_none() {
             self.goes_on = Some(self.goes_on("what may have been begun"));
         }
         let mut piece = [0; 16 * 1024];

@@ -122,7 +122,7 @@ check_space() {
   for place in /run /var/lib /nix/var/nix $boot; do
     shift
     need=256
-    [ "$place" != /run ] || need=1024
+    case $place in /run | /var/lib) need=1024 ;; esac
     [ "$place" != "$boot" ] || [ "$action" = test ] || { new_in_boot && need=$((need + bytes / 1024)); }
     [ "$1" -ge $need ] ||
       fail limit "less than $need KiB are free in $place" 'free some space there, for instance with nix-collect-garbage'

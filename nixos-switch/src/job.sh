@@ -26,9 +26,9 @@ stc() {
   end=$((up + $3))
   while :; do
     "$1/bin/switch-to-configuration" "$2" 9>&-
-    status=$?
+    ended=$?
     uptime_seconds
-    if [ $status != 11 ] || [ "$up" -ge $end ]; then return $status; fi
+    if [ $ended != 11 ] || [ "$up" -ge $end ]; then return $ended; fi
     flock -w $((end - up)) "$stc_lock" true 9>&-
     sleep 0.2
   done
@@ -44,7 +44,7 @@ activate() {
   hold_back
   status=$?
   if [ $status != 0 ]; then
-    write_entry "$toplevel"
+    let_go
     lock && decide armed refused && finish "boot-failed $status"
     exit 0
   fi
@@ -69,6 +69,7 @@ activate() {
       [ "$allow_failed_units" = 0 ] || keep=1 ;;
     locked | refused | reboot-needed)
       # Nothing but secrets has changed, so there is nothing else to go back from.
+      let_go
       lock && decide armed refused && finish "$verdict $status"
       exit 0 ;;
   esac
@@ -94,16 +95,26 @@ activate() {
 # A system that `--action boot` made the one that boots was not confirmed by anybody. Until it is, the one that runs
 # boots, if it is one of the profile's.
 hold_back() {
+  held=''
   boot_entry
-  [ "$action:$entry" = "switch:$toplevel" ] || return 0
+  [ "$action:$entry:$pinned" = "switch:$toplevel:" ] && [ "$profile" -ef "$toplevel" ] || return 0
   if [ "$previous" = "$toplevel" ] || [ /run/booted-system -ef "$toplevel" ]; then return 0; fi
   for link in "$profile"-*-link; do
     [ "$link" -ef "$previous" ] || continue
     echo "$toplevel boots already, and was not confirmed: until it is, $previous boots"
+    held=$(readlink "$profile")
+    held=${held#system-}
+    held=${held%-link}
+    # The commit chooses the same generation again, and makes no other.
+    echo "generation='$held'" >>"$dir/vars"
     number=${link#"$profile"-}
     write_entry "$previous" && nix-env -p "$profile" --switch-generation "${number%-link}" 9>&-
     return
   done
+}
+# As it was: nothing was tried.
+let_go() {
+  [ -z "$held" ] || { nix-env -p "$profile" --switch-generation "$held" 9>&- && write_entry "$toplevel"; }
 }
 
 # What a status of switch-to-configuration means, in `verdict`, by looking at the machine as well (statuses:

@@ -118,7 +118,7 @@ fn boot_entries_are_read(machine: &Machine, record: &Value, entry: &str) {
         )
     };
     let named = Value::from(entry);
-    let moved = |to: &str| format!("mkdir -p {to}; mv /boot/loader {to}");
+    let moved = |to: &str| format!("mv /boot/grub /boot/no-grub; mkdir -p {to}; mv /boot/loader {to}");
     for (files, boots) in [
         (loader("nixos-generation-5.conf", "nixos-generation-5.conf"), &named),
         (loader("nixos-generation-5", "nixos-generation-5+2-1.conf"), &named),
@@ -128,7 +128,7 @@ fn boot_entries_are_read(machine: &Machine, record: &Value, entry: &str) {
         (format!("{}; {}", loader("nixos-generation-5.conf", "nixos-generation-5.conf"), moved("/boot/efi")), &named),
         (
             format!(
-                "{}; mkdir -p /efi/loader/entries; mv /boot/loader/loader.conf /efi/loader",
+                "{}; mv /boot/grub /boot/no-grub; mkdir -p /efi/loader/entries; mv /boot/loader/loader.conf /efi/loader",
                 loader("nixos-generation-5.conf", "nixos-generation-5.conf")
             ),
             &named,
@@ -159,6 +159,8 @@ fn boot_entries_are_read(machine: &Machine, record: &Value, entry: &str) {
         (loader("@saved", "nixos-generation-5.conf"), &Value::Null),
         (grub("0"), &named),
         (grub("\"00\""), &named),
+        // What a former loader has left elsewhere.
+        (format!("mkdir -p /efi/loader; echo default x > /efi/loader/loader.conf; {}", grub("0")), &named),
         (grub("2"), &Value::Null),
         (grub("saved"), &Value::Null),
         (
@@ -184,6 +186,7 @@ fn what_boots_whatever_is_switched_to(machine: &Machine, record: &Value, last: &
             "set -e; mount -t tmpfs none /sys/firmware; mkdir -p /sys/firmware/efi/efivars /efi/loader/entries
              cd /sys/firmware/efi/efivars
              printf '\\7\\0\\0\\0'nixos-generation-5.conf > LoaderEntryLastBooted-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
+             printf '\\7\\0\\0\\0systemd-boot 252' > LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
              echo 'default @saved' > /efi/loader/loader.conf
              echo 'options init={last}/init' > /efi/loader/entries/nixos-generation-5.conf"
         ))
@@ -233,6 +236,16 @@ fn other_ways_than_switch() {
     assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
     assert!(ran.stderr.contains("boots already, and was not confirmed"), "{}", ran.stderr);
     machine.assert_keeps(&old, "old", "boot, and then a switch that fails");
+    let inhibited = machine.push_greeter("inhibited", "system.switch.inhibitors.dbus-implementation = \"broker\";");
+    machine.switch(&inhibited, "--action boot").ok();
+    assert_eq!(said(&machine.switch(&inhibited, "")).1, "activation");
+    let state = machine.state_after(25);
+    let wished = toplevel(&inhibited);
+    assert_eq!(
+        (state.running, state.profile, state.entry),
+        (toplevel(&old), wished.clone(), wished),
+        "a refusal takes nothing back"
+    );
     machine.switch(&unproven, "--action boot").ok();
     machine.switch(&unproven, "").ok();
     machine.assert_keeps(&unproven, "unproven", "boot, and then switch");
