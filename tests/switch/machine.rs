@@ -130,7 +130,9 @@ impl Machine {
             self.imports
         );
         std::fs::write(self.folder.path().join(&file), text).unwrap();
-        self.folder.sh(&format!("nix-push {file}"), format!("{}\n", self.record)).ok().record()
+        // Under emulation beside others even a login takes minutes.
+        let patience = if self.computer.is_some() { "--connect-timeout 5m" } else { "" };
+        self.folder.sh(&format!("nix-push {patience} {file}"), format!("{}\n", self.record)).ok().record()
     }
 
     /// A system with a service that says `text` and takes a while to start.
