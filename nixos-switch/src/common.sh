@@ -50,9 +50,15 @@ boot_id() { line_of /proc/sys/kernel/random/boot_id && echo "$line"; }
 
 uptime_seconds() { read -r up _ </proc/uptime && up=${up%.*}; }
 
-# A note of a commit that a loss of power kept from getting its name says nothing. Another deployment's commit, which may
-# be at its own, holds the lock.
-forget_note() { [ ! -e "$pending.new" ] || if lock 0; then rm -f "$pending.new" && unlock; fi; }
+# What a loss of power has left and says nothing: a note of a commit that did not get its name, and what a reboot needed. That
+# of another deployment, which may be at its own, is let be.
+clear_away() {
+  [ -e "$pending.new" ] || [ -e "$lasting.old" ] || [ -e "$control/nixpipe-boot.service" ] || return 0
+  lock 0 || return 0
+  find_deployment
+  [ -e "$dir" ] || { rm -rf "$pending.new" "$lasting.old" && disarm_boot; }
+  unlock
+}
 
 # A file of one line that is whole or absent.
 put() {

@@ -159,7 +159,7 @@ start() {
 
 # Nothing to do; what --health asks for is to hold all the same.
 unchanged() {
-  forget_note
+  clear_away
   mode=health
   if [ -z "$health" ] || [ "$action" = boot ] || check_health; then
     fact stage unchanged

@@ -152,8 +152,9 @@ fn a_signal_ends_what_is_evaluated_too() {
         (builtins.concatMap (x: builtins.genList (y: x + y) 3000) (builtins.genList (x: x) 20000)); }";
     std::fs::write(folder.path().join("slow.nix"), slow).unwrap();
     for signal in ["INT", "TERM"] {
+        // Tests that were started in the background ignore INT, and so would what they start.
         let script = format!(
-            r#"cat > in; set -m; nix-push --plan --hermetic slow.nix < in > out & push=$!
+            r#"cat > in; set -m; env --default-signal=INT nix-push --plan --hermetic slow.nix < in > out & push=$!
             ours() {{ for i in /proc/[0-9]*; do [ "$(readlink $i/cwd)" = "$PWD" ] && grep nix-instantiate $i/comm; done 2> /dev/null; }}
             until [ -n "$(ours)" ]; do sleep 0.1; done; kill -{signal} $push; wait $push; echo $?; sleep 0.3; ours; cat out"#
         );

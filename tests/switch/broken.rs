@@ -144,7 +144,7 @@ fn a_slow_activation_is_no_failure() {
 
     // Its log would take longer than the window if it had to be heard first.
     let loud = machine.push_greeter("loud", "system.activationScripts.noise = \"seq 400000\";");
-    let ran = machine.switch(&loud, "--confirm-timeout 6s").ok();
+    let ran = machine.switch(&loud, "--confirm-timeout 15s").ok();
     assert_eq!(said(&ran).0, "switched");
     assert!(ran.stderr.contains(": 400000\n"), "it was not heard to its end");
     machine.assert_keeps(&loud, "loud", "an activation that says a lot");

@@ -225,6 +225,7 @@ fn units_are_restarted_when_their_secret_changed_and_go_back_with_it() {
     machine.assert_keeps(&picky, "picky", "secrets go back when a unit fails with them");
 
     // There is no such unit, now or before.
+    secrets.set("a", "three\n");
     let mut nowhere = picky.clone();
     nowhere["secrets"]["b"] = json!({ "path": "s/b", "restart": ["nowhere.service"], "group": "keys" });
     let ran = machine.switch(&nowhere, "");

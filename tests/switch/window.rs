@@ -128,9 +128,14 @@ fn a_commit_that_was_cut_short_is_settled() {
 
     cut(&new, &format!("{}/bin/switch-to-configuration boot;", toplevel(&new)));
     assert_eq!(machine.state().running, toplevel(&new));
-    // A note that never got its name is no commit, and is cleared away where there is nothing else to do.
+    // A note that never got its name is no commit; that and the rest of a reboot are cleared away where there is nothing else to do.
     machine.switch(&new, "").ok();
-    machine.ssh("touch /var/lib/nixpipe/commit-pending.new").ok();
+    machine
+        .ssh(
+            "mkdir -p /var/lib/nixpipe/deploy.old /etc/systemd/system.control
+             touch /var/lib/nixpipe/commit-pending.new /etc/systemd/system.control/nixpipe-boot.service",
+        )
+        .ok();
     machine.switch(&new, "").ok();
     machine.assert_keeps(&new, "new", "a crash after the boot entry, finished");
 }
