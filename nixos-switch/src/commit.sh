@@ -77,18 +77,23 @@ settled() {
   rm -f "$pending"
 }
 
-# A generation that was asked for by number is chosen, not made a second time.
+# A generation that was asked for is chosen, not made a second time.
 set_profile() {
-  if [ -n "$generation" ]; then nix-env -p "$profile" --switch-generation "$generation" 9>&-
+  if [ -n "$generation" ]; then choose_generation "$generation"
   elif ! [ "$profile" -ef "$toplevel" ]; then nix-env -p "$profile" --set "$toplevel" 9>&-; fi
+}
+
+# By its number, or by its link.
+choose_generation() {
+  number=${1##*system-}
+  nix-env -p "$profile" --switch-generation "${number%-link}" 9>&-
 }
 
 # Profile and boot entry as they were: `link` and `old`.
 undo_commit() {
   new=$(readlink "$profile" || :)
   if [ -n "$link" ] && [ "$new" != "$link" ]; then
-    number=${link#system-}
-    nix-env -p "$profile" --switch-generation "${number%-link}" 9>&-
+    choose_generation "$link"
     # Only a generation that this commit made is deleted.
     number=${new#system-}
     [ -n "$generation" ] || nix-env -p "$profile" --delete-generations "${number%-link}" 9>&-

@@ -92,30 +92,25 @@ activate() {
   fi
 }
 
-# A system that `--action boot` made the one that boots was not confirmed by anybody. Until it is, the one that runs
-# boots, if it is one of the profile's.
+# A system that boots already without that anybody has confirmed it, by `--action boot` or before the reboot that it needs.
+# Until somebody does, the one to go back to boots, if it is one of the profile's.
 hold_back() {
   held=''
   boot_entry
-  [ "$action:$entry:$pinned" = "switch:$toplevel:" ] && [ "$profile" -ef "$toplevel" ] || return 0
-  if [ "$previous" = "$toplevel" ] || [ /run/booted-system -ef "$toplevel" ]; then return 0; fi
+  [ "$entry:$pinned" = "$toplevel:" ] && [ "$profile" -ef "$toplevel" ] && [ "$previous" != "$toplevel" ] || return 0
+  [ -e "$dir/boot" ] || { [ "$action" = switch ] && ! [ /run/booted-system -ef "$toplevel" ]; } || return 0
   for link in "$profile"-*-link; do
     [ "$link" -ef "$previous" ] || continue
     echo "$toplevel boots already, and was not confirmed: until it is, $previous boots"
     held=$(readlink "$profile")
-    held=${held#system-}
-    held=${held%-link}
     # The commit chooses the same generation again, and makes no other.
     echo "generation='$held'" >>"$dir/vars"
-    number=${link#"$profile"-}
-    write_entry "$previous" && nix-env -p "$profile" --switch-generation "${number%-link}" 9>&-
+    write_entry "$previous" && choose_generation "$link"
     return
   done
 }
-# As it was: nothing was tried.
-let_go() {
-  [ -z "$held" ] || { nix-env -p "$profile" --switch-generation "$held" 9>&- && write_entry "$toplevel"; }
-}
+# It boots again, where the system was not even tried.
+let_go() { [ -z "$held" ] || { choose_generation "$held" && write_entry "$toplevel"; }; }
 
 # What a status of switch-to-configuration means, in `verdict`, by looking at the machine as well (statuses:
 # nixpkgs pkgs/by-name/sw/switch-to-configuration-ng).

@@ -142,7 +142,7 @@ boot_once() {
   # On a disk they are there for the boot; after one, /run/keys is empty until the new login.
   if [ -n "$secrets_dir" ]; then place_secrets; own_secrets || :; fi
   drop_trial
-  if mkdir -p "${trial%/*}" && nix-env -p "$trial" --set "$toplevel" && write_entry "$previous" &&
+  if hold_back && mkdir -p "${trial%/*}" && nix-env -p "$trial" --set "$toplevel" && write_entry "$previous" &&
     [ "$entry" = "$previous" ] && arm_boot && one_shot; then
     echo "booting $system once; the boot entry is still $previous"
     sync
@@ -150,6 +150,7 @@ boot_once() {
   else
     status=$?
     clear_menu
+    let_go
     lock && decide armed refused && finish "boot-failed $status"
   fi
 }

@@ -50,7 +50,14 @@ fn a_new_kernel_is_booted_and_then_made_the_one_that_boots() {
         machine.switch(&old, "--reboot if-needed").ok();
     }
 
-    // Switched to without its reboot: the way back is the system that was booted.
+    // Switched to without its reboot, or made the one that boots next: the way back is the system that was booted, and it is
+    // what profile and boot entry name after it.
+    for flags in ["", "--action boot"] {
+        machine.switch(&new, flags).ok();
+        let ran = machine.switch(&new, "--reboot if-needed --health false --confirm-timeout 3s");
+        assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
+        machine.assert_keeps(&old, "old", &format!("switch {flags}, and then a reboot that goes back"));
+    }
     machine.switch(&new, "").ok();
     kept(&new, "new", "--reboot if-needed", "a reboot that was pending");
 
