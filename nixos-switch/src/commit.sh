@@ -27,6 +27,7 @@ commit() {
     boot) [ -e "$dir/boot" ] || outcome=booted-next ;;
     test)
       [ ! -e "$dir/boot" ] || clear_menu
+      let_go
       finish "$outcome 0"
       return ;;
   esac
@@ -35,8 +36,9 @@ commit() {
     return
   fi
   link=$(readlink "$profile" || :)
+  boot_entry
   folder "$profile"
-  old=$path
+  old=${entry:-$path}
   if [ -n "$secrets_dir" ]; then
     # Without an activation they have not come into place before.
     if [ "$action" = boot ]; then place_secrets; own_secrets || :; fi
@@ -116,8 +118,11 @@ settle_pending() {
       set_profile && write_entry "$toplevel" && settled
     elif [ "$profile" -ef "$toplevel" ]; then
       undo_commit
-    else
+    elif [ "$(readlink "$profile")" = "$link" ]; then
       link='' && undo_commit
+    else
+      # Somebody has switched the machine since.
+      settled
     fi
   )
 }

@@ -179,6 +179,13 @@ first_init() {
 
 # The running system and its /etc, which an overlay has no link for (nixpkgs system.etc.overlay).
 runs() { [ /run/current-system -ef "$1" ]; }
+# True if system $2 is a specialisation of system $1.
+is_specialisation() {
+  for one in "$1"/specialisation/*; do
+    ! [ "$one" -ef "$2" ] || return 0
+  done
+  return 1
+}
 is_etc_of() { [ ! -e /etc/static ] || [ /etc/static -ef "$1/etc" ]; }
 
 # What a killed switch-to-configuration leaves behind: units it had yet to start.
@@ -254,7 +261,7 @@ finish() {
   fi
   wake "$run/last"
   [ ! -d "${pending%/*}" ] || sync "${pending%/*}"
-  systemd-cat -t nixpipe cat <"$run/last/log" 9>&- || :
+  timeout 20 systemd-cat -t nixpipe cat <"$run/last/log" 9>&- || :
   unroot
   disarm
 }

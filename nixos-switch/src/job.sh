@@ -2,6 +2,7 @@
 # a transient systemd unit: sh /run/nixpipe/deploy/job.sh JOB TOKEN. Any of them may die anywhere.
 
 main() {
+  held=''
   . "$dir/vars" || exit 0
   # A job of an earlier deployment has nothing to say here.
   [ "$token" = "$2" ] || exit 0
@@ -92,25 +93,39 @@ activate() {
   fi
 }
 
-# A system that boots already without that anybody has confirmed it, by `--action boot` or before the reboot that it needs.
-# Until somebody does, the one to go back to boots, if it is one of the profile's.
+# What boots now is what the last rescuer and a loss of power bring. Where that neither runs nor was booted, `--action boot`
+# chose it and nobody has confirmed it: until somebody does, the one that runs boots, or the one that was booted.
 hold_back() {
-  held=''
   boot_entry
-  [ "$entry:$pinned" = "$toplevel:" ] && [ "$profile" -ef "$toplevel" ] && [ "$previous" != "$toplevel" ] || return 0
-  [ -e "$dir/boot" ] || { [ "$action" = switch ] && ! [ /run/booted-system -ef "$toplevel" ]; } || return 0
-  for link in "$profile"-*-link; do
-    [ "$link" -ef "$previous" ] || continue
-    echo "$toplevel boots already, and was not confirmed: until it is, $previous boots"
-    held=$(readlink "$profile")
-    # The commit chooses the same generation again, and makes no other.
-    echo "generation='$held'" >>"$dir/vars"
-    write_entry "$previous" && choose_generation "$link"
-    return
+  # A loader that is not known boots the profile's system, as NixOS sees to.
+  folder "$profile"
+  boots=${entry:-$path}
+  [ -n "$boots" ] && [ -z "$pinned" ] || return 0
+  # Before a reboot, what is to run again after it.
+  booted=
+  [ -e "$dir/boot" ] || booted=$(target /run/booted-system)
+  for proven in "$previous" $booted; do
+    if [ "$proven" = "$boots" ] || is_specialisation "$boots" "$proven"; then return 0; fi
   done
+  held=$(readlink "$profile")
+  chosen=
+  for proven in "$previous" $booted; do
+    for link in "$profile"-*-link; do
+      [ -n "$chosen" ] || ! [ "$link" -ef "$proven" ] || { chosen=$link && back=$proven; }
+    done
+  done
+  [ -n "$chosen" ] || { back=$previous && nix-env -p "$profile" --set "$back" 9>&- && chosen=$(readlink "$profile"); } || return
+  echo "$boots boots already, and was not confirmed: until it is, $back boots"
+  printf "held='%s'\nheld_entry='%s'\n" "$held" "$boots" >>"$dir/vars"
+  # The commit chooses the same generation again, and makes no other.
+  ! [ "$path" = "$toplevel" ] || echo "generation='$held'" >>"$dir/vars"
+  write_entry "$back" && choose_generation "$chosen"
 }
-# It boots again, where the system was not even tried.
-let_go() { [ -z "$held" ] || { choose_generation "$held" && write_entry "$toplevel"; }; }
+# It boots again, where nothing was to change that or the system was not even tried.
+let_go() {
+  . "$dir/vars"
+  [ -z "$held" ] || { choose_generation "$held" && write_entry "$held_entry"; }
+}
 
 # What a status of switch-to-configuration means, in `verdict`, by looking at the machine as well (statuses:
 # nixpkgs pkgs/by-name/sw/switch-to-configuration-ng).
@@ -261,9 +276,10 @@ restore() {
 # The last resort: the boot entry is still the old system's.
 reboot() {
   decide armed expired
-  decide expired rebooting || return
+  # A job that was to reboot the machine may have been killed.
+  decided rebooting || decide expired rebooting || return
   echo 'nobody could log in to the restored system: rebooting'
-  systemd-cat -t nixpipe cat <"$dir/log"
+  timeout 20 systemd-cat -t nixpipe cat <"$dir/log"
   restart_machine
 }
 restart_machine() {

@@ -32,7 +32,7 @@ inhibited() {
   done | sort -u | sed 's/":.*//' | sort | uniq -d)" ]
 }
 
-# Why a reboot into a system cannot be undone by the machine itself; nothing if it can.
+# Why a reboot into system $1 cannot be undone by the machine itself; nothing if it can.
 not_protected() {
   if find_esp; then
     command -v bootctl >/dev/null && [ -d /sys/firmware/efi/efivars ] || { echo 'bootctl cannot reach the firmware'; return; }
@@ -53,6 +53,11 @@ not_protected() {
       tmpfs* | ramfs* | *' /etc') echo "$place does not outlive a reboot"; return ;;
     esac
   done
+  # An overlay has no place for units of ours (nixpkgs system.etc.overlay).
+  if [ -e "$1/etc-metadata-image" ]; then echo 'the new system covers /etc'; return; fi
+  while read -r _ place type _; do
+    case $place:$type in /etc:* | /:tmpfs | /var:tmpfs | /var/lib:tmpfs) echo "the new system covers $place"; return ;; esac
+  done 2>/dev/null <"$1/etc/fstab"
 }
 
 # What is to run at the next boots: if the notes cannot be reached, the new system must not stay.
@@ -169,6 +174,8 @@ booted() {
     left=$((left - 1))
     sleep 0.5
   done
+  # Whoever has confirmed it starts the commit, unless the connection was lost just then.
+  if decided confirmed; then sleep 3 && commit; return; fi
   if decide armed expired; then put "$dir/reason" "nobody confirmed the new system within $confirm_timeout s of its boot"; fi
   if decided expired; then
     echo "rebooting into $previous: $(cat "$dir/reason")"

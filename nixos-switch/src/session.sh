@@ -105,7 +105,7 @@ is_done() {
     case $running in
       "$system") ;;
       # A specialisation of the wished system is that system, unless another was asked for.
-      *) [ -z "$specialisation" ] && is_specialisation || return 1 ;;
+      *) [ -z "$specialisation" ] && is_specialisation "$toplevel" "$running" || return 1 ;;
     esac
     if leftover; then return 1; fi
     is_etc_of "$running" || return 1
@@ -113,12 +113,6 @@ is_done() {
   fi
   # A loader that is not known is taken to boot the profile's system, as NixOS sees to.
   [ "$in_profile" = "$toplevel" ] && { [ -z "$entry" ] || [ "$entry" = "$toplevel" ]; }
-}
-is_specialisation() {
-  for one in "$toplevel"/specialisation/*; do
-    ! [ "$one" -ef "$running" ] || return 0
-  done
-  return 1
 }
 
 # True if the system runs and a reboot is asked for all the same.
@@ -233,11 +227,12 @@ choose_way() {
     always:* | if-needed:?*) ;;
     *) return ;;
   esac
-  why=$(not_protected)
+  why=$(not_protected "$system")
   if [ -z "$why" ]; then
     way=reboot
-    # It runs already and was not booted: the way back is what was.
-    [ "$running" != "$system" ] || running=$(target /run/booted-system)
+    # It runs already and was not booted, or what runs is but a test: the way back is what was.
+    booted=$(target /run/booted-system)
+    if [ "$running" = "$system" ] || [ "$entry" = "$booted" ]; then running=$booted; fi
     fact previous "$running"
     fact rebooting "${reasons:-it was asked for}"
     return

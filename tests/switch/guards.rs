@@ -2,6 +2,7 @@
 
 use crate::machine::{Machine, said, toplevel};
 use serde_json::{Value, json};
+use tests::sample;
 
 /// What a deployment before left in the record.
 fn activation(current: &str, machine_id: &str) -> Value {
@@ -229,32 +230,12 @@ fn other_ways_than_switch() {
     machine.assert_keeps(&old, "old", "to a store path");
     assert_eq!(said(&machine.switch(&old, "--rollback --to 999")).1, "not-found");
 
-    // What boots already was not confirmed by anybody: if it fails now, it must not boot.
-    let unproven = machine.push_greeter("unproven", "");
-    assert_eq!(said(&machine.switch(&unproven, "--action boot").ok()).0, "booted-next");
-    let ran = machine.switch(&unproven, "--health false --confirm-timeout 3s");
-    assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
-    assert!(ran.stderr.contains("boots already, and was not confirmed"), "{}", ran.stderr);
-    machine.assert_keeps(&old, "old", "boot, and then a switch that fails");
-    let inhibited = machine.push_greeter("inhibited", "system.switch.inhibitors.dbus-implementation = \"broker\";");
-    machine.switch(&inhibited, "--action boot").ok();
-    assert_eq!(said(&machine.switch(&inhibited, "")).1, "activation");
-    let state = machine.state_after(25);
-    let wished = toplevel(&inhibited);
-    assert_eq!(
-        (state.running, state.profile, state.entry),
-        (toplevel(&old), wished.clone(), wished),
-        "a refusal takes nothing back"
-    );
-    machine.switch(&unproven, "--action boot").ok();
-    machine.switch(&unproven, "").ok();
-    machine.assert_keeps(&unproven, "unproven", "boot, and then switch");
-
     // A login shell that talks, and does not end its line.
     machine.ssh("printf 'printf \"stage=done\\\\nerror=no Welcome \"\\n' > /root/.bashrc").ok();
-    let ran = machine.switch(&unproven, "").ok();
+    let ran = machine.switch(&old, "").ok();
     assert_eq!(said(&ran).0, "unchanged", "{}", ran.stderr);
-    assert_eq!(ran.record()["activation"]["current"], toplevel(&unproven));
+    assert_eq!(ran.record()["activation"]["current"], toplevel(&old));
+    machine.switch(&new, "").ok();
     machine.switch(&old, "").ok();
     machine.ssh("cat /root/.bashrc; rm /root/.bashrc").ok();
     machine.assert_keeps(&old, "old", "a login shell that talks");
@@ -276,7 +257,8 @@ fn other_ways_than_switch() {
           (lib.hiPrio (pkgs.runCommandLocal \"dash-as-sh\" { } \"mkdir -p $out/bin; ln -s ${pkgs.dash}/bin/dash $out/bin/sh\"))
         ];";
     let fish = machine.push_greeter("fish", shells);
-    machine.switch(&fish, "").ok();
+    let ran = machine.switch(&fish, "").ok();
+    assert!(!ran.stderr.contains("was not confirmed"), "a specialisation is of the system that boots: {}", ran.stderr);
     machine.assert_keeps(&fish, "fish", "fish becomes root's shell, and dash is sh");
     let links = machine.ssh("readlink -f /bin/sh /run/current-system/sw/bin/sh").ok().stdout;
     assert_eq!(links.matches("/bin/dash\n").count(), 2, "{links}");
@@ -289,4 +271,66 @@ fn other_ways_than_switch() {
     let sshd = machine.push_greeter("sshd", "services.openssh.settings.MaxAuthTries = 5;");
     machine.switch(&sshd, "").ok();
     machine.assert_keeps(&sshd, "sshd", "sshd is restarted");
+}
+
+/// What boots by `--action boot` was not confirmed by anybody: should anything fail now, it must not boot.
+#[test]
+fn what_nobody_has_confirmed_does_not_boot() {
+    let machine = Machine::new("unproven");
+    let old = machine.push_greeter("old", "");
+    let unproven = machine.push_greeter("unproven", "");
+    let other = machine.push_greeter("other", "");
+    machine.switch(&old, "").ok();
+
+    for (wished, flags, collected) in
+        [(&unproven, "", false), (&other, "", false), (&unproven, "--action test", false), (&unproven, "", true)]
+            .into_iter()
+            .take(sample(4, 2))
+    {
+        let case = format!("boot, and then a switch to {} {flags} that fails", toplevel(wished));
+        assert_eq!(said(&machine.switch(&unproven, "--action boot").ok()).0, "booted-next");
+        if collected {
+            machine.ssh("nix-env -p /nix/var/nix/profiles/system --delete-generations old").ok();
+        }
+        let ran = machine.switch(wished, &format!("{flags} --health false --confirm-timeout 3s"));
+        assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
+        assert!(ran.stderr.contains("boots already, and was not confirmed"), "{}", ran.stderr);
+        machine.assert_keeps(&old, "old", &case);
+    }
+
+    let inhibited = machine.push_greeter("inhibited", "system.switch.inhibitors.dbus-implementation = \"broker\";");
+    machine.switch(&inhibited, "--action boot").ok();
+    let boots = |running: &Value, boots: &Value, case: &str| {
+        let state = machine.state_after(25);
+        let wished = toplevel(boots);
+        assert_eq!((state.running, state.profile, state.entry), (toplevel(running), wished.clone(), wished), "{case}");
+    };
+    assert_eq!(said(&machine.switch(&inhibited, "")).1, "activation");
+    boots(&old, &inhibited, "a refusal takes nothing back");
+    machine.switch(&unproven, "--action boot").ok();
+    machine.switch(&unproven, "--action test").ok();
+    boots(&unproven, &unproven, "a test takes nothing back");
+    machine.switch(&other, "--action test").ok();
+    machine.switch(&old, "--action test").ok();
+    machine.switch(&unproven, "").ok();
+    machine.assert_keeps(&unproven, "unproven", "boot, and then switch");
+}
+
+/// Somebody has switched the machine by other means since a commit was cut short: what it notes is of the past.
+#[test]
+fn a_commit_that_was_cut_short_long_ago_changes_nothing() {
+    let machine = Machine::new("past");
+    let old = machine.push_greeter("old", "");
+    let new = machine.push_greeter("new", "");
+    let third = machine.push_greeter("third", "");
+    machine.switch(&old, "").ok();
+    let (old, new, mended) = (toplevel(&old), toplevel(&new), toplevel(&third));
+    machine.ssh("readlink /nix/var/nix/profiles/system > /var/lib/nixpipe/link").ok();
+    machine.switch(&third, "").ok();
+    let note = format!("printf '%s\\n' {new} $(cat /var/lib/nixpipe/link) {old} '' > /var/lib/nixpipe/commit-pending");
+    machine.ssh(&format!("{note}; rm /var/lib/nixpipe/link")).ok();
+    let next = machine.push_greeter("next", "");
+    let ran = machine.switch(&next, "--health false --confirm-timeout 2s");
+    assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
+    machine.assert_keeps(&third, "third", &format!("a note of the past, when {mended} runs"));
 }

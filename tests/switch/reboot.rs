@@ -187,6 +187,14 @@ fn a_reboot_without_a_way_back_must_be_asked_for_by_name() {
     let old = machine.push_greeter("old", "");
     let new = machine.push_greeter("new", KERNEL);
     machine.switch(&old, "").ok();
+    // The unit of the way back would not be seen.
+    let covers = machine.push_greeter(
+        "covers",
+        &format!("{KERNEL} system.extraSystemBuilderCmds = \"ln -s /nix/store $out/etc-metadata-image\";"),
+    );
+    let ran = machine.switch(&covers, "--reboot if-needed");
+    assert_eq!(said(&ran), ("refused".into(), "activation".into()), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the new system covers /etc"), "{}", ran.stderr);
     // What is there does not outlive the reboot.
     machine.ssh("mkdir -p /var/lib/nixpipe && mount -t tmpfs none /var/lib").ok();
     let ran = machine.switch(&new, "--reboot if-needed");
