@@ -9,6 +9,7 @@ use crate::explain::explain;
 pub use crate::expression::system;
 use crate::expression::{Sight, Template};
 use crate::facts;
+use crate::leaks;
 use crate::local::Store;
 use crate::lock::{self, FEATURES, Locks};
 use crate::nix::{self, Outcome};
@@ -113,6 +114,7 @@ pub fn evaluate(settings: &Settings, source: &Source, record: &Record) -> Result
 fn template(settings: &Settings, source: &Source, record: &Record, machine: &str) -> Result<Template> {
     let lock = match source {
         Source::Flake { reference, .. } => {
+            leaks::check(reference, record)?;
             let lock = || lock::lock(machine, source, reference, &settings.options, &settings.cache);
             Some(settings.locks.get(reference.clone(), lock)??)
         }

@@ -176,7 +176,7 @@ impl Reads {
 }
 
 /// The text that was percent-encoded (RFC 3986, section 2.1); none for what is not.
-fn percent_decode(text: &str) -> Option<String> {
+pub fn percent_decode(text: &str) -> Option<String> {
     let mut parts = text.split('%');
     let mut bytes = parts.next()?.as_bytes().to_vec();
     for part in parts {

@@ -46,6 +46,7 @@ mod inputs;
 mod inputs_tests;
 mod intake;
 mod lanes;
+mod leaks;
 mod local;
 mod lock;
 mod memory;

@@ -127,6 +127,7 @@ fn every_example_of_help_and_pages_runs() {
         ),
     );
     let begin = "nix flake lock --extra-experimental-features 'nix-command flakes'
+                 git init -q; git add flake.nix flake.lock
                  nixos-ami -n --release 20.09 --region eu-central-1 --name web-1 | keygen | ec2-up > machines.json
                  nix-push configuration.nix < machines.json > pushed.json
                  ln -s $(jq -r .closure.toplevel pushed.json) result

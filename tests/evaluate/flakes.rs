@@ -1,6 +1,7 @@
 //! Flakes are evaluated as Nix does by itself, and again only if what they are locked to has changed.
 
-use tests::{Folder, project, sample};
+use serde_json::json;
+use tests::{Folder, Ran, project, sample};
 
 /// A flake that depends on all that a flake can see.
 const FLAKE: &str = r#"{
@@ -129,6 +130,37 @@ fn a_flake_is_evaluated_again_only_if_its_lock_changes() {
     let ran = flakes.folder.sh("rm path/flake.lock; nix-push --plan --flake path", r#"{"name":"a"}"#);
     let error = &ran.record()["error"];
     assert!(error["hint"].as_str().unwrap_or_default().contains("pure-eval false"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_flake_that_holds_a_secret_is_not_copied_to_the_store() {
+    let flakes = Flakes::new("secrets");
+    let folder = &flakes.folder;
+    folder
+        .sh("mkdir path/keys elsewhere; for i in path/keys/id path/password elsewhere/id; do echo s > $i; done", "")
+        .ok();
+    let plan = |before: &str, key: &str, flags: &str| {
+        let record = json!({ "name": "a", "keyPair": { "privateKeyFile": key }, "secrets": { "p": "elsewhere/id" } });
+        folder.sh(&format!("{}; {before}; {flags}", flakes.before), record.to_string())
+    };
+    let refused = |ran: Ran, file: &str| {
+        let error = &ran.record()["error"];
+        assert_eq!(error["kind"], "input", "{}", ran.stderr);
+        assert!(error["message"].as_str().unwrap().contains(&format!("{file} lies in the flake")), "{error}");
+    };
+    refused(plan("true", "path/keys/id", "nix-push --plan --flake path#a"), "path/keys/id");
+    refused(plan("true", "path/keys/id", "nix-push --plan --flake \"path:$PWD/path?dir=.#a\""), "path/keys/id");
+    refused(
+        plan("ln -s ../path/password elsewhere/link", "elsewhere/link", "nix-push --plan --flake path"),
+        "elsewhere/link",
+    );
+    let secret = r#"{"name":"a","secrets":{"password":{"path":"path/password"}}}"#;
+    refused(folder.sh("nix-push --plan --flake path", secret), "the secret path/password");
+    plan("true", "elsewhere/id", "nix-push --plan --flake path#a").ok();
+    // Of a repository counts what git tracks.
+    let repository = "cd path && git init -q && git add flake.nix flake.lock value && cd ..";
+    plan(repository, "path/keys/id", "nix-push --plan --flake path#a").ok();
+    refused(plan("git -C path add keys", "path/keys/id", "nix-push --plan --flake path#a"), "path/keys/id");
 }
 
 #[test]

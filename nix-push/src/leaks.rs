@@ -1,0 +1,68 @@
+//! A flake of this computer is copied to the store, where everybody may read it: none that a private key lies in.
+
+use crate::flake_files::percent_decode;
+use machine_record::{Failure, Kind, Record};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Refuses a flake with which Nix would copy the record's private key or one of its `secrets`: of a folder it copies
+/// everything, of a git repository what git tracks (manual of Nix, "nix flake", *path* and *git*).
+///
+/// # Errors
+/// Kind `input`, naming the file.
+pub fn check(reference: &str, record: &Record) -> Result<(), Failure> {
+    let Some((folder, git)) = local(reference) else { return Ok(()) };
+    for (what, path) in secrets(record)? {
+        let Ok(file) = fs::canonicalize(&path) else { continue };
+        if !file.starts_with(&folder) || git && !is_tracked(&folder, &file) {
+            continue;
+        }
+        let text = format!(
+            "{what} {path} lies in the flake {}: Nix copies it to its store, where everybody may read it",
+            folder.display()
+        );
+        return Err(Failure::new(Kind::Input, text).hint(match git {
+            true => "take it out of the repository: git rm --cached FILE",
+            false => "keep it elsewhere, or make the flake a git repository: of one, Nix copies what git tracks",
+        }));
+    }
+    Ok(())
+}
+
+/// The folder that is copied, and whether by way of git.
+fn local(reference: &str) -> Option<(PathBuf, bool)> {
+    let url = reference.split_once('?').map_or(reference, |(url, _)| url);
+    let git = url.strip_prefix("git+file://");
+    let path = git.or(url.strip_prefix("path:"))?;
+    Some((fs::canonicalize(percent_decode(path)?).ok()?, git.is_some()))
+}
+
+/// The files that nobody but the deployer is to read, and what each is.
+fn secrets(record: &Record) -> Result<Vec<(&'static str, String)>, Failure> {
+    let pair: Option<Value> = record.read("keyPair")?;
+    let own: Option<BTreeMap<String, Value>> = record.read("secrets")?;
+    let key = pair.as_ref().and_then(|pair| pair["privateKeyFile"].as_str());
+    let own = own.iter().flat_map(|own| own.values()).filter_map(|secret| secret.as_str().or(secret["path"].as_str()));
+    Ok(key
+        .map(|path| ("the private key", path))
+        .into_iter()
+        .chain(own.map(|path| ("the secret", path)))
+        .map(|(what, path)| (what, path.to_string()))
+        .collect())
+}
+
+fn is_tracked(folder: &Path, file: &Path) -> bool {
+    let git = Command::new("git")
+        .arg("-C")
+        .arg(folder)
+        .args(["ls-files", "--error-unmatch", "--"])
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    git.is_ok_and(|status| status.success())
+}
