@@ -61,11 +61,12 @@ impl<R: Read> Records<R> {
             Some(_) => return Err(self.malformed("expected a record, that is an object: {…}")),
         }
         let mut members = Vec::new();
-        self.members(1, |reader, name, _| {
+        self.members(1, |reader, name| {
             let mut text = Vec::new();
             reader.value(&mut text, 2)?;
             // Strings are checked to be UTF-8 as they are read, all else is ASCII.
-            members.push((name, String::from_utf8(text).map_err(|_| reader.malformed("invalid UTF-8"))?));
+            let utf8 = |text| String::from_utf8(text).map_err(|_| reader.malformed("invalid UTF-8"));
+            members.push((utf8(name.to_vec())?, utf8(text)?));
             Ok(())
         })?;
         Ok(Some(Record::from_members(members)))
@@ -132,11 +133,11 @@ impl<R: Read> Records<R> {
     }
 
     /// Reads an object, the opening brace not yet consumed; `each` reads the value of a name,
-    /// which it is given decoded and as it stood.
+    /// which it is given as it stood.
     fn members(
         &mut self,
         depth: usize,
-        mut each: impl FnMut(&mut Self, String, &[u8]) -> Result<(), Malformed>,
+        mut each: impl FnMut(&mut Self, &[u8]) -> Result<(), Malformed>,
     ) -> Result<(), Malformed> {
         self.enter(depth)?;
         let mut names = HashSet::new();
@@ -160,7 +161,7 @@ impl<R: Read> Records<R> {
                 return Err(self.malformed("expected `:` after a name"));
             }
             self.advance(b':');
-            each(self, name, &text)?;
+            each(self, &text)?;
             match self.token()? {
                 b',' => self.advance(b','),
                 b'}' => {
@@ -185,7 +186,7 @@ impl<R: Read> Records<R> {
             b'{' => {
                 text.push(b'{');
                 let mut first = true;
-                self.members(depth, |reader, _, name| {
+                self.members(depth, |reader, name| {
                     if !std::mem::take(&mut first) {
                         text.push(b',');
                     }

@@ -29,6 +29,8 @@ impl Read for Drip<'_> {
 fn text_is_kept_and_white_space_is_not() {
     let kept = r#"{"x":{"y":[1,2.50,null,12345678901234567890123,1E5,-0,1e+007,true,false,"\u00e9\/é\n😀","k\u0065y"],"":{},"\u0061b":[]}}"#;
     assert_eq!(lines(kept.as_bytes()).unwrap(), [kept]);
+    let names = r#"{"\u00e9":1,"a\/b":2,"é2":3,"\"":4}"#;
+    assert_eq!(lines(names.as_bytes()).unwrap(), [names]);
     let spaced = "\n { \"x\" :\t[ 1 ,\r\n 2 ] , \"y\" : { \"z\" : \" a  b \" } } ";
     assert_eq!(lines(spaced.as_bytes()).unwrap(), [r#"{"x":[1,2],"y":{"z":" a  b "}}"#]);
     assert_eq!(Records::new(Drip(kept.as_bytes())).read().unwrap().unwrap().to_line(), kept);

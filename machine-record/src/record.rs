@@ -12,7 +12,7 @@ pub const VERSION: u64 = 1;
 /// What a machine without a name is called, as in the tutorial.
 const DEFAULT_NAME: &str = "machine";
 
-/// What is known of one machine: members in the order they came, each with its JSON text.
+/// What is known of one machine: members in the order they came, name and value each with its JSON text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     members: Vec<(String, String)>,
@@ -20,7 +20,7 @@ pub struct Record {
 
 impl Default for Record {
     fn default() -> Self {
-        Record { members: vec![("version".into(), VERSION.to_string())] }
+        Record { members: vec![(quoted("version"), VERSION.to_string())] }
     }
 }
 
@@ -31,7 +31,7 @@ impl Record {
 
     /// The JSON text of a member; `None` if it is absent or null.
     pub fn text(&self, member: &str) -> Option<&str> {
-        let (_, text) = self.members.iter().find(|(name, _)| name == member)?;
+        let (_, text) = self.members.iter().find(|(name, _)| is(name, member))?;
         (text != "null").then_some(text)
     }
 
@@ -98,16 +98,16 @@ impl Record {
     /// Writes a member: in its place if it is there, else at the end.
     pub fn set(&mut self, member: &str, value: &impl Serialize) -> Result<(), Failure> {
         let text = to_json(member, value)?;
-        match self.members.iter_mut().find(|(name, _)| name == member) {
+        match self.members.iter_mut().find(|(name, _)| is(name, member)) {
             Some((_, old)) => *old = text,
-            None => self.members.push((member.into(), text)),
+            None => self.members.push((quoted(member), text)),
         }
         Ok(())
     }
 
     /// Takes a member out.
     pub fn remove(&mut self, member: &str) {
-        self.members.retain(|(name, _)| name != member);
+        self.members.retain(|(name, _)| !is(name, member));
     }
 
     /// Appends what a tool would do to `plan`; entries that are there keep their text.
@@ -123,7 +123,7 @@ impl Record {
             }
         };
         self.remove("plan");
-        self.members.push(("plan".into(), text));
+        self.members.push((quoted("plan"), text));
         Ok(())
     }
 
@@ -148,7 +148,7 @@ impl Record {
             Some(VERSION) => Ok(()),
             None => {
                 self.remove("version");
-                self.members.insert(0, ("version".into(), VERSION.to_string()));
+                self.members.insert(0, (quoted("version"), VERSION.to_string()));
                 Ok(())
             }
             Some(version) => Err(Failure::new(
@@ -161,7 +161,8 @@ impl Record {
 
     /// The record without the named members.
     pub fn without(&self, members: &[&str]) -> Record {
-        Record { members: self.members.iter().filter(|(name, _)| !members.contains(&name.as_str())).cloned().collect() }
+        let kept = |(name, _): &&(String, String)| !members.iter().any(|member| is(name, member));
+        Record { members: self.members.iter().filter(kept).cloned().collect() }
     }
 
     /// The record as one line of JSON, without a newline.
@@ -171,12 +172,25 @@ impl Record {
             if line.len() > 1 {
                 line.push(',');
             }
-            line.push_str(&serde_json::Value::from(name.as_str()).to_string());
+            line.push_str(name);
             line.push(':');
             line.push_str(text);
         }
         line.push('}');
         line
+    }
+}
+
+/// A name as it is written where we add it.
+fn quoted(name: &str) -> String {
+    serde_json::Value::from(name).to_string()
+}
+
+/// Whether a name as it stands, which may have escapes, is this one.
+fn is(quoted: &str, name: &str) -> bool {
+    match quoted.contains('\\') {
+        true => serde_json::from_str::<String>(quoted).is_ok_and(|decoded| decoded == name),
+        false => quoted.trim_matches('"') == name,
     }
 }
 
@@ -281,6 +295,18 @@ mod tests {
         assert_eq!(record.to_line(), r#"{"a":1,"ami":"new","b":2}"#);
         record.set("c", &3).unwrap();
         assert_eq!(record.to_line(), r#"{"a":1,"ami":"new","b":2,"c":3}"#);
+    }
+
+    #[test]
+    fn a_name_is_the_same_however_it_is_written() {
+        let mut record = record(r#"{"\u00e9":1,"\u0061mi":2,"a\"b":3}"#);
+        assert_eq!((record.text("é"), record.text("ami"), record.text("a\"b")), (Some("1"), Some("2"), Some("3")));
+        record.set("ami", &4).unwrap();
+        record.set("a\"b", &5).unwrap();
+        assert_eq!(record.to_line(), r#"{"\u00e9":1,"\u0061mi":4,"a\"b":5}"#);
+        assert_eq!(record.without(&["é"]).to_line(), r#"{"\u0061mi":4,"a\"b":5}"#);
+        record.remove("ami");
+        assert_eq!(record.to_line(), r#"{"\u00e9":1,"a\"b":5}"#);
     }
 
     #[test]
