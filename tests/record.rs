@@ -89,6 +89,7 @@ fn a_terminal_null_or_closed_stdin_and_n_start_from_the_flags() {
         "keygen --name a </dev/null",
         "keygen --name a <&-",
         "keygen --name a -n",
+        "keygen --name a -n </tmp",
         // script(1) gives its child a terminal.
         "script -qec 'keygen --name a > out' /dev/null </dev/null >/dev/null; cat out",
     ] {

@@ -180,7 +180,7 @@ enum Input {
 
 impl Input {
     fn of(tool: Tool, args: &StreamArgs) -> Result<Self, String> {
-        if stdin_type() == Some(FileType::Directory) {
+        if !args.null_input && stdin_type() == Some(FileType::Directory) {
             Err("stdin is a directory, not a stream of records".into())
         } else if has_input(args) {
             Ok(Input::Stdin)
