@@ -22,7 +22,7 @@ bin = $(DESTDIR)$(PREFIX)/bin
 share = $(DESTDIR)$(PREFIX)/share
 
 all:
-	cargo build --release --locked --workspace --bins
+	cargo build --target-dir target --release --locked --workspace --bins
 
 install: install-tools install-share
 
