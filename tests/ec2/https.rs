@@ -3,6 +3,7 @@
 use crate::region::Region;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use tests::project;
 
 /// Hands on to `target` what comes over TLS; prints its port.
 const SERVER: &str = r#"
@@ -80,4 +81,13 @@ fn certificates_are_checked_and_proxies_of_the_environment_are_used() {
     let mut asked = String::new();
     proxy.2.read_line(&mut asked).unwrap();
     assert_eq!(asked.trim(), "CONNECT ec2.eu-central-1.amazonaws.com:443 HTTP/1.1");
+    // The local cloud is reached without the user's proxy, and what else is stays so.
+    let env = format!("eval \"$({}/scripts/local-cloud --port {} env)\"", project().display(), region.port);
+    for (theirs, all) in
+        [("", "127.0.0.1"), ("no_proxy=a.org", "127.0.0.1,a.org"), ("NO_PROXY=b.org", "127.0.0.1,b.org")]
+    {
+        let away = format!("unset no_proxy NO_PROXY; export http_proxy=http://127.0.0.1:1 {theirs}; {env}");
+        let ran = region.sh(&format!("{away}; ec2-ls -q -n --deployment d && echo $no_proxy $NO_PROXY"), "").ok();
+        assert_eq!(ran.stdout, format!("{all} {all}\n"));
+    }
 }

@@ -108,6 +108,10 @@ impl Folder {
             command.env(name, std::env::var_os(name).unwrap_or(home.join(folder).into()));
         }
         command.env("HOME", &self.0);
+        // Everything is on this computer, whatever proxy leads out of it.
+        for name in ["NO_PROXY", "no_proxy"] {
+            command.env(name, "127.0.0.1,localhost");
+        }
         for name in ["AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "SSH_AUTH_SOCK"] {
             command.env_remove(name);
         }
