@@ -141,3 +141,18 @@ fn the_licences_of_all_that_is_shipped_are_permitted_and_listed() {
     // Nor is what features would bring in that nobody asks for, or what only writes code for the compiler.
     assert!(!names.contains(&"p256") && !names.contains(&"serde_derive"));
 }
+
+#[test]
+fn what_debian_calls_otherwise_is_asked_for_once() {
+    let folder = Folder::new("not-debian");
+    let script = project().join("scripts/install-packages").display().to_string();
+    folder.sh("mkdir bin; ln -s /bin/sh /usr/bin/basename bin", "").ok();
+    let install = |packages: &str| folder.sh(&format!("export PATH=$PWD/bin; {packages}"), "");
+    let asked = install(&format!("{script} 'to build' gcc jq"));
+    assert_eq!(asked.status, 1, "{asked:?}");
+    assert!(asked.stderr.contains("install what corresponds to gcc jq (to build)"), "{}", asked.stderr);
+    let export = asked.stderr.lines().find_map(|line| line.split_once("export ")).unwrap().1;
+    let more = install(&format!("export {export}; {script} 'to build' gcc jq && {script} 'to test' jq zsh"));
+    assert!(more.stderr.contains("corresponds to zsh (to test)"), "{}", more.stderr);
+    assert!(more.stderr.contains("NIXPIPE_INSTALLED=' gcc jq zsh'"), "{}", more.stderr);
+}
