@@ -4,8 +4,9 @@
 
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::hash::{BuildHasher, RandomState};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tests::{Folder, cloud, project, sample};
@@ -43,6 +44,36 @@ impl Deployment {
         )
     }
 
+    /// Starts the tools of a pipe as children of ours, in one group, which the first leads.
+    fn spawn(&self, pipe: &str) -> Vec<Child> {
+        let mut tools: Vec<Child> = Vec::new();
+        for tool in pipe.split(" | ") {
+            let mut command = self.folder.command(&format!("exec {tool}"));
+            let input = tools.last_mut().and_then(|before| before.stdout.take()).map_or(Stdio::null(), Stdio::from);
+            command.process_group(tools.first().map_or(0, |first| first.id() as i32));
+            tools.push(command.stdin(input).stdout(Stdio::piped()).stderr(tests::unread()).spawn().unwrap());
+        }
+        tools
+    }
+
+    /// Runs a pipe, and gives its record, and when each of its tools came to its end.
+    fn timed(&self, pipe: &str) -> (Value, Vec<Duration>) {
+        let began = Instant::now();
+        let mut tools = self.spawn(pipe);
+        let mut ends = vec![None; tools.len()];
+        while ends.contains(&None) {
+            std::thread::sleep(Duration::from_millis(1));
+            for (tool, end) in tools.iter_mut().zip(&mut ends) {
+                if end.is_none() && tool.try_wait().unwrap().is_some() {
+                    *end = Some(began.elapsed());
+                }
+            }
+        }
+        // One record is less than what a pipe holds.
+        let record = serde_json::from_reader(tools.last_mut().unwrap().stdout.take().unwrap()).unwrap();
+        (record, ends.into_iter().flatten().collect())
+    }
+
     fn machines(&self) -> Vec<Value> {
         let script = format!("ec2-ls --deployment {} --region eu-central-1", self.name);
         self.folder.sh(&script, "").ok().records()
@@ -55,6 +86,12 @@ impl Drop for Deployment {
         let script = format!("ec2-down --all --deployment {} --region eu-central-1 < /dev/null", self.name);
         self.folder.sh(&script, "");
     }
+}
+
+/// A number from 0 to 1 that differs from call to call.
+fn fraction() -> f64 {
+    let bits = RandomState::new().hash_one(0) >> 32;
+    bits as f64 / f64::from(u32::MAX)
 }
 
 #[test]
@@ -134,43 +171,63 @@ fn killed_anywhere_and_run_again_the_pipe_ends_as_if_undisturbed() {
     let deployment = Deployment::new("killed-pipe");
     let start = "nixos-ami -n --release 20.09 --region eu-central-1 --name k";
     let pipe = deployment.pipe(start, "changed.nix");
-    let began = Instant::now();
-    let undisturbed = deployment.folder.sh(&pipe, "").ok().record();
-    let whole = began.elapsed();
+    let (undisturbed, ends) = deployment.timed(&pipe);
     assert_eq!(undisturbed["activation"]["outcome"], "switched");
     let points = sample(20, 4);
-    // All of them at once, or one of them.
-    let victims = [None, Some("nix-push"), Some("ec2-up"), Some("nixos-switch"), Some("keygen"), Some("nixos-ami")];
+    // All of them at once, or one of them while it works: from the end of the tool before to its own.
+    let whole = ends.len();
+    let victims = [whole, 3, 2, 4, 1, 0];
     for point in 0..points {
-        deployment.down();
         let victim = victims[point % victims.len()];
-        let after = whole.mul_f64((point as f64 + 0.5) / points as f64);
-        let mut command = deployment.folder.command(&pipe);
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        std::thread::sleep(after);
-        let group = child.id().to_string();
-        let mut kill = Command::new("pkill");
-        kill.args(["-KILL", "-g", &group]).args(victim.map(|tool| ["-x", tool]).into_iter().flatten());
-        // Nobody may be left by then.
-        kill.status().unwrap();
-        child.wait().unwrap();
+        let mut from = if victim == 0 || victim == whole { Duration::ZERO } else { ends[victim - 1] };
+        let mut to = ends[victim.min(whole - 1)];
+        let at = loop {
+            deployment.down();
+            if victim == 1 {
+                // It has something to do.
+                std::fs::remove_file(deployment.folder.path().join("id_rsa.pem")).unwrap();
+            }
+            let mut tools = deployment.spawn(&pipe);
+            let after = from + (to - from).mul_f64(fraction());
+            std::thread::sleep(after);
+            match tools.get_mut(victim) {
+                Some(tool) => tool.kill().unwrap(),
+                None => {
+                    let group = tools[0].id().to_string();
+                    Command::new("pkill").args(["-KILL", "-g", &group]).status().unwrap();
+                }
+            }
+            let killed = tools.iter_mut().map(|tool| tool.wait().unwrap().signal() == Some(9)).collect::<Vec<_>>();
+            if killed.contains(&true) {
+                break format!("{victim} of the pipe killed after {after:?} ({killed:?})");
+            }
+            // It was quicker this time: nobody was left.
+            (from, to) = (from.min(after / 2), after);
+        };
+        println!("{at}");
         let again = deployment.folder.sh(&pipe, "").ok().record();
-        let at = format!("{} killed after {after:?}: {again}", victim.unwrap_or("the whole pipe"));
+        let at = format!("{at}: {again}");
         assert!(
             ["switched", "unchanged"].contains(&again["activation"]["outcome"].as_str().unwrap_or_default()),
             "{at}"
         );
-        for member in ["ami", "keyPair"] {
-            assert_eq!(again[member], undisturbed[member], "{at}");
-        }
+        assert_eq!(again["ami"], undisturbed["ami"], "{at}");
+        assert_eq!(again["closure"]["toplevel"], undisturbed["closure"]["toplevel"], "{at}");
+        let key = deployment.folder.sh("keygen -q -n --type rsa", "").ok().record();
+        assert_eq!(again["keyPair"], key["keyPair"], "{at}");
         let machines = deployment.machines();
         assert_eq!(machines.len(), 1, "{at}");
-        assert_eq!(machines[0]["instance"]["id"], again["instance"]["id"], "{at}");
+        for member in ["id", "securityGroupId"] {
+            assert_eq!(machines[0]["instance"][member], again["instance"][member], "{at}");
+        }
+        // No second group, and no key that no machine has.
+        let left = format!("ec2-ls -q --orphans --deployment {} --region eu-central-1", deployment.name);
+        assert_eq!(deployment.folder.sh(&left, "").ok().stdout, "", "{at}");
         // The tools say the same of it when they look once more.
         let settled = deployment.folder.sh(&pipe, "").ok().record();
         assert_eq!(settled["activation"]["outcome"], "unchanged", "{at}");
         assert_eq!(settled["activation"]["current"], settled["closure"]["toplevel"], "{at}");
+        assert_eq!(settled["instance"]["id"], again["instance"]["id"], "{at}");
     }
 }
 
