@@ -231,6 +231,25 @@ fn killed_anywhere_and_run_again_the_pipe_ends_as_if_undisturbed() {
     }
 }
 
+/// Asks a machine's metadata service with nothing but bash: a machine has no curl of its own.
+const ASK: &str = r#"
+ask() {
+    exec 3<>/dev/tcp/169.254.169.254/80
+    printf '%s /latest/%s HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n%s\r\n\r\n' $1 $2 "$3" >&3
+    cat <&3
+}
+token=$(ask PUT api/token 'X-aws-ec2-metadata-token-ttl-seconds: 60')
+for what in user-data meta-data/public-keys/ meta-data/public-keys/0/openssh-key; do
+    ask GET $what "X-aws-ec2-metadata-token: ${token##*$'\n'}"
+done
+"#;
+
+/// What EC2 says of an instance's user data.
+const USER_DATA: &str = "
+import base64, boto3, sys
+data = boto3.client('ec2').describe_instance_attribute(InstanceId=sys.argv[1], Attribute='userData')['UserData']['Value']
+print(base64.b64decode(data).decode())";
+
 #[test]
 fn the_private_key_is_in_no_record_log_argument_list_store_path_or_metadata() {
     let deployment = Deployment::new("secret");
@@ -240,11 +259,12 @@ fn the_private_key_is_in_no_record_log_argument_list_store_path_or_metadata() {
     let needles: Vec<String> = key.lines().filter(|line| !line.starts_with('-')).map(String::from).collect();
     let holds = |text: &str| needles.iter().any(|needle| text.contains(needle));
 
+    // What the user data holds is there for all in the machine: here a host key.
     let done = AtomicBool::new(false);
     let script = deployment.pipe("nixos-ami -v -n --release 20.09 --region eu-central-1", "changed.nix");
     let script = script
         .replace("| keygen", "| keygen -v")
-        .replace("| ec2-up", "| ec2-up -v")
+        .replace("| ec2-up", "| ec2-up -v --host-key user-data")
         .replace("| nix-push", "| nix-push -v")
         .replace("| nixos-switch", "| nixos-switch -v");
     let (ran, seen) = std::thread::scope(|scope| {
@@ -272,6 +292,19 @@ fn the_private_key_is_in_no_record_log_argument_list_store_path_or_metadata() {
     assert!(!holds(&ran.stdout) && !holds(&ran.stderr));
     assert!(!holds(&cloud().run(&["log"])), "a request to EC2 holds the key");
     assert!(!holds(&cloud().run(&["console", ran.record()["instance"]["id"].as_str().unwrap()])));
+    let record = ran.record();
+    let (address, host_key) = (record["ssh"]["host"].as_str().unwrap(), record["ssh"]["hostKeys"][0].as_str().unwrap());
+    std::fs::write(deployment.folder.path().join("known_hosts"), format!("{address} {host_key}\n")).unwrap();
+    std::fs::write(deployment.folder.path().join("ask.sh"), ASK).unwrap();
+    let ssh =
+        format!("ssh -i id_rsa.pem -o UserKnownHostsFile=known_hosts -o StrictHostKeyChecking=yes root@{address}");
+    let inside = deployment.folder.sh(&format!("{ssh} bash < ask.sh"), "").ok().stdout;
+    assert!(inside.contains("ssh-rsa ") && inside.contains("SSH_HOST_"), "the metadata service answered: {inside}");
+    assert!(!holds(&inside), "the metadata service has the key");
+    let id = record["instance"]["id"].as_str().unwrap();
+    let outside =
+        deployment.folder.sh(&format!("/var/lib/nixpipe-cloud/venv/bin/python -c \"{USER_DATA}\" {id}"), "").ok();
+    assert!(outside.stdout.contains("SSH_HOST_") && !holds(&outside.stdout), "{}", outside.stdout);
     let needle = &needles[needles.len() / 2];
     let toplevel = ran.record()["closure"]["toplevel"].as_str().unwrap().to_string();
     let drv = ran.record()["closure"]["drv"].as_str().unwrap().to_string();

@@ -25,6 +25,17 @@ fn what_nobody_knows_passes_in_place_and_to_the_byte() {
 }
 
 #[test]
+fn the_tutorials_image_needs_neither_network_nor_environment() {
+    let folder = Folder::new("table");
+    let script = "unshare -n env -i \"$(command -v nixos-ami)\" -n --release 20.09 --region eu-central-1";
+    assert_eq!(folder.sh(script, "").ok().record()["ami"]["id"], "ami-0eed77c38432886d2");
+    let x = r#""x":{"y":[1,2.50,null,12345678901234567890123]}"#;
+    let pipe = "nixos-ami --release 20.09 --region eu-central-1 | keygen";
+    let ran = folder.sh(pipe, format!("{{\"name\":\"a\",{x}}}")).ok();
+    assert!(ran.stdout.starts_with(&format!("{{\"version\":1,\"name\":\"a\",{x},")), "{}", ran.stdout);
+}
+
+#[test]
 fn records_come_in_any_white_space_and_leave_one_a_line() {
     let folder = Folder::new("space");
     let ran = keygen(&folder, "\u{FEFF}\n{\n  \"name\" : \"a\"\n}{\"name\":\"b\"}\r\n\t{\"name\":\"c\"}").ok();
