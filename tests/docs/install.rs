@@ -143,6 +143,16 @@ fn the_licences_of_all_that_is_shipped_are_permitted_and_listed() {
 }
 
 #[test]
+fn the_record_by_itself_has_neither_flags_nor_network() {
+    let tree = "cargo tree --offline -p machine-record --no-default-features -e normal --prefix none -f {p}";
+    let crates = Folder::new("crates").sh(&format!("cd {}; {tree}", project().display()), "").ok().stdout;
+    assert!(crates.contains("serde_json v"), "{crates}");
+    for unwanted in ["clap", "rustix", "tokio", "aws", "libc", "signal"] {
+        assert!(!crates.lines().any(|name| name.starts_with(unwanted)), "{crates}");
+    }
+}
+
+#[test]
 fn what_debian_calls_otherwise_is_asked_for_once() {
     let folder = Folder::new("not-debian");
     let script = project().join("scripts/install-packages").display().to_string();
