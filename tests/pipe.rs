@@ -231,6 +231,24 @@ fn killed_anywhere_and_run_again_the_pipe_ends_as_if_undisturbed() {
     }
 }
 
+#[test]
+#[ignore = "long: scripts/test --all"]
+fn an_ssh_server_in_the_place_of_the_machines_is_named() {
+    cloud();
+    let folder = Folder::new("taken");
+    let server = project().join("tests/cloud/server.py");
+    let script = format!(
+        "unshare -n bash -c 'ip link set lo up
+         exec 3< <(exec python3 -c \"import socket, time; s = socket.create_server((str(), 22)); print(1, flush=True); time.sleep(60)\")
+         read -r <&3; /var/lib/nixpipe-cloud/venv/bin/python -B {} --folder $PWD --run $PWD/run; status=$?; kill $!; exit $status'",
+        server.display()
+    );
+    let ran = folder.sh(&script, "");
+    assert_eq!(ran.status, 1, "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("cannot listen on 127.0.0.2 port 22: Address already in use. "), "{}", ran.stderr);
+    assert!(ran.stderr.contains("give it its own with ListenAddress in /etc/ssh/sshd_config"), "{}", ran.stderr);
+}
+
 /// Asks a machine's metadata service with nothing but bash: a machine has no curl of its own.
 const ASK: &str = r#"
 ask() {
