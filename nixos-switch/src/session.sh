@@ -179,11 +179,12 @@ unsettled_keys() {
 
 # Takes the machine: returns with the lock held and nobody at work, else joins in or waits.
 take() {
-  own_folder || fail internal "cannot make $run"
+  own_folder || fail internal "cannot make $run" 'is /run full there, or read-only?'
   mine=$token
   left=$((lock_timeout * 2)) awaited=
   while :; do
-    lock "$((lock_timeout + 1))" || fail locked 'another deployment is being set up on the machine'
+    lock "$((lock_timeout + 1))" || fail locked 'another deployment is being set up on the machine' \
+      'wait for it (--lock-timeout)'
     token=$mine
     find_deployment
     [ -e "$dir" ] || return 0
@@ -308,5 +309,5 @@ give_up() {
   unroot
   [ -z "$secrets_dir" ] || clear_sets
   disarm
-  fail internal "$1: see the messages above"
+  fail internal "$1: see the messages above" 'run it again; is there space left on the machine?'
 }
