@@ -227,6 +227,28 @@ fn a_record_on_the_terminal_stands_on_its_own_line() {
 }
 
 #[test]
+fn who_draws_nothing_writes_over_the_line_of_another_tool() {
+    let folder = Folder::new("others");
+    let (_server, address) = mute();
+    std::fs::write(folder.path().join("fails"), "{\"name\":\"db-1\"}\n").unwrap();
+    let failed = r#"{"name":"db-2","error":{"tool":"nixos-ami","kind":"timeout","message":"too late"}}"#;
+    std::fs::write(folder.path().join("passes"), format!("{failed}\n")).unwrap();
+    for flag in ["-q", "--log-format json"] {
+        // keygen has something to say, and then a record to pass on, while nixos-ami waits.
+        let others = "(for file in fails passes; do sleep 1; cat $file; done)";
+        let script = format!("{{ {others} & {ASK}; wait; }} | keygen {flag} --file no/such/folder");
+        let screen = terminal(&folder, 2000, &[("AWS_ENDPOINT_URL", &address)], &script, "");
+        assert!(screen.seen.iter().any(|row| row.starts_with("nixos-ami: web-1: asking EC2, ")), "{:#?}", screen.seen);
+        let rows = screen.rows();
+        let error = |row: &String| row.contains("db-1") && row.contains("cannot write");
+        assert!(rows.iter().any(error), "{rows:#?}");
+        let record = |row: &String| serde_json::from_str(row).is_ok_and(|row: serde_json::Value| row["name"] == "db-2");
+        assert!(rows.iter().any(record), "{rows:#?}");
+        screen.is_left_whole();
+    }
+}
+
+#[test]
 fn a_dumb_terminal_gets_plain_lines_and_no_colour_is_ever_used() {
     let folder = Folder::new("dumb");
     let (_server, address) = mute();

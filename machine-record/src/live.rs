@@ -5,7 +5,7 @@
 
 use crate::{log, signals, silence};
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, StdoutLock, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,8 +54,7 @@ static LIVE: OnceLock<Option<Live>> = OnceLock::new();
 
 /// Begins to draw, if stderr is a terminal that can: false if not.
 pub(crate) fn set_up(tool: &str) -> bool {
-    let dumb = std::env::var("TERM").map_or(true, |term| term == "dumb");
-    if dumb || !std::io::stderr().is_terminal() {
+    if !can_draw(&std::io::stderr()) {
         return false;
     }
     // A description of our own: a lock on the inherited one would be shared by the whole pipe.
@@ -66,6 +65,11 @@ pub(crate) fn set_up(tool: &str) -> bool {
         signals::watch();
     }
     true
+}
+
+/// Whether a live line can be there, ours or that of another tool.
+fn can_draw(stream: &impl IsTerminal) -> bool {
+    std::env::var("TERM").is_ok_and(|term| term != "dumb") && stream.is_terminal()
 }
 
 fn live() -> Option<&'static Live> {
@@ -128,23 +132,23 @@ pub(crate) fn count(begun: isize, ended: isize) {
 
 /// Prints lines in one write, above the live one.
 pub(crate) fn print(lines: &str) {
-    let live = live();
-    let _turn = live.map(Live::lock);
-    let erase = if live.is_some() { ERASE } else { "" };
+    let _turn = live().map(Live::lock);
     // Nobody is left to tell when stderr is closed.
-    let _ = std::io::stderr().lock().write_all(format!("{erase}{lines}").as_bytes());
+    let _ = above(&mut std::io::stderr().lock(), lines);
     silence::broken();
 }
 
-/// Lets something else be written, to stdout, with the last line of the terminal empty.
-pub(crate) fn aside<R>(write: impl FnOnce() -> R) -> R {
-    let live = live().filter(|_| std::io::stdout().is_terminal());
-    let _turn = live.map(|live| {
-        let state = live.lock();
-        live.write(ERASE);
-        state
-    });
-    write()
+/// Prints a record in the same way, on stdout.
+pub(crate) fn print_record(stdout: &mut StdoutLock, line: &str) -> std::io::Result<()> {
+    let _turn = live().filter(|_| stdout.is_terminal()).map(Live::lock);
+    above(stdout, line)?;
+    stdout.flush()
+}
+
+/// Writes lines in the place of the live one, which another tool may have drawn.
+fn above(stream: &mut (impl Write + IsTerminal), lines: &str) -> std::io::Result<()> {
+    let erase = if can_draw(stream) { ERASE } else { "" };
+    stream.write_all(format!("{erase}{lines}").as_bytes())
 }
 
 impl Live {

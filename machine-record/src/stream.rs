@@ -4,7 +4,7 @@ use crate::{Failure, Kind, Record, Records, StreamArgs, check_name, live, log};
 use anyhow::Result;
 use rustix::fs::FileType;
 use std::collections::HashSet;
-use std::io::{self, Write};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -332,8 +332,7 @@ impl Output {
             left.failed.push(format!("{} ({}: {})", record.name(), error.tool, error.kind.unwrap_or_default()));
         }
         let mut stdout = io::stdout().lock();
-        let written = live::aside(|| stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()));
-        if let Err(error) = written
+        if let Err(error) = live::print_record(&mut stdout, &line)
             && !self.closed.swap(true, Ordering::SeqCst)
         {
             log::error(&format!("cannot write records to stdout: {error}; starting no more machines"));
