@@ -295,26 +295,29 @@ fn who_waits_says_so_on_a_terminal_and_in_a_file() {
     let ssh = format!(r#""ssh":{{"host":"127.0.0.1","port":{port},"hostKeys":["SHA256:x"]}}"#);
     std::fs::write(folder.path().join("in"), format!(r#"{{"name":"web-1","region":"eu-central-1",{ssh}}}"#)).unwrap();
     std::thread::scope(|scope| {
-        for (command, words) in [
+        let commands = [
             (
                 "nixos-ami -n --name web-1 --release 20.09 --verify --region eu-central-1",
                 "nixos-ami: web-1: asking EC2, ",
             ),
             ("ec2-up < in", "ec2-up: web-1: being found, "),
             ("ec2-down < in", "ec2-down: web-1: being found, "),
+            ("ec2-down -n --all --region eu-central-1", "ec2-down: eu-central-1: listing, "),
             ("ec2-ls --region eu-central-1", "ec2-ls: eu-central-1: listing, "),
+            ("ec2-ls --all-regions", "ec2-ls: us-east-1: listing the regions, "),
             ("nixos-switch --status < in", "nixos-switch: web-1: looking, "),
-        ] {
+        ];
+        for (number, (command, words)) in commands.into_iter().enumerate() {
             let (folder, address) = (&folder, &address);
             scope.spawn(move || {
                 // Each ends by Ctrl-C, once the words are there: nobody answers.
                 let screen = terminal(folder, 80, &[("AWS_ENDPOINT_URL", address)], command, words);
                 screen.is_left_whole();
-                let file = command.split(' ').next().unwrap();
+                let file = format!("said-{number}");
                 let plain = format!("tail -f {file} & {command} 2> {file} > {file}.out");
                 let script = format!("touch {file}; {plain}");
                 let screen = terminal(folder, 80, &[("AWS_ENDPOINT_URL", address)], &script, words);
-                let said = std::fs::read_to_string(folder.path().join(file)).unwrap();
+                let said = std::fs::read_to_string(folder.path().join(&file)).unwrap();
                 assert!(said.starts_with(words) && !said.contains('\x1b'), "{said:?} {:?}", screen.raw);
             });
         }

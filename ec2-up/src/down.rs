@@ -83,11 +83,7 @@ async fn all(context: Rc<Context>, seed: Job) {
         let failure = Failure::new(Kind::Input, "--all takes no records").hint("say -n, or leave --all out");
         return seed.finish(Err(failure.into()));
     }
-    let found = async {
-        let region = context.regions.of(&context.args.account.default_region().await?).await?;
-        Ok::<_, Failure>((list::whole(&region).await?, region))
-    };
-    match found.await {
+    match listed(&context).await {
         Err(failure) => *context.failure.borrow_mut() = Some(failure),
         Ok((records, region)) => {
             if records.is_empty() {
@@ -101,6 +97,18 @@ async fn all(context: Rc<Context>, seed: Job) {
         }
     }
     seed.discard();
+}
+
+/// The machines of the region, and what it is.
+async fn listed(context: &Context) -> Result<(Vec<Record>, Rc<Region>), Failure> {
+    let account = &context.args.account;
+    let name = account.default_region().await?;
+    let _step = log::step(&name, "listing");
+    let found = async {
+        let region = context.regions.of(&name).await?;
+        Ok((list::whole(&region).await?, region))
+    };
+    tokio::time::timeout(account.timeout, found).await.unwrap_or_else(|_| Err(list::late(account.timeout)))
 }
 
 async fn one(context: Rc<Context>, mut job: Job) {

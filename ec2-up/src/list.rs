@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 
 const TOOL: Tool = Tool { name: "ec2-ls", starts: true, names: false, jobs: 1 };
 
@@ -69,13 +70,9 @@ pub fn run(args: ListArgs) -> ExitCode {
 async fn everywhere(args: &ListArgs, give: impl Fn(Vec<Record>)) -> Result<String, Failure> {
     let limit = args.account.timeout;
     let end = tokio::time::Instant::now() + limit;
-    let late = || {
-        Failure::new(Kind::Timeout, format!("not listed in {} s", limit.as_secs()))
-            .hint("run it again, or wait longer with --timeout")
-    };
     let regions = Regions::new(&args.account);
     let found = tokio::time::timeout_at(end, names(args, &regions)).await;
-    let mut missing: BTreeSet<String> = found.unwrap_or_else(|_| Err(late()))?.into_iter().collect();
+    let mut missing: BTreeSet<String> = found.unwrap_or_else(|_| Err(late(limit)))?.into_iter().collect();
     let place = missing.first().filter(|_| !args.all_regions).map_or("any region".into(), String::clone);
     let mut tasks = tokio::task::JoinSet::new();
     for name in missing.clone() {
@@ -94,7 +91,7 @@ async fn everywhere(args: &ListArgs, give: impl Fn(Vec<Record>)) -> Result<Strin
             Err(failure) => failures.push((name, failure)),
         }
     }
-    failures.extend(missing.into_iter().map(|name| (name, late())));
+    failures.extend(missing.into_iter().map(|name| (name, late(limit))));
     let mut failures = failures.into_iter().map(|(name, failure)| match args.all_regions {
         true => Failure { message: format!("{name}: {}", failure.message), ..failure },
         false => failure,
@@ -102,6 +99,12 @@ async fn everywhere(args: &ListArgs, give: impl Fn(Vec<Record>)) -> Result<Strin
     let last = failures.next_back();
     failures.for_each(|failure| log::failure("", &failure));
     last.map_or(Ok(place), Err)
+}
+
+/// The failure of a list that is not complete in time.
+pub fn late(limit: Duration) -> Failure {
+    Failure::new(Kind::Timeout, format!("not listed in {} s", limit.as_secs()))
+        .hint("run it again, or wait longer with --timeout")
 }
 
 /// The regions to list.
@@ -114,6 +117,7 @@ async fn names(args: &ListArgs, regions: &Regions) -> Result<Vec<String>, Failur
     if !args.all_regions {
         return Ok(vec![first]);
     }
+    let _step = log::step(&first, "listing the regions");
     let first = regions.of(&first).await?;
     let known = first.aws.call("", "DescribeRegions", "", |client| client.describe_regions().send()).await;
     let known = known.map_err(|error| error.failure("cannot list the regions"))?;

@@ -107,6 +107,7 @@ fn a_machines_life_is_told_line_by_line_and_what_stands_in_its_way() {
     // Nobody answers.
     region.cloud("fault hang 100");
     says("ec2-ls --timeout 1s", 1, &["not listed in 1 s"]);
+    says("ec2-down -n --all --timeout 1s", 1, &["not listed in 1 s", "hint: run it again, or wait longer"]);
     says(
         "ec2-down -n --name web-1 --timeout 1s",
         1,
