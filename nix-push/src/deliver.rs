@@ -61,6 +61,8 @@ pub fn deliver(
         None => (plain, Pairs::new()),
     };
     let mut serve = script.serve(&options)?;
+    // It answers when it has them.
+    let fetching = substitute.then(|| log::step(machine, "fetching from caches"));
     let mut asked: Vec<StorePath> = beyond.infos.iter().map(|info| &info.path).chain(&beyond.known).cloned().collect();
     if build.is_some() {
         asked.push(toplevel.clone());
@@ -85,6 +87,7 @@ pub fn deliver(
         let answer = serve.valid_paths();
         valid = intake::explain(answer, &mut serve.wire.pipe).with_hint(AGAIN)?;
     }
+    drop(fetching);
     section.phases.ask = Some(seconds(asking));
     let there = valid.contains(toplevel);
     let mut missing = if there { Vec::new() } else { lacking(&wanted, &valid) };
@@ -125,6 +128,7 @@ pub fn deliver(
     if builds {
         log::event(machine, &format!("building {toplevel} on the machine"));
     }
+    let _step = builds.then(|| log::step(machine, "building on the machine"));
     timed(&mut section.phases.root, || intake::rooted(machine, &mut intake, toplevel))?;
     section.built |= builds;
     Ok(())

@@ -82,8 +82,9 @@ fn machines_fetch_from_caches_what_they_can_and_are_sent_the_rest() {
     let copy = format!("nix --extra-experimental-features nix-command copy --to '{url}?secret-key=key.sec' {half}");
     machines.folder.sh(&copy, "").ok();
     configure(&machines, &format!("substituters = {url}\ntrusted-public-keys = {public}"));
-    let closure = machines.pushed(&top, "--substitute-on-destination");
-    assert_eq!(closure["sentPaths"], 10, "the other half comes from the machine's cache");
+    let ran = machines.push(&top, "--substitute-on-destination --log-format json", &machines.records).ok();
+    assert_eq!(ran.record()["closure"]["sentPaths"], 10, "the other half comes from the machine's cache");
+    assert!(ran.stderr.contains("fetching from caches took"), "{}", ran.stderr);
     machines.assert_has(0, &top);
     machines.forget(0, &top);
 

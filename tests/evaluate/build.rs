@@ -51,7 +51,7 @@ fn each_place_to_build() {
         &module("there", &built("echo hello from $(cat /proc/sys/kernel/hostname); echo 1 > $out")),
     );
     let planned = machines.push("--plan --build-on machine there.nix", &json!({})).ok().record()["plan"].clone();
-    let ran = machines.push("-v --build-on machine there.nix", &json!({})).ok();
+    let ran = machines.push("-v --build-on machine --log-format json there.nix", &json!({})).ok();
     let resource = toplevel(&ran).replace("/nix/store/", "closure/");
     assert_eq!((&planned[0]["resource"], &planned[0]["action"]), (&json!(resource), &json!("build")));
     assert!(planned[0]["reason"].as_str().unwrap().starts_with("on the machine; as seen from here, "), "{planned}");
@@ -63,6 +63,7 @@ fn each_place_to_build() {
     assert_eq!(ran.record()["closure"]["built"], true);
     assert!(ran.stderr.contains("t3.micro has at most 1 GiB"), "{}", ran.stderr);
     assert!(ran.stderr.contains("hello from"), "the log comes back\n{}", ran.stderr);
+    assert!(ran.stderr.contains("building on the machine took"), "{}", ran.stderr);
     // What was pushed before stays when the next one cannot be built.
     machines.write("fails.nix", &module("there", &built("exit 3")));
     assert_eq!(machines.push("-q --build-on machine fails.nix", &json!({})).status, 1);
