@@ -294,6 +294,8 @@ fn who_waits_says_so_on_a_terminal_and_in_a_file() {
     let port = server.local_addr().unwrap().port();
     let ssh = format!(r#""ssh":{{"host":"127.0.0.1","port":{port},"hostKeys":["SHA256:x"]}}"#);
     std::fs::write(folder.path().join("in"), format!(r#"{{"name":"web-1","region":"eu-central-1",{ssh}}}"#)).unwrap();
+    // A Nix that locks without end.
+    folder.sh("mkdir bin; printf '#!/bin/sh\\nexec sleep 600\\n' > bin/nix; chmod +x bin/nix", "").ok();
     std::thread::scope(|scope| {
         let commands = [
             (
@@ -306,6 +308,10 @@ fn who_waits_says_so_on_a_terminal_and_in_a_file() {
             ("ec2-ls --region eu-central-1", "ec2-ls: eu-central-1: listing, "),
             ("ec2-ls --all-regions", "ec2-ls: us-east-1: listing the regions, "),
             ("nixos-switch --status < in", "nixos-switch: web-1: looking, "),
+            (
+                r#"NIX_CONFIG="build-users-group =" PATH=$PWD/bin:$PATH nix-push --plan --flake path:$PWD#a < in"#,
+                "nix-push: web-1: locking the flake, ",
+            ),
         ];
         for (number, (command, words)) in commands.into_iter().enumerate() {
             let (folder, address) = (&folder, &address);

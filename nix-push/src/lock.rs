@@ -13,7 +13,7 @@ use crate::once::Once;
 use crate::recorder::Beginning;
 use crate::source::{Source, percent_encode};
 use anyhow::{Context, Result};
-use machine_record::{Failure, Kind};
+use machine_record::{Failure, Kind, log};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -69,6 +69,7 @@ pub fn lock(
     let mut arguments: Vec<String> = words.iter().chain(&FEATURES).map(|word| word.to_string()).collect();
     arguments.extend(options.iter().cloned());
     arguments.push(reference.into());
+    let _step = log::step(machine, "locking the flake");
     let outcome = nix::run(machine, "nix", &arguments, String::new())?;
     if !outcome.success {
         return Ok(Err(explain(source, &outcome, None)));
