@@ -4,6 +4,7 @@
 //! time; whoever prints a line erases the live one first, and it is drawn again below.
 
 use crate::{log, signals, silence};
+use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{IsTerminal, StdoutLock, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -104,13 +105,18 @@ impl Step {
     pub fn add_bytes(&self, count: u64) {
         self.0.done.fetch_add(count, Ordering::Relaxed);
     }
+
+    /// How far it is, for those who read JSON.
+    pub fn numbers(&self) -> Value {
+        numbers(&self.0)
+    }
 }
 
 impl Drop for Step {
     fn drop(&mut self) {
         let item = &self.0;
         silence::ended(item);
-        log::took(&item.machine, &item.what, item.began.elapsed(), item.done.load(Ordering::Relaxed));
+        log::took(&item.machine, &item.what, numbers(item));
         if let Some(live) = live() {
             let mut state = live.lock();
             state.steps.retain(|other| !Arc::ptr_eq(other, item));
@@ -234,6 +240,19 @@ pub(crate) fn describe(item: &Item) -> String {
     text
 }
 
+/// The same as numbers.
+pub(crate) fn numbers(item: &Item) -> Value {
+    let (done, total) = (item.done.load(Ordering::Relaxed), item.total.load(Ordering::Relaxed));
+    let elapsed = item.began.elapsed();
+    let seconds = elapsed.as_millis() as f64 / 1000.0;
+    if total == 0 {
+        return json!({ "seconds": seconds });
+    }
+    let rate = done as f64 / elapsed.as_secs_f64();
+    let left = (rate > 0.0).then(|| (total.saturating_sub(done) as f64 / rate).round() as u64);
+    json!({ "seconds": seconds, "bytes": total, "sentBytes": done, "rate": rate as u64, "secondsLeft": left })
+}
+
 fn machines(state: &State) -> String {
     if state.begun < 2 {
         return String::new();
@@ -301,6 +320,15 @@ mod tests {
             done: AtomicU64::new(10 << 20),
         };
         let state = State { begun: 3, ended: 1, ..State::default() };
+        let mut told = numbers(&item);
+        assert!(told["seconds"].take().as_f64().is_some_and(|seconds| seconds >= 10.0));
+        let (bytes, rate) = (20 << 20, told["rate"].take().as_u64());
+        assert!(rate.is_some_and(|rate| rate > 1_000_000 && rate <= 1 << 20), "{rate:?}");
+        let same = json!({ "seconds": null, "bytes": bytes, "sentBytes": 10 << 20, "rate": null, "secondsLeft": 10 });
+        assert_eq!(told, same);
+        item.done.store(0, Ordering::Relaxed);
+        assert!(numbers(&item)["secondsLeft"].is_null(), "nobody knows");
+        item.done.store(10 << 20, Ordering::Relaxed);
         let text = describe(&item) + &machines(&state);
         assert_eq!(text, "sending 10.0 MiB of 20.0 MiB, 1.0 MiB/s, 10 s left (1 of 3 machines done)");
     }

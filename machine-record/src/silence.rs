@@ -1,6 +1,6 @@
 //! Where no live line is drawn, in a file or a job's log: who works in silence says so.
 
-use crate::live::{Item, describe};
+use crate::live::{Item, describe, numbers};
 use crate::log;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -65,8 +65,7 @@ fn watch_for_ever() {
     let Some(watch) = WATCH.get() else { return };
     loop {
         let item = watch.wait();
-        let seconds = item.began.elapsed().as_secs();
-        log::figures(&item.machine, &describe(&item), serde_json::json!({ "seconds": seconds }));
+        log::figures(&item.machine, &describe(&item), numbers(&item));
     }
 }
 

@@ -35,13 +35,16 @@ pub fn deliver(
 ) -> Result<()> {
     let Cargo { toplevel, build, closure, expected } = cargo;
     let toplevel = &toplevel;
-    let (all, whole) = (closure.infos.len(), size(closure.bytes()));
+    let (all, all_bytes) = (closure.infos.len(), closure.bytes());
+    let whole = size(all_bytes);
+    let numbers = |paths: usize, bytes: u64| json!({ "paths": paths, "bytes": bytes, "closurePaths": all, "closureBytes": all_bytes });
     if (script.was_asked() || facts.has.contains(toplevel))
         && timed(&mut section.phases.root, || script.root(toplevel))?
     {
         (section.sent_paths, section.sent_bytes, section.compressed_bytes) = (Some(0), Some(0), Some(0));
         section.saved_bytes = Some(0);
-        log::event(machine, &format!("nothing to send: the machine has {toplevel} ({all} paths, {whole})"));
+        let text = format!("nothing to send: the machine has {toplevel} ({all} paths, {whole})");
+        log::figures(machine, &text, numbers(0, 0));
         return Ok(());
     }
     let asking = Instant::now();
@@ -94,7 +97,8 @@ pub fn deliver(
     let paths = missing.len();
     let bytes = missing.iter().map(|info| info.nar_size).sum();
     room(bytes, facts.free)?;
-    log::event(machine, &format!("sending {} of {all} paths, {} of {whole}", missing.len(), size(bytes)));
+    let text = format!("sending {paths} of {all} paths, {} of {whole}", size(bytes));
+    log::figures(machine, &text, numbers(paths, bytes));
     (section.sent_paths, section.sent_bytes) = (Some(0), Some(0));
     let sent = timed(&mut section.phases.send, || {
         let second = folder.as_deref().map(|folder| intake::open_second(machine, session, folder));
@@ -121,7 +125,7 @@ pub fn deliver(
     let (count, all, sent) = (log::count(paths, "path"), size(bytes), size(packed));
     let text = format!("sent {count}, {all} as {sent} in {took:.1} s ({}/s{spared})", size(rate));
     let numbers = json!({
-        "paths": paths, "bytes": bytes, "packedBytes": packed, "savedBytes": saved, "seconds": took
+        "paths": paths, "bytes": bytes, "packedBytes": packed, "savedBytes": saved, "seconds": took, "rate": rate
     });
     log::figures(machine, &text, numbers);
     let builds = build.is_some() && !there;

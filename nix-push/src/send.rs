@@ -133,7 +133,9 @@ impl Progress<'_> {
             return;
         }
         self.told = Instant::now();
-        log::event(self.machine, &far(sent, self.total, self.began.elapsed().as_secs_f64()));
+        let mut numbers = self.step.numbers();
+        numbers["packedBytes"] = sent.packed.into();
+        log::figures(self.machine, &far(sent, self.total, self.began.elapsed().as_secs_f64()), numbers);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::machine::{Machines, noise};
 use serde_json::Value;
+use tests::Ran;
 
 /// Adds lines to the machine's nix.conf.
 fn configure(machines: &Machines, lines: &str) {
@@ -85,6 +86,19 @@ fn machines_fetch_from_caches_what_they_can_and_are_sent_the_rest() {
     let ran = machines.push(&top, "--substitute-on-destination --log-format json", &machines.records).ok();
     assert_eq!(ran.record()["closure"]["sentPaths"], 10, "the other half comes from the machine's cache");
     assert!(ran.stderr.contains("fetching from caches took"), "{}", ran.stderr);
+    let told = |ran: &Ran, words: &str| -> Value {
+        let line = ran.stderr.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{}", ran.stderr));
+        serde_json::from_str(line).unwrap()
+    };
+    let mut is = told(&ran, "sending 10 of 20 paths");
+    let closure = ran.record()["closure"].clone();
+    assert_eq!((&is["paths"], &is["bytes"]), (&closure["sentPaths"], &closure["sentBytes"]), "{is}");
+    assert_eq!((&is["closurePaths"], &is["closureBytes"]), (&closure["paths"], &closure["bytes"]), "{is}");
+    is = told(&ran, "sending took ");
+    assert_eq!((&is["sentBytes"], &is["secondsLeft"]), (&closure["sentBytes"], &0.into()), "{is}");
+    let ran = machines.push(&top, "--log-format json", &machines.records).ok();
+    is = told(&ran, "nothing to send: the machine has");
+    assert_eq!((&is["paths"], &is["closurePaths"], &is["closureBytes"]), (&0.into(), &20.into(), &closure["bytes"]));
     machines.assert_has(0, &top);
     machines.forget(0, &top);
 
