@@ -257,6 +257,11 @@ fn events_are_json_where_that_is_asked_for_and_quiet_is_quiet() {
     let ran = folder.sh("keygen -n --name a --log-format json", "").ok();
     let event: serde_json::Value = serde_json::from_str(ran.stderr.lines().next().unwrap()).unwrap();
     assert_eq!((&event["tool"], &event["machine"], &event["level"]), (&"keygen".into(), &"a".into(), &"info".into()));
+    for flags in ["--log-format json --retri", "--log-format=json -j 0"] {
+        let wrong = folder.sh(&format!("keygen {flags}"), "");
+        let event: serde_json::Value = serde_json::from_str(wrong.stderr.trim_end()).unwrap();
+        assert_eq!((wrong.status, &event["tool"], &event["level"]), (2, &"keygen".into(), &"error".into()), "{event}");
+    }
     assert_eq!(folder.sh("keygen -n --name a -q", "").ok().stderr, "");
     let failed = folder.sh("keygen -n --name a -q --file no/such/folder", "");
     assert!(failed.stderr.starts_with("keygen: a: cannot write"), "{}", failed.stderr);

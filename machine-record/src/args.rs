@@ -102,7 +102,10 @@ pub fn parse<A: Parser + CommandFactory + AsRef<StreamArgs>>() -> A {
 fn stop(tool: &str, error: &clap::Error) -> ! {
     if error.use_stderr() {
         let text = error.render().to_string();
-        eprint!("{tool}: {}", plain(tool, text.strip_prefix("error: ").unwrap_or(&text)));
+        let words: Vec<_> = std::env::args_os().collect();
+        let json = words.join("=".as_ref()).to_string_lossy().contains("--log-format=json");
+        let format = if json { LogFormat::Json } else { LogFormat::Text };
+        crate::log::usage(tool, &plain(tool, text.strip_prefix("error: ").unwrap_or(&text)), format);
         std::process::exit(error.exit_code());
     }
     error.exit()

@@ -85,6 +85,14 @@ pub fn error(text: &str) {
     write("", "error", text, None, Value::Null);
 }
 
+/// Says that the flags are wrong, in the words of clap.
+pub(crate) fn usage(tool: &str, text: &str, format: LogFormat) {
+    live::print(&match format {
+        LogFormat::Json => object(tool, "", "error", text.trim_end(), None, Value::Null),
+        LogFormat::Text => format!("{tool}: {text}"),
+    });
+}
+
 /// Says what goes on where the tool is ended. Never hidden.
 pub(crate) fn interrupted(machine: &str, text: &str, hint: &str) {
     write(machine, "error", text, Some(hint), Value::Null);
