@@ -130,16 +130,45 @@ fn the_licences_of_all_that_is_shipped_are_permitted_and_listed() {
     let script = project().join("scripts/dependencies");
     let script = script.display();
     folder.sh(&format!("{script} check"), "").ok();
-    let bill: serde_json::Value = serde_json::from_str(&folder.sh(&format!("{script} sbom"), "").ok().stdout).unwrap();
-    let names: Vec<_> =
-        bill["components"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
-    for name in ["nix-push", "aws-sdk-ec2", "libssh2-sys", "zstd-sys"] {
-        assert!(names.contains(&name), "{name}");
+    let names = |target: &str| -> Vec<String> {
+        let bill = folder.sh(&format!("{target} {script} sbom"), "").ok().stdout;
+        let bill: serde_json::Value = serde_json::from_str(&bill).unwrap();
+        bill["components"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().into()).collect()
+    };
+    let has = |names: &[String], wanted: &str| names.iter().any(|name| name == wanted);
+    let here = names("");
+    for name in ["nix-push", "aws-sdk-ec2", "libssh2-sys", "libssh2", "zstd-sys", "zstd", "rust-std"] {
+        assert!(has(&here, name), "{name}");
     }
-    // What only tests use is in no binary.
-    assert!(!names.contains(&"jsonschema") && !names.contains(&"schemars"));
-    // Nor is what features would bring in that nobody asks for, or what only writes code for the compiler.
-    assert!(!names.contains(&"p256") && !names.contains(&"serde_derive"));
+    // What only tests use is in no binary; nor is what features would bring in that nobody asks for, what only writes code
+    // for the compiler, or what the system has.
+    for name in ["jsonschema", "schemars", "p256", "serde_derive", "openssl", "zlib", "musl"] {
+        assert!(!has(&here, name), "{name}");
+    }
+    let of_static = "TARGET=x86_64-unknown-linux-musl";
+    let names = names(of_static);
+    for name in ["nix-push", "libssh2", "openssl", "zlib", "rust-std", "musl", "libunwind"] {
+        assert!(has(&names, name), "{name}");
+    }
+    let notices = folder.sh(&format!("{of_static} {script} notices"), "").ok().stdout;
+    for words in ["The Rust Project Developers", "Unicode, Inc", "Rich Felker", "Jean-loup Gailly", "Daniel Stenberg"] {
+        assert!(notices.contains(words), "{words}");
+    }
+}
+
+#[test]
+fn crates_from_elsewhere_than_crates_io_are_refused() {
+    let folder = Folder::new("sources");
+    let from = project();
+    let copy = format!("mkdir scripts && cp {0}/scripts/dependencies scripts && cp {0}/deny.toml .", from.display());
+    folder.sh(&copy, "").ok();
+    let lock = std::fs::read_to_string(from.join("Cargo.lock")).unwrap();
+    let elsewhere =
+        lock.replacen("registry+https://github.com/rust-lang/crates.io-index", "git+https://example.org/x", 1);
+    assert_ne!(lock, elsewhere);
+    std::fs::write(folder.path().join("Cargo.lock"), elsewhere).unwrap();
+    let ran = folder.sh("scripts/dependencies check", "");
+    assert!(ran.status == 1 && ran.stderr.contains(": from git+https://example.org/x\n"), "{ran:?}");
 }
 
 #[test]
