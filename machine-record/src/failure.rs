@@ -118,13 +118,16 @@ pub fn is_untrusted(message: &str) -> bool {
 
 /// What to do where AWS's credentials are missing, or are none.
 pub fn no_credentials() -> String {
-    match std::env::var("AWS_PROFILE") {
+    let what = match std::env::var("AWS_PROFILE") {
         Ok(profile) if !profile.is_empty() => {
-            format!("is the profile {profile} of AWS_PROFILE in ~/.aws/config? For one with SSO: aws sso login")
+            format!("is the profile {profile} of AWS_PROFILE in ~/.aws/config? For one")
         }
-        _ => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile with SSO: aws sso login"
-            .into(),
-    }
+        _ => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile".into(),
+    };
+    // For the latter the SDK has a feature that brings another client along, and elliptic curves.
+    format!(
+        "{what} with SSO: aws sso login; for one of aws login: eval \"$(aws configure export-credentials --format env)\""
+    )
 }
 
 /// What to do about it.

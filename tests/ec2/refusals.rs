@@ -116,6 +116,13 @@ fn what_stands_in_the_way_of_any_call_is_one_line_and_a_hint() {
             "cannot list machines",
             "hint: is the profile absent of AWS_PROFILE in ~/.aws/config?",
         ),
+        // What `aws login` has written.
+        (
+            "printf '[profile in]\\nlogin_session = arn:aws:iam::123456789012:user/a\\n' > config
+             env -u AWS_ACCESS_KEY_ID AWS_CONFIG_FILE=config AWS_PROFILE=in ec2-ls",
+            "cannot list machines",
+            "for one of aws login: eval \"$(aws configure export-credentials --format env)\"\n",
+        ),
         ("env -u AWS_REGION -u AWS_DEFAULT_REGION ec2-ls", "no region\n", "hint: name one with --region"),
         ("ec2-ls --region EU", "not the name of a region", "eu-central-1"),
         ("ec2-ls --region eu-centrall-1", "cannot list machines", "is eu-centrall-1 a region of EC2?"),
