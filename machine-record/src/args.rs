@@ -13,11 +13,11 @@ Options of every tool, explained by --help:
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Options of every tool")]
 pub struct StreamArgs {
-    /// Read no records; start from the flags with one
+    /// Read no records; start from the flags with one, where the tool can
     #[arg(short = 'n', long, hide_short_help = true)]
     pub null_input: bool,
 
-    /// Name of the machine, for a record that has none
+    /// Name of the machine, for a record that has none; ec2-ls and ec2-down look for it
     #[arg(long, value_name = "NAME", value_parser = name, hide_short_help = true)]
     pub name: Option<String>,
 
@@ -37,7 +37,7 @@ pub struct StreamArgs {
     #[arg(short, long, conflicts_with = "verbose", hide_short_help = true)]
     pub quiet: bool,
 
-    /// Print every command and API call
+    /// Print every command, API call and login
     #[arg(short, long, hide_short_help = true)]
     pub verbose: bool,
 

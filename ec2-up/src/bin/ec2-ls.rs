@@ -6,7 +6,7 @@ use machine_record::StreamArgs;
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
-Input: none; stdin is not read.
+Input: none; stdin is not read, and -n, -j, --retry and --plan have no effect.
 Output: a record for each machine of the deployment, with `instance`, `ssh` and `keyPair`.
 
 Examples:
