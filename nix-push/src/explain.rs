@@ -40,7 +40,7 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
     } else if outcome.is_full() {
         failure.hint("make room in this computer's store, for example with nix-collect-garbage")
     } else if matches!(source, Source::Hermetic(_)) && error.contains("without required argument") {
-        failure.hint("it is given `machine` and `system` alone; a NixOS configuration is named without --hermetic")
+        failure.hint("it is given `machine`, `system` and what --arg and --argstr name; a NixOS configuration is named without --hermetic")
     } else if error.contains("root file system") || error.contains("make the system bootable") {
         failure.hint("a machine on EC2 needs imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];")
     } else if matches!(source, Source::Hermetic(_))

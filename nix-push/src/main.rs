@@ -157,7 +157,7 @@ struct Args {
     #[arg(long, value_name = "SIZE", value_parser = memory::size, hide_short_help = true)]
     eval_memory: Option<u64>,
 
-    /// Most evaluations at a time [default: the number of processors]
+    /// Most evaluations at a time, never more than --jobs [default: the number of processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true)]
     eval_jobs: Option<u16>,
 
