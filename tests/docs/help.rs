@@ -1,6 +1,7 @@
 //! `-h`, `--help` and the pages say the same.
 
 use crate::TOOLS;
+use std::collections::BTreeSet;
 use tests::{Folder, project};
 
 /// The long options of a help text.
@@ -32,6 +33,33 @@ fn help_and_page_name_the_same_options() {
             assert!(help.contains(option), "{page} describes --{option}, which {tool} does not have");
         }
     }
+}
+
+#[test]
+fn flags_that_readme_and_nixpipe_7_name_are_some_tools() {
+    let folder = Folder::new("flags");
+    let help = |tool| options(&folder.sh(&format!("{tool} --help"), "").ok().stdout);
+    let known: BTreeSet<String> = TOOLS.iter().flat_map(|(tool, _)| help(tool)).collect();
+    let read = |page: &str| std::fs::read_to_string(project().join(page)).unwrap();
+    let mut named = Vec::new();
+    let (readme, page) = (read("README.md"), read("docs/nixpipe.7"));
+    // What other programs call their flags are cargo's, and `Cm` in the tables.
+    let texts = readme.lines().filter(|line| !line.contains("cargo install"));
+    for line in texts.chain(page.lines().filter(|line| !line.starts_with(".It Cm"))) {
+        let flags = match line.split_once("Fl ") {
+            Some((_, flags)) if line.starts_with('.') => {
+                flags.replace(" -", " --").replacen('-', "--", usize::from(flags.starts_with('-')))
+            }
+            _ => line.to_string(),
+        };
+        let words = flags.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+        let flags =
+            words.filter_map(|word| word.strip_prefix("--").filter(|name| name.starts_with(char::is_alphabetic)));
+        named.extend(flags.map(String::from));
+    }
+    assert!(named.len() > 60, "{named:?}");
+    named.retain(|flag| !known.contains(flag));
+    assert!(named.is_empty(), "no tool has {named:?}");
 }
 
 #[test]

@@ -82,6 +82,29 @@ fn nixpipe_7_can_be_typed_as_it_stands() {
     assert_eq!(machines.0.sh("ec2-ls", "").ok().stdout, "");
 }
 
+#[test]
+fn recipes_without_a_prompt_can_be_typed_too() {
+    let folder = Folder::new("recipes");
+    cloud();
+    let block = |page: &str, start: &str| literals(page).into_iter().find(|block| block.starts_with(start)).unwrap();
+    // ssh-keygen takes no note of HOME.
+    let recipe = block("docs/nixpipe.7", "ssh-keygen -F").replace("ssh-keygen ", "ssh-keygen -f known_hosts ");
+    let login = "ssh-keygen -q -t ed25519 -N '' -f key && sed 's/^/web.example.org /' key.pub > known_hosts";
+    let record = folder.sh(&format!("{login}\n{recipe}\ncat web.json"), "").ok().record();
+    let key = folder.sh("cut -d' ' -f1,2 key.pub", "").ok().stdout;
+    let ssh = serde_json::json!({ "host": "web.example.org", "hostKeys": [key.trim()] });
+    assert_eq!(record, serde_json::json!({ "name": "web", "system": "x86_64-linux", "ssh": ssh }));
+
+    let failed = block("machine-record/machine-record.5", "{\"version\":1,\"name\":\"web-2\"");
+    std::fs::write(folder.path().join("machines.json"), format!("{{\"name\":\"web-1\"}}\n{failed}")).unwrap();
+    let ran = folder.sh(&block("machine-record/machine-record.5", "jq 'select(.error)'"), "").ok();
+    let records = serde_json::Deserializer::from_str(&ran.stdout).into_iter::<serde_json::Value>();
+    let [reported, tried] = &records.map(Result::unwrap).collect::<Vec<_>>()[..] else { panic!("{}", ran.stdout) };
+    assert_eq!((&reported["name"], &reported["error"]["message"]), (&"web-2".into(), &"no release".into()));
+    assert_eq!((&tried["name"], &tried["error"]), (&"web-2".into(), &serde_json::Value::Null));
+    assert_eq!(tried["ami"]["release"], "25.11");
+}
+
 /// The indented blocks below a heading of the README.
 fn readme(heading: &str) -> String {
     let text = std::fs::read_to_string(project().join("README.md")).unwrap();
