@@ -1,4 +1,4 @@
-//! Why an evaluation failed, and what to do about it.
+//! Why an evaluation failed, or the local store, and what to do about it.
 
 use crate::nix::{self, Outcome};
 use crate::source::Source;
@@ -17,10 +17,8 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
     let is_encoded = matches!(source, Source::Flake { reference, .. } if reference.contains('%'));
     if error.contains("Nix search path") && error.contains("nixpkgs") {
         failure.hint("Nix does not find <nixpkgs>: set NIX_PATH=nixpkgs=PATH, or say --nixpkgs PATH")
-    } else if error.contains("cannot connect to socket") {
-        failure.hint("start Nix's daemon, for example with systemctl start nix-daemon.socket")
-    } else if error.contains("'/nix/var/") && DENIED.iter().any(|words| error.contains(words)) {
-        failure.hint("this user may not write to the store: let Nix's daemon do it, with NIX_REMOTE=daemon")
+    } else if let Some(hint) = store_hint(outcome) {
+        failure.hint(hint)
     } else if error.contains("requires lock file changes") {
         failure.hint("its inputs are not locked: run nix flake lock there, with --extra-experimental-features 'nix-command flakes'")
     } else if error.contains("has no nixosConfigurations") {
@@ -37,8 +35,6 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
         failure.hint("flakes are evaluated as `nix build` does, without files and variables of this computer; --option pure-eval false lifts that")
     } else if error.contains("'getFlake'") {
         failure.hint("this Nix is too old for flakes: 2.4 was the first with builtins.getFlake")
-    } else if outcome.is_full() {
-        failure.hint("make room in this computer's store, for example with nix-collect-garbage")
     } else if matches!(source, Source::Hermetic(_)) && error.contains("without required argument") {
         failure.hint("it is given `machine`, `system` and what --arg and --argstr name; a NixOS configuration is named without --hermetic")
     } else if error.contains("root file system") || error.contains("make the system bootable") {
@@ -61,6 +57,26 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
         failure.hint("Nix's trace above says where")
     } else {
         failure.hint("-v shows Nix's whole trace")
+    }
+}
+
+/// The failure of a program that works on the local store, of which Nix left `outcome`.
+pub fn explain_store(program: &str, outcome: &Outcome) -> Failure {
+    let hint = store_hint(outcome).unwrap_or("is the local store whole? Try: nix-store --verify");
+    Failure::new(Kind::Build, format!("{program} said: {}", outcome.error())).hint(hint)
+}
+
+/// What to do about a local store that Nix cannot use.
+fn store_hint(outcome: &Outcome) -> Option<&'static str> {
+    let error = outcome.error();
+    if error.contains("cannot connect to socket") {
+        Some("start Nix's daemon, for example with systemctl start nix-daemon.socket")
+    } else if error.contains("'/nix/var/") && DENIED.iter().any(|words| error.contains(words)) {
+        Some("this user may not write to the store: let Nix's daemon do it, with NIX_REMOTE=daemon")
+    } else if outcome.is_full() {
+        Some("make room in this computer's store, for example with nix-collect-garbage")
+    } else {
+        None
     }
 }
 

@@ -1,10 +1,11 @@
 //! The store of this computer.
 
-use crate::nix::{follow, show, spawn};
+use crate::explain;
+use crate::nix::{Outcome, Said, follow, show, spawn};
 use crate::serve::Serve;
 use crate::wire::Pipe;
 use anyhow::{Context, Result, bail};
-use machine_record::{StorePath, log};
+use machine_record::{Failure, StorePath, log};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashSet;
 use std::fs;
@@ -12,6 +13,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 /// A program of Nix that answers questions until its stdin ends, which it does with us, however we end.
@@ -20,6 +22,7 @@ pub struct Local {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
+    said: Option<JoinHandle<Said>>,
     /// When it is ended if it has said nothing by then
     pub until: Option<Instant>,
 }
@@ -29,19 +32,27 @@ pub type LocalStore = Serve<Local>;
 
 /// Opens the local store.
 pub fn open() -> Result<LocalStore> {
-    let mut store = Serve::greet(Local::start("nix-store", &["--serve", "--write"], show)?)?;
-    store.greeted().context("cannot use the local store")?;
-    Ok(store)
+    let store = Local::start("nix-store", &["--serve", "--write"], show)?;
+    let greeted = Serve::greet(store).and_then(|mut store| store.greeted().map(|()| store));
+    greeted.context("cannot use the local store")
 }
 
 impl Local {
-    /// `show` is given what it says on stderr.
+    /// `show` is given what it says on stderr, but for the error that it ends with.
     pub fn start(program: &str, arguments: &[&str], show: fn(&str, &str)) -> Result<Local> {
         log::detail("", &format!("{program} {}", arguments.join(" ")));
         let mut child = spawn(Command::new(program).args(arguments))?;
-        follow(Vec::new(), &mut child, false, show, mpsc::channel().0);
+        let said = follow(Vec::new(), &mut child, true, show, mpsc::channel().0);
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        Ok(Local { program: program.into(), child, stdin, stdout, until: None })
+        Ok(Local { program: program.into(), child, stdin, stdout, said, until: None })
+    }
+
+    /// The error that it has ended with, if it said one.
+    fn failure(&mut self) -> Option<Failure> {
+        let said = self.said.take()?;
+        drop((self.stdin.take(), self.stdout.take()));
+        let outcome = Outcome { stderr: said.join().ok()?.lines.into(), ..Outcome::default() };
+        outcome.failed_with("").then(|| explain::explain_store(&self.program, &outcome))
     }
 
     /// Whether it has a file open whose path ends so.
@@ -67,12 +78,16 @@ impl Local {
 impl Pipe for Local {
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         let sent = self.stdin.as_mut().map_or(Err(ErrorKind::BrokenPipe.into()), |stdin| stdin.write_all(bytes));
-        sent.with_context(|| format!("cannot ask {}", self.program))
+        let sent = sent.with_context(|| format!("cannot ask {}", self.program));
+        sent.map_err(|error| self.failure().map_or(error, Into::into))
     }
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize> {
         self.wait()?;
         let heard = self.stdout.as_mut().map_or(Err(ErrorKind::BrokenPipe.into()), |stdout| stdout.read(buffer));
-        heard.with_context(|| format!("cannot ask {}", self.program))
+        match heard.with_context(|| format!("cannot ask {}", self.program)) {
+            Ok(count @ 1..) => Ok(count),
+            heard => self.failure().map_or(heard, |failure| Err(failure.into())),
+        }
     }
     fn name(&self) -> &str {
         &self.program
@@ -159,8 +174,10 @@ mod tests {
         silent.until = Some(Instant::now());
         assert_eq!(silent.receive(&mut [0; 8]).unwrap_err().to_string(), "sh says nothing");
         drop(silent);
-        let error = Wire::new(start("printf 1234567")).number().unwrap_err();
+        let error = Wire::new(start("echo warning: error: x >&2; printf 1234567")).number().unwrap_err();
         assert_eq!(error.to_string(), "sh ended in the middle of an answer");
+        let error = Wire::new(start("printf 1; echo error: no room left >&2")).number().unwrap_err();
+        assert_eq!(error.to_string(), "sh said: no room left");
     }
 
     #[test]

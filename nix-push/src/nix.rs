@@ -179,7 +179,7 @@ pub fn spawn(command: &mut Command) -> Result<Child> {
 /// What a command said on stderr, since the last machine was done.
 #[derive(Default)]
 pub struct Said {
-    lines: VecDeque<String>,
+    pub lines: VecDeque<String>,
     held: usize,
     /// From the beginning: what one machine's evaluation has looked at is not looked at again for the next
     reads: Vec<String>,

@@ -67,7 +67,27 @@ fn a_local_store_that_answers_oddly_is_told_of() {
     // The daemon's own process is asked first what is to be built.
     before(&folder, "nix-daemon", "*", "exit 1");
     let greeting = r"\\313\\356\\122\\124\\0\\0\\0\\0";
+    // What is wrong with it, in Nix's own words.
+    let built = "built=$(nix-store --add configuration.nix)";
+    for (user, words) in [
+        (
+            "NIX_REMOTE=unix://$PWD/nowhere",
+            ["nix-store said: cannot connect to socket at '", "hint: start Nix's daemon, for example with systemctl"],
+        ),
+        (
+            "cp $(command -v nix-push) .; chmod 755 .; setpriv --reuid 65534 --regid 65534 --clear-groups ./",
+            ["cannot use the local store: nix-store said: ", "hint: this user may not write to the store"],
+        ),
+    ] {
+        let joint = if user.ends_with('/') { "" } else { " " };
+        says(&folder, &format!("{built}; {user}{joint}nix-push --plan --toplevel $built"), MACHINE, 1, &words);
+    }
     for (when, script, words) in [
+        (
+            "*--serve*",
+            "head -c 16 > /dev/null; echo error: the database is odd >&2; exit",
+            "cannot use the local store: nix-store said: the database is odd",
+        ),
         (
             "*--serve*",
             "head -c 16 > /dev/null; echo this is not the store; exit",
