@@ -53,6 +53,11 @@ impl About {
         warnings
     }
 
+    /// The system that the derivation is built on.
+    pub fn system(&self) -> Option<&str> {
+        self.0["system"].as_str()
+    }
+
     /// The caches of the configuration and their keys, as options of Nix.
     pub fn caches(&self) -> Vec<String> {
         let words = |member: &str| -> Vec<&str> {

@@ -6,11 +6,15 @@ use crate::once::Once;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, StorePath, WithHint, WithKind, log};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// The builds of this run: equal systems of several machines are built once.
 pub type Builds = Once<StorePath, Built>;
 
 pub type Built = Result<(), Failure>;
+
+/// This Nix's settings, as it shows them; it is asked once.
+pub type Config = Once<(), String>;
 
 /// Builds the system here, or wherever this Nix sends its builds.
 ///
@@ -103,36 +107,45 @@ pub fn keep(machine: &str, toplevel: &StorePath, folder: &Path) -> Result<()> {
 
 /// Whether this Nix, or a machine that it sends builds to, builds for `system`.
 pub fn can_build(machine: &str, system: &str, settings: &Settings) -> Result<bool> {
-    if system == format!("{}-linux", std::env::consts::ARCH) {
-        return Ok(true);
-    }
+    let config = settings.config.get((), || Ok(config(machine, settings)))?;
+    Ok(builds(&config, system))
+}
+
+/// The settings as Nix shows them, none where it does not.
+fn config(machine: &str, settings: &Settings) -> String {
     let show = |words: &[&str]| {
         let features = ["--extra-experimental-features", "nix-command"];
-        let mut arguments: Vec<String> = words.iter().chain(&features).map(|word| word.to_string()).collect();
-        arguments.extend(building(settings));
-        nix::run(machine, "nix", &arguments, String::new())
+        let arguments = words.iter().chain(&features).map(|word| word.to_string()).chain(building(settings));
+        let arguments: Vec<String> = arguments.collect();
+        log::detail(machine, &format!("nix {}", arguments.join(" ")));
+        // What it says of the command's name is nobody's concern.
+        let shown = Command::new("nix").args(arguments).stdin(Stdio::null()).output().ok()?;
+        shown.status.success().then(|| String::from_utf8_lossy(&shown.stdout).into_owned())
     };
     // Nix 2.20 renamed the command.
-    let mut outcome = show(&["show-config"])?;
-    if !outcome.success {
-        outcome = show(&["config", "show"])?;
-    }
-    let config = outcome.stdout;
+    show(&["show-config"]).or_else(|| show(&["config", "show"])).unwrap_or_default()
+}
+
+/// Whether a Nix of these settings builds for `system`, or has a builder that does.
+fn builds(config: &str, system: &str) -> bool {
     let value = |name: &str| config.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
     let builders = value("builders").unwrap_or_default();
     let builders = match builders.strip_prefix('@') {
         Some(file) => std::fs::read_to_string(file).unwrap_or_default(),
         None => builders.into(),
     };
-    let own = value("extra-platforms").unwrap_or_default();
-    Ok(own.split_whitespace().any(|word| word == system) || serves(&builders, system))
+    let own = value("system").map_or_else(|| format!("{}-linux", std::env::consts::ARCH), String::from);
+    let more = value("extra-platforms").unwrap_or_default();
+    let here = value("max-jobs") != Some("0") && (own == system || more.split_whitespace().any(|word| word == system));
+    here || serves(&builders, system, &own)
 }
 
-/// Whether one of the builders takes `system`: the second word of each, with commas
+/// Whether one of the builders takes `system`: the second word of each, with commas; one that says none takes `own`
 /// (manual of Nix, "Remote Builds").
-fn serves(builders: &str, system: &str) -> bool {
-    let lines = builders.split(['\n', ';']).map(str::trim).filter(|line| !line.starts_with('#'));
-    lines.filter_map(|line| line.split_whitespace().nth(1)).any(|systems| systems.split(',').any(|word| word == system))
+fn serves(builders: &str, system: &str, own: &str) -> bool {
+    let lines = builders.split(['\n', ';']).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let systems = lines.map(|line| line.split_whitespace().nth(1).filter(|word| *word != "-").unwrap_or(own));
+    systems.flat_map(|systems| systems.split(',')).any(|word| word == system)
 }
 
 /// The derivation that failed first: those after it failed for want of it, which newer Nix says in
@@ -174,10 +187,23 @@ mod tests {
     }
 
     #[test]
+    fn who_builds_is_known_by_the_settings() {
+        let config = "builders = \nextra-platforms = i686-linux\nmax-jobs = 2\nsystem = aarch64-darwin\n";
+        assert!(builds(config, "aarch64-darwin") && builds(config, "i686-linux") && !builds(config, "aarch64-linux"));
+        let none = config.replace("= 2", "= 0");
+        assert!(!builds(&none, "aarch64-darwin") && !builds(&none, "i686-linux"));
+        assert!(builds(&none.replace("builders =", "builders = ssh://a i686-linux"), "i686-linux"));
+        assert!(builds("", &format!("{}-linux", std::env::consts::ARCH)), "a Nix that shows none");
+    }
+
+    #[test]
     fn builders_are_known_by_their_systems() {
         let builders = "# aarch64-linux\nssh://a x86_64-linux,i686-linux - 4; ssh://b aarch64-linux";
+        let serves = |builders: &str, system: &str| serves(builders, system, "x86_64-linux");
         assert!(serves(builders, "aarch64-linux") && serves(builders, "i686-linux"));
         assert!(!serves("ssh://a", "aarch64-linux") && !serves("# x aarch64-linux", "aarch64-linux"));
+        assert!(serves("ssh://a", "x86_64-linux") && serves("ssh://a - /key", "x86_64-linux"));
+        assert!(!serves("\n# x\n", "x86_64-linux"));
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! From a configuration to the derivation of its system, in one evaluation.
 
 use crate::about::About;
-use crate::build::Builds;
+use crate::build::{Builds, Config};
 use crate::cache::{Cache, Key};
 use crate::closure::Closures;
 use crate::evaluators::{Evaluators, Wanted};
 use crate::explain::explain;
-pub use crate::expression::system;
 use crate::expression::{Sight, Template};
 use crate::facts;
 use crate::leaks;
@@ -43,6 +42,7 @@ pub struct Settings {
     pub locks: Locks,
     pub shared: Shared,
     pub builds: Builds,
+    pub config: Config,
     pub plans: Plans,
     pub store: Store,
     pub closures: Closures,

@@ -165,6 +165,7 @@ toplevel = nixos.config.system.build.toplevel
 try = value: let tried = builtins.tryEval (builtins.deepSeq value value); in if tried.success then tried.value else null;
 # What is wrong with the system itself is said first.
 about = builtins.seq toplevel.drvPath {
+  system = try (toplevel.system or null);
   sshd = try (nixos.config.services.openssh.enable or null);
   root = try (if nixos.config ? fileSystems then nixos.config.fileSystems ? "/" else null);
   efi = try (nixos.config.ec2.efi or null);
@@ -204,7 +205,7 @@ fn nixos(source: &Source, record: &Record, lock: Option<&Lock>) -> Result<String
 }
 
 /// The system that the machine is of: the record's own word, else its image's.
-pub fn system(record: &Record) -> Result<Option<String>> {
+fn system(record: &Record) -> Result<Option<String>> {
     Ok(match record.string("system")? {
         Some(system) => Some(system),
         None => record.section::<Ami>()?.map(|ami| ami.system),

@@ -3,7 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 use anyhow::Result;
-use build::Builds;
+use build::{Builds, Config};
 use cache::Cache;
 use clap::{Parser, ValueEnum};
 use closure::Closures;
@@ -198,7 +198,7 @@ struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum BuildOn {
-    /// Here, unless this Nix cannot build for the machine's system
+    /// Here, unless this Nix cannot build the system
     Auto,
     Here,
     Machine,
@@ -273,6 +273,7 @@ impl Args {
             locks: Locks::default(),
             shared: Shared::default(),
             builds: Builds::default(),
+            config: Config::default(),
             plans: Plans::new(self.stream.plan),
             store: Store::default(),
             closures: Closures::default(),

@@ -34,7 +34,7 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
     let resource = format!("closure/{}", toplevel.base_name());
     let there = push::lock(&settings.store, toplevel, evaluated.as_ref())?;
     let by_itself = match &evaluated {
-        Some(_) => push::builds_there(args, settings, record)?,
+        Some(evaluated) => push::builds_there(args, settings, record, evaluated, there)?,
         None => false,
     };
     if !there && !by_itself {

@@ -2,7 +2,7 @@
 
 use crate::closure::Closure;
 use crate::deliver::deliver;
-use crate::evaluate::{self, Evaluated, Settings, evaluate};
+use crate::evaluate::{Evaluated, Settings, evaluate};
 use crate::local::Store;
 use crate::remote::Remote;
 use crate::source::Source;
@@ -141,12 +141,13 @@ fn prepare<'a>(
     }
     let store = &settings.store;
     let there = lock(store, &toplevel, evaluated.as_ref())?;
-    if let Some(Evaluated { drv, .. }) = &evaluated
-        && builds_there(args, settings, record)?
+    if let Some(evaluated) = &evaluated
+        && builds_there(args, settings, record, evaluated, there)?
     {
         about::warn_if_small(&machine, record);
-        let closure = settings.closures.of(store, drv, signer).context("cannot list the derivations")?;
-        return Ok(Cargo { toplevel, build: Some(drv.clone()), closure, expected: settings.spool.expecting() });
+        let closure = settings.closures.of(store, &evaluated.drv, signer).context("cannot list the derivations")?;
+        let expected = settings.spool.expecting();
+        return Ok(Cargo { toplevel, build: Some(evaluated.drv.clone()), closure, expected });
     }
     if there {
         let _ = known.set(toplevel.clone());
@@ -166,15 +167,18 @@ fn prepare<'a>(
     Ok(Cargo { toplevel, build: None, closure, expected: settings.spool.expecting() })
 }
 
-/// Whether the machine is to build its system by itself.
-pub fn builds_there(args: &Args, settings: &Settings, record: &Record) -> Result<bool> {
-    Ok(match args.build_on {
-        BuildOn::Here => false,
-        BuildOn::Machine => true,
-        BuildOn::Auto => match evaluate::system(record)? {
-            Some(system) => !build::can_build(&record.name(), &system, settings)?,
-            None => false,
-        },
+/// Whether the machine is to build its system by itself; `there` tells whether this computer has it.
+pub fn builds_there(
+    args: &Args,
+    settings: &Settings,
+    record: &Record,
+    evaluated: &Evaluated,
+    there: bool,
+) -> Result<bool> {
+    Ok(match (args.build_on, evaluated.about.system()) {
+        (BuildOn::Machine, _) => true,
+        (BuildOn::Auto, Some(system)) if !there => !build::can_build(&record.name(), system, settings)?,
+        _ => false,
     })
 }
 

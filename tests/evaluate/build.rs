@@ -115,6 +115,28 @@ fn what_cannot_be_built_here_is_built_on_the_machine() {
     machines.write("builder.nix", &text.replace("echo", "echo by the builder"));
     let ran = machines.push(&format!("{} --hermetic builder.nix", builder(&machines, 0, "aarch64-linux")), &arm).ok();
     machines.folder.sh(&format!("nix-store --check-validity {}", toplevel(&ran)), "").ok();
+    // What is here is copied, whoever could build it.
+    let delete = format!("rm /nix/var/nix/gcroots/nixpipe/pushed; nix-store --delete {}", toplevel(&ran));
+    machines.ssh(0, &delete).ok();
+    assert!(
+        machines.push("--plan --hermetic builder.nix", &arm).ok().record()["plan"][0]["details"]["bytes"].is_number()
+    );
+    let closure = machines.push("--hermetic builder.nix", &arm).ok().record()["closure"].clone();
+    assert_eq!((&closure["built"], &closure["sentPaths"]), (&json!(false), &json!(1)));
+    // The configuration says what is built, and not the record, which has the image's system or none.
+    for (name, more) in [("own", json!({})), ("unsaid", json!({ "ami": null, "system": null }))] {
+        let own = text.replace("{ system, ... }", "{ ... }").replace("inherit system", "system = \"aarch64-linux\"");
+        machines.write("own.nix", &own.replace("echo", &format!("echo {name}")));
+        let ran = machines.push("--hermetic own.nix", &more).ok();
+        let valid = format!("nix-store --check-validity {}", toplevel(&ran));
+        assert_ne!(machines.folder.sh(&valid, "").status, 0);
+        machines.ssh(0, &valid).ok();
+    }
+    // A Nix that builds nothing, and has nobody who does.
+    machines.write("none.nix", &text.replace("echo", "echo none"));
+    let none = "NIX_CONFIG=\"$NIX_CONFIG\"$'\\nmax-jobs = 0' nix-push --builders '' --hermetic none.nix";
+    let ran = machines.run(none, &json!({})).ok();
+    machines.ssh(0, &format!("nix-store --check-validity {}", toplevel(&ran))).ok();
     // A machine of this kind is built for here.
     let ran = machines.push("--hermetic auto.nix", &json!({})).ok();
     machines.folder.sh(&format!("nix-store --check-validity {}", toplevel(&ran)), "").ok();
