@@ -7,8 +7,8 @@ use serde_json::Value;
 /// Priority of an option's default (nixpkgs `lib/modules.nix`, `mkOptionDefault`).
 const DEFAULT_PRIORITY: u64 = 1500;
 
-/// The cache that every Nix knows.
-const EVERYBODYS: &str = "https://cache.nixos.org";
+/// The cache that every Nix knows, and its keys.
+const EVERYBODYS: [&str; 2] = ["https://cache.nixos.org", "cache.nixos.org-"];
 
 /// What the expression says in `about`; each member is null where this NixOS has no such thing.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -58,18 +58,24 @@ impl About {
         self.0["system"].as_str()
     }
 
-    /// The caches of the configuration and their keys, as options of Nix.
+    /// The caches of the configuration and the keys that it trusts, as options of Nix. A key may be that of a cache
+    /// which this Nix knows by itself.
     pub fn caches(&self) -> Vec<String> {
-        let words = |member: &str| -> Vec<&str> {
-            self.0[member].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+        // An option of its own is a list, one of the user's may be a text.
+        let texts = |member: &str| match &self.0[member] {
+            Value::Array(texts) => texts.iter().filter_map(Value::as_str).collect(),
+            one => one.as_str().into_iter().collect::<Vec<_>>(),
         };
-        let caches: Vec<&str> = words("substituters").into_iter().filter(|url| !url.starts_with(EVERYBODYS)).collect();
-        if caches.is_empty() {
-            return Vec::new();
-        }
-        let options =
-            [("extra-substituters", caches.join(" ")), ("extra-trusted-public-keys", words("keys").join(" "))];
-        options.into_iter().flat_map(|(name, value)| ["--option".into(), name.into(), value]).collect()
+        let words = |members: [&str; 2]| -> Vec<&str> {
+            let words = members.into_iter().flat_map(texts).flat_map(str::split_whitespace);
+            words.filter(|word| !EVERYBODYS.iter().any(|start| word.starts_with(start))).collect()
+        };
+        let options = [
+            ("extra-substituters", words(["substituters", "moreSubstituters"])),
+            ("extra-trusted-public-keys", words(["keys", "moreKeys"])),
+        ];
+        let given = options.into_iter().filter(|(_, words)| !words.is_empty());
+        given.flat_map(|(name, words)| ["--option".into(), name.into(), words.join(" ")]).collect()
     }
 }
 
@@ -123,6 +129,16 @@ mod tests {
             "k1 k2",
         ];
         assert_eq!(about.caches(), options);
-        assert!(About(json!({ "substituters": ["https://cache.nixos.org/"], "keys": ["k"] })).caches().is_empty());
+        let more =
+            json!({ "substituters": ["https://a"], "moreSubstituters": "https://b https://c", "moreKeys": ["k"] });
+        assert_eq!(
+            About(more).caches()[2..],
+            ["https://a https://b https://c", "--option", "extra-trusted-public-keys", "k"]
+        );
+        // One may be that of a cache which this Nix knows.
+        let mut usual = json!({ "substituters": ["https://cache.nixos.org/"], "keys": ["cache.nixos.org-1:x", "k"] });
+        assert_eq!(About(usual.clone()).caches(), ["--option", "extra-trusted-public-keys", "k"]);
+        usual["keys"] = json!(["cache.nixos.org-1:x"]);
+        assert!(About(usual).caches().is_empty());
     }
 }

@@ -33,7 +33,7 @@ pub fn deliver(
     cargo: Cargo,
     section: &mut Section,
 ) -> Result<()> {
-    let Cargo { toplevel, build, closure, expected } = cargo;
+    let Cargo { toplevel, build, options: building, closure, expected } = cargo;
     let toplevel = &toplevel;
     let (all, all_bytes) = (closure.infos.len(), closure.bytes());
     let whole = size(all_bytes);
@@ -76,7 +76,7 @@ pub fn deliver(
         beyond.infos.iter().filter(|info| !pairs.contains_key(&info.path)).map(|info| info.nar_size).sum();
     let folder = lanes::folder(session, whole_bytes);
     // The answer comes while this waits for its own.
-    let open = |packing, folder| intake::open(session, packing, folder, toplevel, build.as_ref(), &settings.options);
+    let open = |packing, folder| intake::open(session, packing, folder, toplevel, build.as_ref(), &building);
     let mut intake = open(packing, folder.as_deref())?;
     let answer = serve.greeted().and_then(|()| serve.valid_paths());
     let mut valid = intake::explain(answer, &mut serve.wire.pipe).with_hint(AGAIN)?;

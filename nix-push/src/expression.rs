@@ -171,7 +171,9 @@ about = builtins.seq toplevel.drvPath {
   efi = try (nixos.config.ec2.efi or null);
   stateVersion = try (nixos.options.system.stateVersion.highestPrio or null);
   substituters = try (nixos.config.nix.settings.substituters or nixos.config.nix.binaryCaches or null);
+  moreSubstituters = try (nixos.config.nix.settings.extra-substituters or null);
   keys = try (nixos.config.nix.settings.trusted-public-keys or nixos.config.nix.binaryCachePublicKeys or null);
+  moreKeys = try (nixos.config.nix.settings.extra-trusted-public-keys or null);
 };
 # Some Nix writes derivations while it goes on. One whose file it is asked for is there.
 result = builtins.seq (nixpipe-there toplevel.drvPath) builtins.toJSON { drv = toplevel.drvPath; toplevel = toplevel.outPath; inherit about; };

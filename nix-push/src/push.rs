@@ -27,6 +27,8 @@ pub struct Cargo<'a> {
     pub toplevel: StorePath,
     /// The derivation, where the machine is to build it: then the closure is that of the derivation
     pub build: Option<StorePath>,
+    /// What the machine's Nix is told for that
+    pub options: Vec<String>,
     pub closure: Arc<Closure>,
     /// Held until all has arrived
     pub expected: Counted<'a>,
@@ -147,7 +149,9 @@ fn prepare<'a>(
         about::warn_if_small(&machine, record);
         let closure = settings.closures.of(store, &evaluated.drv, signer).context("cannot list the derivations")?;
         let expected = settings.spool.expecting();
-        return Ok(Cargo { toplevel, build: Some(evaluated.drv.clone()), closure, expected });
+        // The machine's builders are its own.
+        let options = [settings.options.clone(), evaluated.about.caches()].concat();
+        return Ok(Cargo { toplevel, build: Some(evaluated.drv.clone()), options, closure, expected });
     }
     if there {
         let _ = known.set(toplevel.clone());
@@ -164,7 +168,7 @@ fn prepare<'a>(
     let closure = settings.closures.of(store, &toplevel, signer).context("cannot list the closure")?;
     section.paths = Some(closure.infos.len() as u64);
     section.bytes = Some(closure.bytes());
-    Ok(Cargo { toplevel, build: None, closure, expected: settings.spool.expecting() })
+    Ok(Cargo { toplevel, build: None, options: Vec::new(), closure, expected: settings.spool.expecting() })
 }
 
 /// Whether the machine is to build its system by itself; `there` tells whether this computer has it.

@@ -220,24 +220,40 @@ fn a_plan_says_what_would_be_built_and_sent_and_does_neither() {
 fn what_a_cache_of_the_configuration_has_is_fetched(machines: &Machines) {
     machines.folder.sh("nix-store --generate-binary-cache-key test-1 secret public", "").ok();
     let public = std::fs::read_to_string(machines.folder.path().join("public")).unwrap();
-    let text = |key: &str| {
+    let text = |name: &str, settings: &str| {
         format!(
-            "{{ config = {{ nix.settings = {{ substituters = [ \"file://{}/cache\" ]; trusted-public-keys = [ \"{key}\" ]; }};
-               system.build.toplevel = derivation {{ name = \"nixos-system-{}\"; system = \"x86_64-linux\"; builder = \"/bin/sh\";
-                 args = [ \"-c\" \"echo 1 > $out\" ]; }}; }}; }}",
-            machines.folder.path().display(),
+            "{{ config = {{ nix.settings = {{ {settings} }};
+               system.build.toplevel = derivation {{ name = \"nixos-system-{name}-{}\"; system = \"x86_64-linux\"; builder = \"/bin/sh\";
+                 args = [ \"-c\" \"/bin/dd if=/dev/zero of=$out bs=1M count=3\" ]; }}; }}; }}",
             once()
         )
     };
-    machines.write("cached.nix", &text(public.trim()));
+    let cache = machines.folder.path().join("cache");
+    let keys = format!("trusted-public-keys = [ \"{}\" ];", public.trim());
+    machines.write("cached.nix", &text("here", &format!("substituters = [ \"file://{}\" ]; {keys}", cache.display())));
     let built = toplevel(&machines.push("--hermetic cached.nix", &json!({})).ok());
     let nix = "nix --extra-experimental-features nix-command";
-    let copy = format!("{nix} store sign -k $PWD/secret {built} && {nix} copy --to file://$PWD/cache {built}");
-    machines.folder.sh(&format!("{copy} && nix-store --delete {built}"), "").ok();
+    let copy =
+        |path: &str| format!("{nix} store sign -k $PWD/secret {path} && {nix} copy --to file://$PWD/cache {path}");
+    machines.folder.sh(&format!("{} && nix-store --delete {built}", copy(&built)), "").ok();
     let planned = machines.push("--plan --hermetic cached.nix", &json!({})).ok().record()["plan"][0].clone();
     assert_eq!(planned["details"], json!({ "build": [], "fetch": [built] }));
     let ran = machines.push("-v --hermetic cached.nix", &json!({})).ok();
     assert!(ran.stderr.contains(&format!("copying path '{built}' from 'file://")), "{}", ran.stderr);
+    // So it is by a machine that builds for itself.
+    let settings = format!("extra-substituters = \"file:///root/cache\"; extra-{keys}");
+    machines.write("there.nix", &text("there", &settings));
+    let planned =
+        machines.push("--plan --build-on here --hermetic there.nix", &json!({})).ok().record()["plan"].clone();
+    let built = planned[0]["resource"].as_str().unwrap().replace("closure/", "/nix/store/");
+    let realise = format!("nix-store --realise {}", planned[0]["details"]["build"][0]);
+    let pack = "find cache -type f | while read -r file; do
+        echo \"mkdir -p $(dirname $file); base64 -d > $file << END\"; base64 $file; echo END; done";
+    let pack = format!("rm -r cache; {realise} >&2 && {} >&2 && {pack}", copy(&built));
+    let unpack = machines.folder.sh(&pack, "").ok().stdout;
+    machines.ssh(0, &format!("cd /root\n{unpack}")).ok();
+    let ran = machines.push("-v --build-on machine --hermetic there.nix", &json!({})).ok();
+    assert!(ran.stderr.contains(&format!("copying path '{built}' from 'file:///root/cache")), "{}", ran.stderr);
 }
 
 /// A store of 3 MiB in the place of this computer's; a quote ends the command.
