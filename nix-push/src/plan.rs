@@ -9,7 +9,7 @@ use crate::once::Once;
 use crate::remote::Remote;
 use crate::send::size;
 use crate::source::Source;
-use crate::{Args, TOOL, build, nix_files, push};
+use crate::{Args, TOOL, about, build, nix_files, push};
 use anyhow::{Result, bail};
 use machine_record::{Failure, Kind, PlanEntry, Record, Ssh, StorePath, log};
 use machine_ssh::Address;
@@ -56,6 +56,7 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
         return Ok(());
     };
     if let Some(evaluated) = &evaluated {
+        about::warn_if_small(&machine, record);
         let (reason, details) = settings.plans.of(&machine, settings, evaluated)?.told();
         let reason = format!("on the machine; as seen from here, {reason}");
         log::event(&machine, &format!("+ {resource}: to be built {reason}"));
@@ -191,19 +192,16 @@ impl Plans {
 pub struct Work {
     build: Vec<String>,
     fetch: Vec<String>,
-    /// Of what is to be fetched, as Nix says it: ` (0.1 MiB download, 0.5 MiB unpacked)`
-    volume: String,
+    /// Bytes of what is to be fetched, as it comes and as it is then, if Nix says so
+    download: Option<u64>,
+    unpacked: Option<u64>,
 }
 
 impl From<Missing> for Work {
     fn from(missing: Missing) -> Work {
         let list = |paths: Vec<StorePath>| paths.iter().map(StorePath::to_string).collect();
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        let volume = match missing.fetch.len() {
-            0 => String::new(),
-            _ => format!(" ({:.2} MiB download, {:.2} MiB unpacked)", mib(missing.download), mib(missing.unpacked)),
-        };
-        Work { build: list(missing.build), fetch: list(missing.fetch), volume }
+        let (download, unpacked) = (Some(missing.download), Some(missing.unpacked));
+        Work { build: list(missing.build), fetch: list(missing.fetch), download, unpacked }
     }
 }
 
@@ -229,14 +227,21 @@ fn work(machine: &str, settings: &Settings, drv: &StorePath, options: Vec<String
 impl Work {
     /// In words and as data.
     fn told(self) -> (String, Value) {
-        let Work { build, fetch, volume } = self;
+        let Work { build, fetch, download, unpacked } = self;
         let (builds, fetches) = (log::count(build.len(), "derivation"), log::count(fetch.len(), "path"));
-        (format!("{builds} to build, {fetches} to fetch{volume}"), json!({ "build": build, "fetch": fetch }))
+        let volume = match (download, unpacked) {
+            (Some(download), Some(unpacked)) if !fetch.is_empty() => {
+                format!(" ({} download, {} unpacked)", size(download), size(unpacked))
+            }
+            _ => String::new(),
+        };
+        let details = json!({ "build": build, "fetch": fetch, "downloadBytes": download, "unpackedBytes": unpacked });
+        (format!("{builds} to build, {fetches} to fetch{volume}"), details)
     }
 
     /// Reads the lists that Nix prints: a headline, then an indented path each.
     fn parse(lines: &[String]) -> Self {
-        let mut work = Work::default();
+        let mut work = Work { download: Some(0), unpacked: Some(0), ..Work::default() };
         let mut fetching = false;
         for line in lines {
             match line.strip_prefix("  ") {
@@ -244,14 +249,21 @@ impl Work {
                 Some(path) => work.build.push(path.trim().into()),
                 None => {
                     fetching = line.contains("fetched");
-                    if let (true, Some(at)) = (fetching, line.find(" (")) {
-                        work.volume = line[at..].trim_end_matches(':').into();
+                    if fetching {
+                        (work.download, work.unpacked) = (volume(line, " download"), volume(line, " unpacked"));
                     }
                 }
             }
         }
         work
     }
+}
+
+/// The bytes that Nix names before a word, such as `0.1 MiB download`.
+fn volume(line: &str, word: &str) -> Option<u64> {
+    let (number, unit) = line.split_once(word)?.0.rsplit(['(', ',']).next()?.trim().split_once(' ')?;
+    let shift = ["B", "KiB", "MiB", "GiB", "TiB"].iter().position(|known| *known == unit)? * 10;
+    Some((number.parse::<f64>().ok()? * (1_u64 << shift) as f64) as u64)
 }
 
 #[cfg(test)]
@@ -271,6 +283,13 @@ mod tests {
         .map(String::from);
         let work = Work::parse(&lines);
         assert_eq!((work.build.len(), work.fetch.len()), (2, 1));
-        assert_eq!(work.volume, " (0.1 MiB download, 0.5 MiB unpacked)");
+        assert_eq!((work.download, work.unpacked), (Some((1 << 20) / 10), Some(1 << 19)));
+        let (told, details) = work.told();
+        assert_eq!(told, "2 derivations to build, 1 path to fetch (102.4 KiB download, 512.0 KiB unpacked)");
+        assert_eq!(details["unpackedBytes"], 1 << 19);
+        // Newer Nix takes the unit that fits.
+        let newer = ["these 2 paths will be fetched (1.5 KiB download, 2.0 GiB unpacked):".to_string()];
+        let work = Work::parse(&newer);
+        assert_eq!((work.download, work.unpacked), (Some(1536), Some(2 << 30)));
     }
 }

@@ -50,7 +50,9 @@ fn each_place_to_build() {
         "there.nix",
         &module("there", &built("echo hello from $(cat /proc/sys/kernel/hostname); echo 1 > $out")),
     );
-    let planned = machines.push("--plan --build-on machine there.nix", &json!({})).ok().record()["plan"].clone();
+    let planned = machines.push("--plan --build-on machine there.nix", &json!({})).ok();
+    assert!(planned.stderr.contains("t3.micro has at most 1 GiB"), "{}", planned.stderr);
+    let planned = planned.record()["plan"].clone();
     let ran = machines.push("-v --build-on machine --log-format json there.nix", &json!({})).ok();
     let resource = toplevel(&ran).replace("/nix/store/", "closure/");
     assert_eq!((&planned[0]["resource"], &planned[0]["action"]), (&json!(resource), &json!("build")));
@@ -237,7 +239,11 @@ fn what_a_cache_of_the_configuration_has_is_fetched(machines: &Machines) {
         |path: &str| format!("{nix} store sign -k $PWD/secret {path} && {nix} copy --to file://$PWD/cache {path}");
     machines.folder.sh(&format!("{} && nix-store --delete {built}", copy(&built)), "").ok();
     let planned = machines.push("--plan --hermetic cached.nix", &json!({})).ok().record()["plan"][0].clone();
-    assert_eq!(planned["details"], json!({ "build": [], "fetch": [built] }));
+    let mut details = planned["details"].clone();
+    let bytes = ["downloadBytes", "unpackedBytes"].map(|name| details[name].take().as_u64().unwrap());
+    assert!(bytes[0] < bytes[1] && bytes[1].abs_diff(3 << 20) < 1 << 14, "{planned}");
+    let rest = json!({ "build": [], "fetch": [built], "downloadBytes": null, "unpackedBytes": null });
+    assert_eq!(details, rest);
     let ran = machines.push("-v --hermetic cached.nix", &json!({})).ok();
     assert!(ran.stderr.contains(&format!("copying path '{built}' from 'file://")), "{}", ran.stderr);
     // So it is by a machine that builds for itself.
