@@ -171,7 +171,7 @@ impl Job<'_> {
         if evaluation.verdict.is_err() && ours {
             certain = false;
             evaluation = self.unwatched()?.evaluate(Some(facts), &looks)?;
-        } else {
+        } else if facts::unknown(&evaluation.outcome.error()).is_none() {
             evaluation.outcome.show_held(self.machine);
         }
         let Evaluation { verdict, used, outcome, beginning } = evaluation;

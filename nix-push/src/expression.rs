@@ -152,7 +152,9 @@ const THERE: &str = "nixpipe-there = builtins.pathExists;\n";
 const BODY: &str = r#"machine = facts [ ] (builtins.fromJSON (builtins.elemAt records at));
 specialArgs = nixpipe-args // { inherit machine; };
 facts = path: value: builtins.trace "nixpipe-fact ${toString at} ${builtins.toJSON path}" (
-  if builtins.isAttrs value then builtins.mapAttrs (name: facts (path ++ [ name ])) value
+  if value ? nixpipe-unknown
+  then abort "machine.${builtins.head path} is known after apply: ${value.nixpipe-unknown} makes it"
+  else if builtins.isAttrs value then builtins.mapAttrs (name: facts (path ++ [ name ])) value
   else if builtins.isList value
   then builtins.genList (i: facts (path ++ [ i ]) (builtins.elemAt value i)) (builtins.length value)
   else value);

@@ -8,6 +8,32 @@ use serde_json::{Map, Value};
 const OURS: [&str; 6] = ["closure", "activation", "status", "generations", "plan", "error"];
 const PASSING: [&str; 2] = ["state", "created"];
 
+/// Sections that earlier steps of the pipe add, and by which.
+const LATER: [(&str, &str); 3] = [("keyPair", "keygen"), ("instance", "ec2-up"), ("ssh", "ec2-up")];
+
+/// What stands in for such a section; Nix is told so in `expression.rs`.
+const UNKNOWN: &str = "nixpipe-unknown";
+
+/// The record as a plan sees it: of a machine that is yet to be made, nobody knows what those sections will hold.
+pub fn foreseen(record: &Record) -> Result<Record> {
+    let mut record = record.clone();
+    if record.text("ssh").is_none() {
+        for (section, tool) in
+            LATER.into_iter().filter(|(section, _)| record.text(section).is_none()).collect::<Vec<_>>()
+        {
+            record.set(section, &Map::from_iter([(UNKNOWN.into(), tool.into())]))?;
+        }
+    }
+    Ok(record)
+}
+
+/// What an evaluation said that looked at such a section, in its error.
+pub fn unknown(error: &str) -> Option<String> {
+    let sentences =
+        LATER.iter().map(|(section, tool)| format!("machine.{section} is known after apply: {tool} makes it"));
+    sentences.into_iter().find(|sentence| error.contains(sentence))
+}
+
 /// The record as JSON for Nix's `builtins.fromJSON`.
 ///
 /// # Errors

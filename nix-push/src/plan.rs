@@ -9,7 +9,7 @@ use crate::once::Once;
 use crate::remote::Remote;
 use crate::send::size;
 use crate::source::Source;
-use crate::{Args, TOOL, about, build, nix_files, push};
+use crate::{Args, TOOL, about, build, facts, nix_files, push};
 use anyhow::{Result, bail};
 use machine_record::{Failure, Kind, PlanEntry, Record, Ssh, StorePath, log};
 use machine_ssh::Address;
@@ -25,7 +25,13 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
     let (evaluated, toplevel) = match source {
         Source::Toplevel(toplevel) => (None, toplevel.clone()),
         _ => {
-            let evaluated = evaluate(settings, source, record)?;
+            let evaluated = match evaluate(settings, source, &facts::foreseen(record)?) {
+                Ok(evaluated) => evaluated,
+                Err(error) => match facts::unknown(&error.to_string()) {
+                    Some(unknown) => return plan_unknown(record, &unknown),
+                    None => return Err(error),
+                },
+            };
             let toplevel = evaluated.toplevel.clone();
             (Some(evaluated), toplevel)
         }
@@ -67,6 +73,15 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
     log::event(&machine, &format!("+ {resource}: {reason}"));
     let details = json!({ "paths": paths, "bytes": bytes });
     Ok(record.plan(&PlanEntry::new(TOOL.name, "send", &resource, reason).details(details))?)
+}
+
+/// Adds to the plan a system that is not known yet.
+fn plan_unknown(record: &mut Record, unknown: &str) -> Result<()> {
+    log::event(&record.name(), &format!("would build and send a system: {unknown}"));
+    for action in ["build", "send"] {
+        record.plan(&PlanEntry::new(TOOL.name, action, "closure/(known after apply)", unknown))?;
+    }
+    Ok(())
 }
 
 /// How much of a closure the machine lacks, and of how many paths; none where it has the system.

@@ -200,8 +200,58 @@ fn a_megabyte_of_facts_arrives_by_no_argument_list_file_or_environment() {
 #[test]
 fn what_one_deploy_writes_does_not_change_the_next() {
     let folder = Folder::new("passing");
-    let record = r#"{"name":"a","closure":{"drv":null,"toplevel":"/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-x","paths":1,"bytes":1,"sentPaths":1,"sentBytes":1,"evaluated":true,"built":true,"seconds":1},"plan":[],"x":1}"#;
-    assert_eq!(value(&folder, "builtins.attrNames machine", record).unwrap(), json!(["name", "version", "x"]));
+    let record = r#"{"name":"a","ssh":{"host":"h"},"closure":{"drv":null,"toplevel":"/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-x","paths":1,"bytes":1,"sentPaths":1,"sentBytes":1,"evaluated":true,"built":true,"seconds":1},"plan":[],"x":1}"#;
+    assert_eq!(value(&folder, "builtins.attrNames machine", record).unwrap(), json!(["name", "ssh", "version", "x"]));
+}
+
+#[test]
+fn what_an_earlier_step_would_add_is_known_after_apply() {
+    let folder = Folder::new("later");
+    cloud();
+    let module = |text: &str| {
+        format!(
+            "{{ machine, ... }}: {{ imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];
+              environment.etc.later.text = {text}; }}"
+        )
+    };
+    let start = "nixos-ami -n --release 20.09 --region eu-central-1 --name later-1";
+    let up = "keygen --plan | ec2-up --plan --deployment later";
+    for (file, text, said) in [
+        ("name.nix", "machine.name", None),
+        ("key.nix", "machine.keyPair.publicKey", Some("machine.keyPair is known after apply: keygen makes it")),
+        // Nor is it known that it is not there.
+        ("id.nix", "machine.instance.id or \"none\"", Some("machine.instance is known after apply: ec2-up makes it")),
+        ("host.nix", "builtins.toJSON machine.ssh", Some("machine.ssh is known after apply: ec2-up makes it")),
+    ] {
+        std::fs::write(folder.path().join(file), module(text)).unwrap();
+        let ran = folder.sh(&format!("{start} | {up} | nix-push --plan {file} | nixos-switch --plan"), "").ok();
+        let plan = ran.record()["plan"].as_array().unwrap().clone();
+        let of = |tool: &str| plan.iter().filter(|entry| entry["tool"] == tool).cloned().collect::<Vec<_>>();
+        assert!(["keygen", "ec2-up", "nixos-switch"].iter().all(|tool| !of(tool).is_empty()), "{plan:?}");
+        let ours = of("nix-push");
+        assert_eq!((&ours[0]["action"], &ours[1]["action"]), (&json!("build"), &json!("send")));
+        match said {
+            Some(said) => {
+                for entry in ours {
+                    assert_eq!(
+                        (&entry["resource"], &entry["reason"]),
+                        (&json!("closure/(known after apply)"), &json!(said))
+                    );
+                }
+                assert!(ran.stderr.contains(&format!("would build and send a system: {said}")), "{}", ran.stderr);
+                assert!(!ran.stderr.contains("nix: error:"), "{}", ran.stderr);
+            }
+            None => assert!(ours[0]["details"]["build"].is_array(), "{ours:?}"),
+        }
+    }
+    // What nobody adds is missing.
+    std::fs::write(folder.path().join("role.nix"), module("machine.role")).unwrap();
+    let ran = folder.sh(&format!("{start} | {up} | nix-push --plan role.nix"), "");
+    assert!(ran.record()["error"]["message"].as_str().unwrap().contains("attribute 'role' missing"), "{}", ran.stderr);
+    // A machine that somebody else has made has no instance.
+    let made = r#"{"name":"a","ssh":{"host":"127.0.0.1","port":1}}"#;
+    let ran = folder.sh("nix-push --plan --expr '{ machine, ... }: { imports = [ machine.instance.x ]; }'", made);
+    assert!(ran.record()["error"]["message"].as_str().unwrap().contains("'instance' missing"), "{}", ran.stderr);
 }
 
 #[test]
