@@ -9,3 +9,4 @@ mod flakes;
 mod fleet;
 mod machine;
 mod sources;
+mod stream;

@@ -255,6 +255,44 @@ fn what_an_earlier_step_would_add_is_known_after_apply() {
 }
 
 #[test]
+fn arguments_reach_each_source() {
+    let folder = Folder::new("arguments");
+    cloud();
+    let nixpkgs = project().join("tests/nixpkgs").display().to_string();
+    let module = |arguments: &str, text: &str| {
+        format!(
+            "{{ modulesPath{arguments}, ... }}: {{ imports = [ \"${{modulesPath}}/virtualisation/amazon-image.nix\" ];
+              environment.etc.given.text = {text}; }}"
+        )
+    };
+    let system = |more: &str| {
+        format!("import {nixpkgs}/nixos/lib/eval-config.nix {{ inherit system; modules = [ ./module.nix ]; {more} }}")
+    };
+    for (file, text) in [
+        ("plain.nix", module("", r#""it's ${"a"} \${b} 2""#)),
+        ("module.nix", module(", word, number", "\"${word} ${toString number}\"")),
+        ("hermetic.nix", format!("{{ system, word, number }}: {}", system("specialArgs = { inherit word number; };"))),
+        ("extended.nix", format!("{{ system }}: {}", system(""))),
+        ("flake.nix", flake()),
+    ] {
+        std::fs::write(folder.path().join(file), text).unwrap();
+    }
+    folder.sh("nix --extra-experimental-features 'nix-command flakes' flake lock path:$PWD", "").ok();
+    let resource = |flags: &str| {
+        let ran = folder.sh(&format!("nix-push --plan {flags}"), r#"{"name":"a"}"#).ok();
+        ran.record()["plan"][0]["resource"].as_str().unwrap().to_string()
+    };
+    let same = resource("plain.nix");
+    for source in ["module.nix", "--hermetic hermetic.nix", "--hermetic extended.nix", "--flake .#web"] {
+        for cache in ["", "--no-eval-cache"] {
+            let given = format!("{cache} --argstr word \"it's a \\${{b}}\" --arg number '1 + 1' {source}");
+            assert_eq!(resource(&given), same, "{given}");
+        }
+    }
+    assert_ne!(resource("--argstr word x --arg number 2 module.nix"), same);
+}
+
+#[test]
 fn a_configuration_without_machine_is_the_derivation_that_nix_makes() {
     let folder = Folder::new("without");
     let nixpkgs = project().join("tests/nixpkgs");
