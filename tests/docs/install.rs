@@ -46,6 +46,22 @@ fn make_install_puts_tools_pages_and_completions_in_their_places_and_uninstall_t
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
+fn cargo_install_makes_a_tool() {
+    let folder = Folder::new("cargo-install");
+    let readme = std::fs::read_to_string(project().join("README.md")).unwrap();
+    let line = readme.split('`').find(|code| code.contains("cargo install")).unwrap();
+    // Of all tools the one with the fewest crates.
+    let line = line.replace("nixos-ami keygen ec2-up nix-push nixos-switch", "keygen");
+    assert!(line.starts_with("for crate in keygen;"), "{line}");
+    // The crates are there: these tests are made of them.
+    let environment = "export CARGO_INSTALL_ROOT=$PWD CARGO_NET_OFFLINE=true";
+    folder.sh(&format!("{environment}; cd {} && {line}", project().display()), "").ok();
+    let made = folder.sh("bin/keygen -n --name a | jq -r .keyPair.algorithm; ls bin", "").ok().stdout;
+    assert_eq!(made, "ed25519\nkeygen\n");
+}
+
+#[test]
 fn the_debian_package_installs_and_its_tools_run() {
     let folder = Folder::new("deb");
     let package = project().join("scripts/package-deb");
