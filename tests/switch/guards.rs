@@ -104,6 +104,98 @@ fn what_is_refused_changes_nothing() {
     machine.assert_keeps(&old, "old", "other boot menus");
 }
 
+/// What a machine lacks for a switch, one thing after another; afterwards it is as it was.
+#[test]
+#[ignore = "long: scripts/test --all"]
+fn what_a_machine_cannot_do_is_told_with_what_helps() {
+    let machine = Machine::new("cannot");
+    let old = machine.push_greeter("old", "");
+    let new = machine.push_greeter("new", "");
+    machine.switch(&old, "").ok();
+    machine.folder.sh("mkdir s; echo x > s/a", "").ok();
+    let instead = |program: &str, script: &str| {
+        format!(
+            "printf '#!/bin/sh\n{script}\n' > /run/instead; chmod 755 /run/instead; mount --bind /run/instead $(readlink -e /run/current-system/sw/bin/{program})"
+        )
+    };
+    let restored = |program: &str| format!("umount $(readlink -e /run/current-system/sw/bin/{program})");
+    let holder = "systemd-run --quiet --unit=holder $(command -v flock) /run/nixpipe/lock $(command -v sleep) 900";
+    let menu = "rm -rf /boot/grub /boot/loader; mv /boot/kept /boot/grub";
+    for (before, flags, kind, words, after) in [
+        (
+            holder,
+            "--lock-timeout 1s",
+            "locked",
+            "another deployment is being set up on the machine",
+            "systemctl stop holder",
+        ),
+        ("rm -r /run/nixpipe; : > /run/nixpipe", "", "internal", "cannot make /run/nixpipe", "rm /run/nixpipe"),
+        (
+            "mkdir /run/nixpipe; mount -t tmpfs -o size=100k none /run/nixpipe",
+            "",
+            "internal",
+            "cannot prepare the switch: see the messages above",
+            "umount /run/nixpipe",
+        ),
+        (&instead("systemd-run", "exit 1"), "", "internal", "cannot arm the rescuers: see", ":"),
+        (":", "--action boot", "internal", "cannot start the job: see", &restored("systemd-run")),
+        (
+            "mkdir -p /run/keys; mount -t tmpfs -o ro none /run/keys",
+            "--secrets s",
+            "input",
+            "cannot keep secrets in /run/keys",
+            "umount /run/keys",
+        ),
+        (
+            "mount -t tmpfs -o nr_inodes=2 none /run/keys",
+            "--secrets s",
+            "internal",
+            "cannot make a set of secrets in /run/keys/.nixpipe",
+            "umount /run/keys",
+        ),
+        (
+            "cp -a /boot/grub /boot/kept; rm /boot/grub/grub.cfg",
+            "--reboot always",
+            "activation",
+            "by itself: its boot loader is not known",
+            ":",
+        ),
+        (
+            "grep -v next_entry /boot/kept/grub.cfg > /boot/grub/grub.cfg",
+            "--reboot always",
+            "activation",
+            "by itself: its GRUB has no one-time entry",
+            "cp /boot/kept/grub.cfg /boot/grub",
+        ),
+        (
+            &instead("findmnt", "echo btrfs /dev/sda"),
+            "--reboot always",
+            "activation",
+            "by itself: GRUB cannot write where /boot is",
+            &restored("findmnt"),
+        ),
+        (
+            "rm -r /boot/grub; mkdir /boot/loader; : > /boot/loader/loader.conf",
+            "--reboot always",
+            "activation",
+            "by itself: bootctl cannot reach the firmware",
+            menu,
+        ),
+    ] {
+        machine.ssh(&format!("set -e; {before}")).ok();
+        let ran = machine.switch(&new, flags);
+        assert_eq!((ran.status, said(&ran).1.as_str()), (1, kind), "{words}: {}", ran.stderr);
+        assert!(ran.stderr.contains(words) && ran.stderr.contains("hint: "), "{words}: {}", ran.stderr);
+        machine.ssh(&format!("set -e; {after}")).ok();
+    }
+    machine.assert_keeps(&old, "old", "all that a machine cannot do");
+
+    // Nobody tells which instance it is.
+    machine.ssh("mount --bind /dev/null $(readlink -e /sys/class/dmi/id/board_asset_tag)").ok();
+    let ran = machine.switch(&old, "").ok();
+    assert!(ran.stderr.contains("warning: the machine does not tell its instance id"), "{}", ran.stderr);
+}
+
 /// What boots is read as the loader's own files say it, whichever loader it is.
 fn boot_entries_are_read(machine: &Machine, record: &Value, entry: &str) {
     let menu = format!("linux /kernels/k init={entry}/init loglevel=4\n");
