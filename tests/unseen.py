@@ -3,7 +3,8 @@
 
   tests/unseen.py SEEN    SEEN is what a run of scripts/test heard: the stderr of every tool
 
-A sentence is a literal of the sources with two words or more. It counts as seen if the tools printed
+A sentence is a literal of the sources with two words or more; of a script for machines, what it fails
+with, warns of, or writes into the log. It counts as seen if the tools printed
 it, or if a test beside the code quotes it. tests/unseen.txt lists those that no test makes happen,
 each with the reason; the status is 1 if another one was not seen, or one of them is said no more, or
 if an error came without a hint.
@@ -67,6 +68,8 @@ def fixed(text):
 
 def sentences():
     for crate in CRATES:
+        for file in sorted((PROJECT / crate / "src").rglob("*.sh")):
+            yield from shell_sentences(file)
         for file in sorted((PROJECT / crate / "src").rglob("*.rs")):
             if file.stem.endswith("_tests") or file.stem == "schema":
                 continue
@@ -77,6 +80,24 @@ def sentences():
                 code = code or FOR_PROGRAMS.match(text)
                 if len(words) >= 2 and not code and not any(NOT_SAID.match(call) for call in calls) and "\n" not in text:
                     yield f"{file.relative_to(PROJECT)}:{line}", parts
+
+
+# What the scripts for machines say, the hints after it included, and what they fill in.
+SAID_IN_SH = re.compile(
+    r"""\b(?:fail [a-z-]+|give_up|put "\$dir/reason"|fact warning|echo)((?:[ ](?:\\\n\s*)?(?:"(?:\$\([^()]*\)|[^"\\]|\\.)*"|'[^']*'))+)"""
+)
+LITERAL_IN_SH = re.compile(r""""((?:\$\([^()]*\)|[^"\\]|\\.)*)"|'([^']*)'""")
+FILLED_IN = re.compile(r"\$\([^()]*\)|\$\{[^}]*\}|\$\w+")
+
+
+def shell_sentences(file):
+    text = re.sub(r"(?m)^[ \t]*#.*", "", file.read_text())
+    for said_here in SAID_IN_SH.finditer(text):
+        for literal in LITERAL_IN_SH.finditer(said_here[1]):
+            parts = FILLED_IN.split(literal[1] or literal[2] or "")
+            words = re.findall(r"[a-z][a-z'-]+", " ".join(parts))
+            if len(words) >= 2 and not FOR_PROGRAMS.match("".join(parts)):
+                yield f"{file.relative_to(PROJECT)}:{text.count(chr(10), 0, said_here.start()) + 1}", parts
 
 
 def beside_the_code():

@@ -132,6 +132,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_nixos_is_left_alone() {
+        // Should this computer be one, the script looks elsewhere.
+        let elsewhere = |text: &str| text.replace("/run/current-system", "/nowhere");
+        let said = run(&elsewhere(&session(&[("mode", "status".into())])));
+        let error = "error=input cannot switch this machine: it has no /run/current-system/sw/bin\n";
+        assert_eq!(
+            said,
+            format!("\nnixpipe\n{}hint=only a machine that runs NixOS can be switched\n", elsewhere(error))
+        );
+    }
+
+    #[test]
     fn the_scripts_are_lean_and_parse() {
         let script = session(&[]);
         assert!(!script.contains("\n#") && !script.contains("\n "));

@@ -75,6 +75,18 @@ fn old_generations_are_listed_and_deleted_only_when_asked() {
     machine.power_cycle();
     let ran = machine.switch(&systems[4], "--keep-generations 1").ok();
     assert!(said(&ran).0 == "unchanged" && ran.stderr.contains("deleted old generations"), "{}", ran.stderr);
+
+    // Where the boot menu cannot be written.
+    let newest = ["six", "seven", "eight"].map(|name| {
+        let system = machine.push_greeter(name, "");
+        machine.switch(&system, "").ok();
+        system
+    });
+    machine.ssh("set -e; mount --bind /boot /boot; mount -o remount,bind,ro /boot").ok();
+    let ran = machine.switch(&newest[2], "--keep-generations 1").ok();
+    assert!(ran.stderr.contains("old generations were not all deleted: the boot menu could"), "{}", ran.stderr);
+    machine.ssh("umount /boot").ok();
+    machine.assert_keeps(&newest[2], "eight", "a boot menu that cannot be written");
 }
 
 #[test]
