@@ -1,11 +1,12 @@
 //! One switch, from the first session to its end, over as many connections as it takes.
 
 use crate::answers::{Answers, Reader};
-use crate::secrets::Secrets;
+use crate::secrets::{Secrets, hex};
 use crate::{Action, Args, script};
 use anyhow::Result;
 use machine_record::{Activation, Closure, Failure, Instance, Kind, Record, StorePath, Wish as Wishes, log};
 use machine_ssh::{Address, Session};
+use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant};
 
 /// How often a session is begun anew that was lost before it had done anything.
@@ -98,9 +99,12 @@ impl<'a> Wish<'a> {
             ("keep_failed", u8::from(args.no_auto_rollback).to_string()),
         ];
         values.extend(Secrets::values(self.secrets.as_ref()));
+        // One that is under way is joined only if it is to prove and do the same: who confirms it does so for all.
+        let health: Vec<String> = args.health.iter().map(|check| machine_ssh::quote(check)).collect();
+        let health = health.join(" ");
+        values.push(("asked", hex(&Sha256::digest(format!("{} {health}", args.reboot.word())))));
         if ["start", "confirm", "health"].contains(&mode) {
-            let quoted: Vec<String> = args.health.iter().map(|check| machine_ssh::quote(check)).collect();
-            values.push(("health", quoted.join(" ")));
+            values.push(("health", health));
         }
         values
     }

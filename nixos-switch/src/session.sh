@@ -188,7 +188,7 @@ take() {
     token=$mine
     find_deployment
     [ -e "$dir" ] || return 0
-    theirs=$(. "$dir/vars" && echo "$token $action $system $toplevel $secrets_id")
+    theirs=$(. "$dir/vars" && echo "$token $action $system $toplevel $asked $secrets_id")
     token=${theirs%% *}
     stage
     case $now in
@@ -197,7 +197,7 @@ take() {
         clear_setup
         continue ;;
       activating | booting | window | committing)
-        if [ "${theirs#* }" = "$action $system $toplevel $secrets_id" ]; then
+        if [ "${theirs#* }" = "$action $system $toplevel $asked $secrets_id" ]; then
           fact joined "$(cat "$dir/owner")"
           fact token "$token"
           fact previous "$(. "$dir/vars" && echo "$previous")"
@@ -254,7 +254,7 @@ set_up() {
   mkdir "$dir.new"
   [ "$way" != reboot ] || boot_id >"$dir.new/boot"
   for name in token toplevel system action generation tools shell lock_timeout activation_timeout confirm_timeout \
-    return_timeout allow_failed_units keep_failed unprotected secrets_dir secrets_id; do
+    return_timeout allow_failed_units keep_failed unprotected secrets_dir secrets_id asked; do
     eval "printf '%s=%s\n' $name \"'\$$name'\""
   done >"$dir.new/vars"
   folder /etc/static

@@ -223,14 +223,18 @@ fn deployers_at_once_take_turns() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
     machine.assert_keeps(&systems[0], "a", "two deployers of one system");
-    // Who waits is told for whom.
-    let child = machine.begin(&systems[1], "--health 'sleep 5'");
+    // Who waits is told for whom. It is waited for the same system, too, if it was to be proved otherwise: who joins confirms.
+    let child = machine.begin(&systems[1], "--health false --confirm-timeout 10s");
     machine.ssh("until [ -e /run/nixpipe/deploy ]; do sleep 0.1; done").ok();
     let ran = machine.switch(&systems[2], "--lock-timeout 1s");
     assert_eq!(said(&ran).1, "locked", "{}", ran.stderr);
     for words in ["waiting for the deployment of ", "another deployment holds the machine: "] {
         assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
     }
-    assert!(child.wait_with_output().unwrap().status.success());
+    let ran = machine.switch(&systems[1], "").ok();
+    assert_eq!(said(&ran).0, "switched", "{}", ran.stderr);
+    let output = child.wait_with_output().unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["activation"]["outcome"], "rolled-back", "{record}");
     machine.assert_keeps(&systems[1], "b", "another was waited for");
 }
