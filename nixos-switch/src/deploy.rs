@@ -65,6 +65,11 @@ impl<'a> Wish<'a> {
         })
     }
 
+    /// The wished system, which only the machine may know.
+    pub fn toplevel_in<'b>(&'b self, answers: &'b Answers) -> Option<&'b str> {
+        self.toplevel.as_ref().map(|path| path.as_str()).or(answers.one("toplevel"))
+    }
+
     /// The assignments that tell the script what to do.
     fn values(&self, mode: &str, token: &str, offset: usize) -> Vec<(&'static str, String)> {
         let args = self.args;
@@ -103,7 +108,7 @@ impl<'a> Wish<'a> {
         let health: Vec<String> = args.health.iter().map(|check| machine_ssh::quote(check)).collect();
         let health = health.join(" ");
         values.push(("asked", hex(&Sha256::digest(format!("{} {health}", args.reboot.word())))));
-        if ["start", "confirm", "health"].contains(&mode) {
+        if ["start", "confirm", "rebooted"].contains(&mode) {
             values.push(("health", health));
         }
         values
@@ -206,7 +211,9 @@ impl<'a> Run<'a> {
                 "restored" => self.ask_again("give-back")?,
                 "returned" | "booting" | "rebooting" | "setup" => self.ask_again("attach")?,
                 // An unprotected reboot: nothing of the deployment has outlived it.
-                "gone" if self.has_booted() && self.wish.args.reboot_unprotected => self.ask_again("health")?,
+                "gone" if self.has_booted() && self.wish.args.reboot_unprotected && self.runs_the_wished() => {
+                    self.ask_again("rebooted")?
+                }
                 _ => return Ok(()),
             };
         }
@@ -294,6 +301,10 @@ impl<'a> Run<'a> {
 
     fn has_booted(&self) -> bool {
         self.boot.as_deref() != self.answers.one("boot-id")
+    }
+
+    fn runs_the_wished(&self) -> bool {
+        self.wish.toplevel_in(&self.answers).is_some_and(|path| self.answers.one("running") == Some(path))
     }
 
     fn say(&self, text: &str) {

@@ -120,6 +120,20 @@ after_boot() {
   put "$dir/result" 'units-failed 4'
 }
 
+# The wished system runs after a reboot that nothing of the deployment has outlived, and stays.
+rebooted() {
+  tell
+  mode=health refilled='' toplevel=$running
+  if lock "$lock_timeout" && find_deployment && [ ! -e "$dir" ]; then
+    settle_keys
+    same_secrets || { receive_secrets && place_secrets && keep_secrets && refilled=1; }
+  fi
+  unlock
+  timeout "$activation_timeout" systemctl is-system-running --wait >/dev/null 2>&1
+  start_refilled
+  if check_health; then fact stage healthy && tidy; else fact stage unhealthy; fi
+}
+
 # Each check is tried until it passes; the window ends the attempts. Should the switch have
 # stopped the window's timer, this is the next to see it, and the reboot's timer the last.
 check_health() {

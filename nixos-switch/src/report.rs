@@ -135,7 +135,7 @@ fn last_words(answers: &Answers) -> String {
 /// The machine booted on the way, so its boot entry decided.
 fn after_a_boot(wish: &Wish, answers: &Answers) -> (Option<&'static str>, Result<()>) {
     let running = answers.one("running");
-    let wished = wish.toplevel.as_ref().map(|path| path.as_str()).or(answers.one("toplevel"));
+    let wished = wish.toplevel_in(answers);
     if running == wished && answers.one("profile") == wished && answers.one("pending").is_none() {
         let outcome = Some(if wish.args.reboot == Reboot::Never { "switched" } else { "rebooted" });
         if answers.stage() == Some("unhealthy") {

@@ -29,7 +29,7 @@ main() {
     attach) follow ;;
     confirm) confirm ;;
     give-back) give_back ;;
-    health) if check_health; then fact stage healthy; else fact stage unhealthy; fi ;;
+    rebooted) rebooted ;;
     dry) dry ;;
     status) status ;;
     generations) generations ;;

@@ -201,8 +201,15 @@ fn a_reboot_without_a_way_back_must_be_asked_for_by_name() {
     assert_eq!(said(&ran), ("refused".into(), "activation".into()), "{}", ran.stderr);
     assert!(ran.stderr.contains("--reboot-unprotected"), "{}", ran.stderr);
     machine.assert_keeps(&old, "old", "a reboot without a way back");
-    let ran =
-        machine.switch(&new, "--reboot if-needed --reboot-unprotected --health 'systemctl is-active greeter'").ok();
+    let secrets = machine.folder.path().join("secrets");
+    std::fs::create_dir(&secrets).unwrap();
+    std::fs::write(secrets.join("it"), "is here").unwrap();
+    let health = "--health 'systemctl is-active greeter' --health 'grep -q here /run/keys/it' --confirm-timeout 15s";
+    let flags = format!("--reboot if-needed --reboot-unprotected --secrets secrets --keep-generations 1 {health}");
+    let ran = machine.switch(&new, &flags).ok();
     assert_eq!(said(&ran).0, "rebooted", "{}", ran.stderr);
+    assert!(ran.stderr.contains("deleted old generations: 1;"), "{}", ran.stderr);
+    assert_eq!(machine.ssh("cat /run/keys/it").ok().stdout, "is here");
+    assert_eq!(said(&machine.switch(&new, &flags).ok()).0, "unchanged");
     machine.assert_keeps(&new, "new", "a reboot without a way back that was asked for");
 }
