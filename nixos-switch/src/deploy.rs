@@ -245,8 +245,19 @@ impl<'a> Run<'a> {
         let end =
             Instant::now() + args.activation_timeout + args.confirm_timeout + args.return_timeout + args.reboot_timeout;
         let mut told = String::new();
+        let (address, proof) = (&self.wish.address, &self.wish.proof);
+        // The new system may be the one that runs, and not to be had at the old address.
+        let moved = (&proof.host, proof.port) != (&address.host, address.port);
         loop {
-            let error = match self.ask(mode, &self.wish.address) {
+            let mut asked = self.ask(mode, address);
+            if moved && let Asked::Lost(error) = asked {
+                log::detail(&self.wish.machine, &format!("waiting: {error:#}"));
+                asked = match self.ask(mode, proof) {
+                    Asked::Lost(_) => Asked::Lost(error),
+                    answered => answered,
+                };
+            }
+            let error = match asked {
                 Asked::Stage(stage) => return Ok(stage),
                 Asked::Refused(failure) => return Err(failure.into()),
                 Asked::Lost(error) => error,

@@ -52,7 +52,7 @@ fn a_system_that_does_not_work_is_rolled_back() {
 
 #[test]
 fn a_system_that_cannot_be_entered_or_kept_is_rolled_back() {
-    let machine = Machine::new("unkept");
+    let mut machine = Machine::new("unkept");
     let old = machine.push_greeter("old", "");
     machine.switch(&old, "").ok();
 
@@ -89,6 +89,18 @@ fn a_system_that_cannot_be_entered_or_kept_is_rolled_back() {
     assert!(message.contains("boot entry"), "{message}");
     machine.ssh("umount /nix/var/nix/profiles /run/full").ok();
     machine.assert_keeps(&old, "old", "the store is no longer full");
+
+    // The switch ends the session, too: all that is left is the address of the proof.
+    let moves = "systemd.services.ends = { wantedBy = [ \"multi-user.target\" ]; serviceConfig = { Type = \"oneshot\"; RemainAfterExit = true; };
+        script = \"/run/current-system/sw/bin/pkill -KILL -f '[r]oot@notty' || true; sleep 1\"; };
+        services.openssh.ports = [ 2222 ];";
+    let new = machine.push_greeter("new", moves);
+    let host = new["ssh"]["host"].as_str().unwrap();
+    let ran = machine.switch(&new, &format!("--confirm-timeout 20s --confirm-via {host}:2222"));
+    assert_eq!(said(&ran), ("switched".into(), String::new()), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the machine goes on by itself, looking again"), "{}", ran.stderr);
+    machine.listens_at(2222);
+    machine.assert_keeps(&new, "new", "sshd listens at another port, and is asked there");
 }
 
 /// A service that runs a script once.

@@ -79,7 +79,7 @@ impl Machine {
         let folder = Folder::new(name);
         down(&folder, name);
         let script = format!(
-            "nixos-ami -n --release 20.09 --region eu-central-1 --name {name} | keygen | ec2-up --deployment switch-{name}"
+            "nixos-ami -n --release 20.09 --region eu-central-1 --name {name} | keygen | ec2-up --deployment switch-{name} --open 2222"
         );
         let record = folder.sh(&script, "").ok().record();
         Machine { cloud, folder, computer: None, name, record, imports: String::new(), pushed: AtomicUsize::new(0) }
@@ -188,6 +188,11 @@ impl Machine {
             ),
             command,
         )
+    }
+
+    /// From now on it is asked at this port.
+    pub fn listens_at(&mut self, port: u16) {
+        self.record["ssh"]["port"] = port.into();
     }
 
     /// Cuts the power and turns it on again.
