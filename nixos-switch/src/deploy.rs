@@ -15,6 +15,10 @@ const STARTS: usize = 3;
 /// Bytes of a command that fit into one packet of SSH, with what is around them.
 const LONGEST_COMMAND: usize = 32_000;
 
+/// What to do about a machine that is slow to write its boot entry.
+pub const GOES_ON: &str =
+    "the machine goes on by itself: --status shows what boots, and the same command again follows it";
+
 /// What is to be done on one machine.
 pub struct Wish<'a> {
     pub args: &'a Args,
@@ -158,6 +162,19 @@ pub fn deploy(wish: &Wish) -> End {
     }
 }
 
+/// The machine answers, and does not get on.
+fn too_long(stage: &str, time: Duration) -> Failure {
+    let what = match stage {
+        "committing" => "writing the boot entry",
+        "rebooting" | "booting" => "about to reboot",
+        "setup" => "setting up the switch",
+        _ => "ending the switch",
+    };
+    let failure =
+        Failure::new(Kind::Timeout, format!("the machine answers, and is still {what} after {} s", time.as_secs()));
+    if stage == "committing" { failure.hint(GOES_ON) } else { failure }
+}
+
 /// Asks one thing and does no more: for what changes nothing.
 pub fn ask_once(wish: &Wish, mode: &str) -> Result<Answers> {
     let mut run = Run::new(wish, false);
@@ -205,11 +222,19 @@ impl<'a> Run<'a> {
                 break;
             }
         }
+        let mut since = (Instant::now(), stage.clone(), self.has_booted());
         loop {
+            let boot = self.has_booted();
+            if (&stage, boot) != (&since.1, since.2) {
+                since = (Instant::now(), stage.clone(), boot);
+            } else if since.0.elapsed() > self.patience(&stage) {
+                return Err(too_long(&stage, since.0.elapsed()).into());
+            }
             stage = match stage.as_str() {
                 "window" => self.confirm()?,
-                "restored" => self.ask_again("give-back")?,
-                "returned" | "booting" | "rebooting" | "setup" => self.ask_again("attach")?,
+                // Whoever could log in may have died before it had said so.
+                "restored" | "returned" => self.ask_again("give-back")?,
+                "booting" | "rebooting" | "setup" | "committing" => self.ask_again("attach")?,
                 // An unprotected reboot: nothing of the deployment has outlived it.
                 "gone" if self.has_booted() && self.wish.args.reboot_unprotected && self.runs_the_wished() => {
                     self.ask_again("rebooted")?
@@ -241,9 +266,7 @@ impl<'a> Run<'a> {
 
     /// Asks until the machine answers, for as long as it may need to come back by itself.
     fn ask_again(&mut self, mode: &str) -> Result<String> {
-        let args = self.wish.args;
-        let end =
-            Instant::now() + args.activation_timeout + args.confirm_timeout + args.return_timeout + args.reboot_timeout;
+        let end = Instant::now() + self.patience("");
         let mut told = String::new();
         let (address, proof) = (&self.wish.address, &self.wish.proof);
         // The new system may be the one that runs, and not to be had at the old address.
@@ -272,6 +295,15 @@ impl<'a> Run<'a> {
             }
             std::thread::sleep(Duration::from_millis(500));
         }
+    }
+
+    /// How long the machine may need to come back by itself, or to get on from a stage.
+    fn patience(&self, stage: &str) -> Duration {
+        let args = self.wish.args;
+        if stage == "rebooting" {
+            return args.reboot_timeout;
+        }
+        args.activation_timeout + args.confirm_timeout + args.return_timeout + args.reboot_timeout
     }
 
     fn ask(&mut self, mode: &str, address: &Address) -> Asked {

@@ -14,7 +14,7 @@ follow() {
     [ $seen -lt 100 ] || [ "$now" = window ] || continue
     case $now in
       window | restored | 'done' | gone) break ;;
-      booting | rebooting | returned | setup) [ $turn -lt 60 ] || break ;;
+      booting | rebooting | returned | setup | committing) [ $turn -lt 60 ] || break ;;
     esac
     turn=$((turn + 1))
     [ $((turn % 10)) != 0 ] || revive

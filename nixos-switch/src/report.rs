@@ -2,7 +2,7 @@
 
 use crate::Reboot;
 use crate::answers::Answers;
-use crate::deploy::{End, Wish};
+use crate::deploy::{End, GOES_ON, Wish};
 use anyhow::Result;
 use machine_record::{Activation, Failure, Kind, StorePath, log};
 use serde_json::json;
@@ -13,6 +13,8 @@ pub fn report(wish: &Wish, end: End) -> (Option<Activation>, Result<()>) {
     let path = |name: &str| answers.one(name).and_then(|path| StorePath::new(path).ok());
     let (outcome, result) = match failure {
         Some(error) if !begun => (Some("refused"), Err(error)),
+        // A reboot is no help to what is written just now.
+        Some(error) if Failure::of(&error).hint.as_deref() == Some(GOES_ON) => (None, Err(error)),
         Some(error) => (None, Err(with_way_out(wish, error))),
         None => verdict(wish, &answers, booted),
     };

@@ -238,3 +238,40 @@ fn deployers_at_once_take_turns() {
     assert_eq!(record["activation"]["outcome"], "rolled-back", "{record}");
     machine.assert_keeps(&systems[1], "b", "another was waited for");
 }
+
+#[test]
+#[ignore = "long: scripts/test --all"]
+fn a_machine_that_answers_and_does_not_get_on_is_not_waited_for_for_ever() {
+    let machine = Machine::new("ending");
+    let old = machine.push_greeter("old", "");
+    let new = machine.push_greeter("new", "");
+    machine.switch(&old, "").ok();
+    std::fs::write(machine.folder.path().join("new.json"), new.to_string()).unwrap();
+    let limited =
+        |flags: &str| machine.folder.sh(&format!("timeout 200 nixos-switch {} {flags} < new.json", client()), "");
+
+    // Somebody logs in to the system that came back, notes it and dies.
+    machine
+        .ssh(
+            "set -e; mv=$(readlink -e /run/current-system/sw/bin/mv); cp $mv /run/mv
+             printf '#!/bin/sh\nd=/run/nixpipe/deploy\ncase \"$*\" in */restored) for f in $d/expired-*; do /run/mv $f $d/returned-${f##*-}; done ;; esac\nexec /run/mv \"$@\"\n' > /run/dies
+             chmod 755 /run/dies; mount --bind /run/dies $mv",
+        )
+        .ok();
+    let ran = limited("--health false --confirm-timeout 4s");
+    assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
+    machine.ssh("umount $(readlink -e /run/current-system/sw/bin/mv)").ok();
+    machine.assert_keeps(&old, "old", "who had logged in has died");
+
+    // Somebody holds NixOS's lock, so the boot entry is not yet written.
+    let holds = "systemd-run --quiet $(command -v flock) /run/nixos/switch-to-configuration.lock $(command -v sleep) 80; sleep 1";
+    let ran = limited(&format!(
+        "--health '{holds}' --activation-timeout 17s --confirm-timeout 8s --return-timeout 1s --reboot-timeout 1s"
+    ));
+    assert_eq!(said(&ran), (String::new(), "timeout".into()), "{}", ran.stderr);
+    for words in ["is still writing the boot entry after", "hint: the machine goes on by itself"] {
+        assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
+    }
+    limited(&format!("--health '{holds}'")).ok();
+    machine.assert_keeps(&new, "new", "a boot entry that takes its time");
+}
