@@ -151,7 +151,9 @@ fn after_a_boot(wish: &Wish, answers: &Answers) -> (Option<&'static str>, Result
         let text = "the machine rebooted before the new system was committed: the previous one runs again";
         return (
             Some("rolled-back"),
-            Err(Failure::new(Kind::RolledBack, text).hint("journalctl -b -1 there says why; then run it again").into()),
+            Err(Failure::new(Kind::RolledBack, text)
+                .hint("the end of journalctl -b -1 there may say why; then run it again")
+                .into()),
         );
     }
     let text = format!("the machine rebooted on the way and runs {}", running.unwrap_or("an unknown system"));
