@@ -37,8 +37,11 @@ fn a_system_that_does_not_work_is_rolled_back() {
     let message = rolled_back(&machine, &old, &new, "--activation-timeout 4s", "a unit hangs");
     assert!(message.contains("did not end within 4 s"), "{message}");
 
-    let new = machine.push_greeter("new", &once("systemctl kill --signal=KILL nixpipe-activate.service; sleep 5"));
-    let message = rolled_back(&machine, &old, &new, "", "the activation is killed");
+    let new = machine.push_greeter(
+        "new",
+        &once("systemctl stop nixpipe-rescue.timer; systemctl kill --signal=KILL nixpipe-activate.service; sleep 5"),
+    );
+    let message = rolled_back(&machine, &old, &new, "", "the activation is killed, and its rescuer's timer stopped");
     assert!(message.contains("was cut short"), "{message}");
 
     let new = machine.push_greeter("new", "system.activationScripts.broken = \"false\";");
@@ -135,6 +138,20 @@ fn what_the_old_system_cannot_repair_is_undone_by_a_reboot() {
         assert_eq!(ran.record()["activation"]["rebooted"], true, "{case}: {}", ran.stderr);
         machine.assert_keeps(&old, "old", case);
     }
+}
+
+#[test]
+#[ignore = "long: scripts/test --all"]
+fn an_activation_that_ignores_sigterm_is_killed() {
+    let machine = Machine::new("stubborn");
+    let old = machine.push_greeter("old", "");
+    machine.switch(&old, "").ok();
+    let stubborn = "system.activationScripts.stubborn = \"trap '' TERM; while :; do sleep 1; done\";";
+    let new = machine.push_greeter("new", stubborn);
+    let message = rolled_back(&machine, &old, &new, "--activation-timeout 4s", "an activation that ignores SIGTERM");
+    assert!(message.contains("did not end within 4 s"), "{message}");
+    let left = machine.ssh(&format!("grep -lz {} /proc/[0-9]*/cmdline", crate::machine::toplevel(&new))).stdout;
+    assert_eq!(left, "", "processes of the activation are left");
 }
 
 #[test]

@@ -89,6 +89,11 @@ fn what_is_refused_changes_nothing() {
     let interface = machine.push_greeter("new", "system.extraSystemBuilderCmds = \"rm -f $out/init-interface-version; printf 'systemd 3' > $out/init-interface-version\";");
     let ran = refused(&interface, "", "activation");
     assert!(ran.stderr.contains("--action boot"), "{}", ran.stderr);
+    let check = machine.push_greeter("new", "system.preSwitchChecks.never = \"echo not today; exit 1\";");
+    let ran = refused(&check, "", "activation");
+    for words in ["not today\n", "the new system refused to start: switch-to-configuration ended with status 1"] {
+        assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
+    }
 
     let ran = machine.switch(&new, "--plan").ok();
     let plan = ran.record()["plan"].clone();

@@ -63,8 +63,11 @@ impl Pair {
 #[test]
 fn a_killed_client_can_be_run_again_and_a_cut_connection_is_made_again() {
     let mut pair = Pair::new("client");
+    let signals = std::cell::Cell::new(["KILL", "INT", "HUP"]);
     pair.disturb(20, 2, "client killed", |_, mut child| {
-        child.kill().unwrap();
+        let [first, second, third] = signals.get();
+        signals.set([second, third, first]);
+        Command::new("kill").args(["-s", first, &child.id().to_string()]).status().unwrap();
         child.wait().unwrap();
     });
     pair.disturb(20, 2, "connection cut", |machine, child| {

@@ -28,24 +28,28 @@ fn what_happens_inside_the_window_loses_nothing() {
     assert!(ran.stderr.contains("within 10 s; not healthy: false: status 1\n"), "{}", ran.stderr);
 
     // Whatever it thinks of SIGTERM, and however much it says: it is no reason for a reboot.
+    // On the way the session that could confirm is taken down, word for word.
+    let keeps = "cp /proc/$(sed -n \"s/^PPid:[^0-9]*//p\" /proc/$PPID/status)/cmdline /root/stale";
     for (check, words) in [
         ("trap \"\" TERM; while :; do sleep 1; done", "it did not end within"),
         ("head -c 20000000 /dev/zero | tr \"\\0\" x; false", ": xxxx"),
         ("kill -9 $$", "status 137"),
     ] {
-        let ran = back(&format!("--health '{check}'"), check);
+        let ran = back(&format!("--health '{keeps}; {check}'"), check);
         assert_eq!(ran.record()["activation"]["rebooted"], false, "{check}");
         assert!(ran.stderr.contains(words) && ran.stderr.len() < 20_000, "{check}: {}", ran.stderr);
     }
 
     let token = last_token(&machine);
-    back(
+    let ran = back(
         &format!(
             "--health 'for job in commit rescue reboot; do sh /run/nixpipe/deploy/job.sh $job {token}; done; \
-             mv /run/nixpipe/deploy/armed-{token} /run/nixpipe/deploy/confirmed-{token}; false'"
+             mv /run/nixpipe/deploy/armed-{token} /run/nixpipe/deploy/confirmed-{token}; \
+             xargs -0 -a /root/stale env | grep -x stage=done; false'"
         ),
         "a stale confirmation",
     );
+    assert!(ran.stderr.contains("; not healthy: ") && ran.stderr.contains(": stage=done\n"), "{}", ran.stderr);
 
     back("--health 'nix-collect-garbage -d; false'", "garbage is collected");
     // It took the generations, and what was pushed is still there.
@@ -61,8 +65,8 @@ fn what_happens_inside_the_window_loses_nothing() {
     assert_eq!(ran.record()["activation"]["rebooted"], true);
 
     back(
-        "--health 'systemctl daemon-reexec; systemctl stop \"nixpipe-win*.service\"; false'",
-        "systemd is executed anew",
+        "--health 'systemctl daemon-reexec; systemctl stop \"nixpipe-win*\"; false'",
+        "systemd is executed anew, and the window's timer stopped",
     );
 
     // What a check leaves behind is not waited for.
