@@ -161,6 +161,55 @@ fn megabytes_go_both_ways_at_once() {
     }
 }
 
+/// The way there is a socket that a few whole packets fill: what opens the window often finds it full.
+#[test]
+fn megabytes_come_back_by_way_of_a_jump_host_that_is_slower_than_what_is_sent() {
+    const FOLDER: &str = "TEST_JUMP_FOLDER";
+    let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else {
+        // libssh2 is given its jump host by the ssh of PATH.
+        let folder = std::env::temp_dir().join(format!("machine-ssh-back-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        // Slow in one direction.
+        let slow = "python3 -c \"import os, select, time
+while select.select([0], [], []) and (piece := os.read(0, 16384)): os.write(1, piece); time.sleep(.001)\"";
+        let script = format!("#!/bin/sh\n{slow} | /usr/bin/ssh -F {}/ssh_config \"$@\"\n", folder.display());
+        fs::write(folder.join("ssh"), script).unwrap();
+        fs::set_permissions(folder.join("ssh"), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut again = Command::new("timeout");
+        again.arg("60").arg(std::env::current_exe().unwrap()).arg("megabytes_come_back").env(FOLDER, &folder);
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        let output = again.env("PATH", path).output().unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    };
+    let sshd = Sshd::start("back");
+    let at = sshd.folder.display();
+    fs::write(sshd.folder.join("known"), format!("[127.0.0.1]:{} {}", sshd.port, sshd.public_key("host"))).unwrap();
+    let config = format!(
+        "Host bastion\nHostName 127.0.0.1\nPort {}\nUser root\nIdentityFile {at}/user\nUserKnownHostsFile {at}/known\n",
+        sshd.port
+    );
+    fs::write(folder.join("ssh_config"), config).unwrap();
+    let address = Address { jump: Some("bastion".parse().unwrap()), ..sshd.address() };
+    let session = Session::connect(&address, SECONDS).unwrap();
+    let script = "while printf %065536d 0; do sleep 0.003; done & cat >/dev/null; kill $!";
+    let mut channel = session.open(script).unwrap();
+    let (mut piece, mut back) = (vec![0; 256_000], 0);
+    for round in 0..200 {
+        // Packets of SSH: as many as it takes to fill the way, sooner or later.
+        channel.write_all(&piece[..32_000 * (1 + round % 8)]).unwrap();
+        while let Some(count) = channel.try_read(&mut piece).unwrap() {
+            back += count;
+        }
+    }
+    channel.finish_input().unwrap();
+    while let count @ 1.. = channel.read_some(&mut piece).unwrap() {
+        back += count;
+    }
+    assert!(back > 10_000_000, "{back} bytes came back");
+}
+
 #[test]
 fn a_conversation_goes_back_and_forth() {
     let sshd = Sshd::start("talk");

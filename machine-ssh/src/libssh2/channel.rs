@@ -42,7 +42,7 @@ impl Wire for Stream {
 
     fn take_in(&mut self, heard: &mut Heard) -> Result<bool> {
         let mut piece = [0; 32 * 1024];
-        let mut any = false;
+        let (mut any, mut whole) = (false, false);
         if self.half_sent {
             return Ok(any);
         }
@@ -53,10 +53,19 @@ impl Wire for Stream {
                     Ok(0) => break,
                     Ok(count) if stream == 0 => heard.stdout.extend(&piece[..count]),
                     Ok(count) => heard.stderr.extend_from_slice(&piece[..count]),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        let waits_for = self.link.ssh.block_directions();
+                        if whole || matches!(waits_for, BlockDirections::Inbound | BlockDirections::None) {
+                            break;
+                        }
+                        // The packet that opens the window was sent by half, and nothing else can be sent before its end.
+                        self.link.wait_for(PollFlags::OUT)?;
+                        whole = true;
+                        continue;
+                    }
                     Err(error) => return Err(self.link.lost(&error)),
                 }
-                any = true;
+                (any, whole) = (true, false);
             }
         }
         heard.ended = self.channel.eof();
