@@ -7,6 +7,9 @@ use std::io::Read;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+/// How long to wait for the last words of a command that takes no more input.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// What a command left behind.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -133,6 +136,19 @@ impl Channel {
     /// Takes what has arrived on the command's stderr so far.
     pub fn take_stderr(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.heard.stderr)
+    }
+
+    /// The same, of a command that is about to end: what it says up to then, or for two seconds.
+    pub fn last_words(&mut self) -> Vec<u8> {
+        let end = Instant::now() + LAST_WORDS;
+        while !self.heard.ended && Instant::now() < end {
+            match self.take_in() {
+                Ok(true) => {}
+                Ok(false) => std::thread::sleep(Duration::from_millis(10)),
+                Err(_) => break,
+            }
+        }
+        self.take_stderr()
     }
 
     /// Ends the command's stdin.

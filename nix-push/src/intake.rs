@@ -103,9 +103,14 @@ fn unbuilt(toplevel: &StorePath, said: &[String]) -> Option<Failure> {
 /// The failure behind an answer that did not come: what the machine's nix-store said, if it did.
 pub fn explain<T>(result: Result<T>, channel: &mut Channel) -> Result<T> {
     result
-        .map_err(|error| match words(&channel.take_stderr()) {
-            Some(words) => refused(&words).into(),
-            None => error,
+        .map_err(|error| {
+            // It may be another channel than this one that has told of the end.
+            let said = if Failure::of(&error).kind == Kind::Unreachable {
+                channel.last_words()
+            } else {
+                channel.take_stderr()
+            };
+            words(&said).map_or(error, |words| refused(&words).into())
         })
         .with_kind(Kind::Copy)
         .context("cannot copy to the machine")

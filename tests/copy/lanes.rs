@@ -82,6 +82,37 @@ fn a_far_machine_is_sent_to_on_two_channels_and_what_is_cut_can_be_sent_again() 
     nothing_is_left(&machines);
 }
 
+#[test]
+#[ignore = "long: scripts/test --all"]
+fn what_the_machine_says_is_heard_while_the_second_channel_is_waited_for() {
+    let machines = Machines::new("heard", 1);
+    let top = machines.build(&noise("heard", 40, 600_000));
+    let relay = Relay::new(machines.address(0), Rule { delay: FAR, ..Rule::default() });
+    // Stops what reads the second channel once it does.
+    let stop = "i=0; until for p in /proc/[0-9]*; do
+            [ \"$(tr '\\0' ' ' < $p/cmdline)\" != 'cat ' ] || { kill -STOP ${p##*/}; echo ${p##*/}; break; }
+        done | grep . || [ $i = 3000 ]; do i=$((i+1)); sleep 0.01; done 2>/dev/null";
+    // All that the first channel feeds, so that it ends and says so; then what was stopped.
+    let kill = "for p in /proc/[0-9]*; do case $(tr '\\0' ' ' < $p/cmdline) in 'head -c '*) kill -9 ${p##*/};; esac; done 2>/dev/null; sleep 2";
+    let ran = std::thread::scope(|scope| {
+        let push = scope.spawn(|| machines.push(&top, "-v --delta off", &[machines.record_at(relay.port)]));
+        let stopped = machines.ssh(0, stop).ok().stdout;
+        // Until both channels take no more.
+        let mut went = 0;
+        while went < relay.to_machine() {
+            went = relay.to_machine();
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        machines.ssh(0, &format!("{kill}; kill -9 {stopped}")).ok();
+        push.join().unwrap()
+    });
+    let error = &ran.record()["error"];
+    assert!(ran.stderr.contains(TWO), "{}", ran.stderr);
+    assert_eq!(error["kind"], "copy", "{error}");
+    assert!(error["message"].as_str().unwrap().contains("the machine said: "), "{error}");
+    again(&machines, &top, "the second channel was waited for");
+}
+
 #[track_caller]
 fn failed(record: &Value, case: &str) {
     let kind = &record["error"]["kind"];

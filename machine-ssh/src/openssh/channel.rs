@@ -1,7 +1,7 @@
 //! One command over a shared connection: an ssh of its own, whose three pipes are the command's.
 
 use super::Link;
-use crate::channel::{Heard, Wire};
+use crate::channel::{Heard, LAST_WORDS, Wire};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionbio;
@@ -9,9 +9,6 @@ use std::io::{ErrorKind, Read, Write};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-
-/// How long to wait for the last words of a command that takes no more input.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 pub(super) struct Stream {
     link: Rc<Link>,
