@@ -52,9 +52,7 @@ pub fn deliver(
     let beyond = closure.beyond(&settings.store, &facts.has)?;
     let mut options = Vec::new();
     if let Some(via) = &settings.via {
-        let signer = settings.signer()?;
-        via.upload(machine, build.as_ref().unwrap_or(toplevel), signer)?;
-        options = via.options(signer);
+        options = via.options(settings.signer()?);
     }
     let substitute = args.substitute_on_destination || settings.via.is_some();
     let wish = args.delta == Delta::Auto && plain == Packing::Zstd && build.is_none() && settings.via.is_none();

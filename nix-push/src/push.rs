@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// How long a connection may lie idle while this computer evaluates and builds: firewalls forget
-/// silent ones.
+/// How long a connection may lie idle while this computer evaluates, builds and writes to a cache: firewalls
+/// forget silent ones.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// What to do about a system that was named and is not there.
@@ -90,6 +90,11 @@ fn work(
     let (mut remote, connecting, connected) = remote?;
     let section = written.as_mut().context("the tool stopped: this is a bug")?;
     section.phases.connect = Some(connecting);
+    if let Some(via) = &settings.via
+        && !remote.facts.has.contains(&cargo.toplevel)
+    {
+        via.upload(&record.name(), cargo.build.as_ref().unwrap_or(&cargo.toplevel), settings.signer()?)?;
+    }
     let mut round_trips = 0;
     if connected.elapsed() > IDLE {
         round_trips = remote.session.round_trips();

@@ -119,3 +119,19 @@ fn machines_fetch_from_caches_what_they_can_and_are_sent_the_rest() {
     let ran = machines.push(&other, "--via file:///proc/nixpipe-no-such", &machines.records);
     assert_eq!(ran.record()["error"]["kind"], "copy", "{}", ran.stdout);
 }
+
+#[test]
+#[ignore = "long: scripts/test --all"]
+fn a_connection_that_lay_idle_while_a_cache_was_written_to_is_made_anew() {
+    let machines = Machines::new("idle", 1);
+    let top = machines.build(&noise("idle", 3, 1000));
+    let at = machines.path().display();
+    let script = format!(
+        "mkdir -p bin; printf '#!/bin/sh\nsleep 62; exec %s \"$@\"\n' \"$(command -v nix)\" > bin/nix; chmod +x bin/nix
+         PATH=$PWD/bin:$PATH nix-push --toplevel {top} --via file://{at}/cache"
+    );
+    let before = machines.counted(0)[0];
+    let record = machines.folder.sh(&script, machines.records[0].to_string()).ok().record();
+    assert_eq!(machines.counted(0)[0] - before, 2, "{record}");
+    machines.assert_has(0, &top);
+}
