@@ -200,7 +200,7 @@ pub struct Closure {
     pub paths: Option<u64>,
     /// Bytes of NAR of the closure
     pub bytes: Option<u64>,
-    /// Store paths sent by this run
+    /// Store paths sent by this run; null if not all arrived
     pub sent_paths: Option<u64>,
     /// Bytes of NAR sent by this run, before compression
     pub sent_bytes: Option<u64>,

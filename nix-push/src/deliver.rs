@@ -97,7 +97,6 @@ pub fn deliver(
     room(bytes, facts.free)?;
     let text = format!("sending {paths} of {all} paths, {} of {whole}", size(bytes));
     log::figures(machine, &text, numbers(paths, bytes));
-    (section.sent_paths, section.sent_bytes) = (Some(0), Some(0));
     let sent = timed(&mut section.phases.send, || {
         let second = folder.as_deref().map(|folder| intake::open_second(machine, session, folder));
         let sent = match send::send(machine, &mut intake, second, packing, &settings.spool, &missing, &pairs) {

@@ -68,6 +68,8 @@ fn killed_at_any_point_and_run_again_only_what_is_missing_goes() {
         push.join().unwrap()
     });
     assert_eq!(ran.record()["error"]["kind"], "copy", "{}", ran.stdout);
+    let closure = &ran.record()["closure"];
+    assert!(closure["sentPaths"].is_null() && closure["sentBytes"].is_null(), "some have arrived: {closure}");
     drop(relay);
     again(&machines, &top, "the machine's nix-store was killed");
 }
