@@ -17,6 +17,8 @@ pub const PATH: &str = "PATH=/run/current-system/sw/bin:/nix/var/nix/profiles/de
 /// Marks where the script's words begin, should a login shell have said something before.
 const MARK: &str = "nix-push: facts\n";
 const END: &str = "\nend\n";
+/// The same on stderr, of every script.
+const BEGUN: &str = "nix-push:begun\n";
 
 /// Tells the facts, then does as it is told: `root TOPLEVEL`, then perhaps `serve OPTIONS`.
 const FACTS: &str = r#"
@@ -242,6 +244,7 @@ pub fn unkept(channel: &mut Channel) -> Failure {
 /// What a machine's command complained of, in one line.
 pub fn words(stderr: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(stderr);
+    let text = text.split_once(BEGUN).map_or(&*text, |(_, said)| said);
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines().find(|line| line.starts_with("error")).or(lines().next_back())?;
     Some(error.trim_start_matches("error:").trim().into())
@@ -250,7 +253,7 @@ pub fn words(stderr: &[u8]) -> Option<String> {
 /// A command for any login shell that runs `script` under /bin/sh.
 pub fn shell(script: &str, arguments: &[&str]) -> String {
     let arguments: String = arguments.iter().map(|argument| format!(" {}", quote(argument))).collect();
-    format!("exec /bin/sh -c {} nix-push{arguments}", quote(script))
+    format!("exec /bin/sh -c {} nix-push{arguments}", quote(&format!("echo {} >&2\n{script}", BEGUN.trim_end())))
 }
 
 #[cfg(test)]
@@ -274,6 +277,13 @@ mod tests {
                 ..Facts::default()
             }
         );
+    }
+
+    #[test]
+    fn what_a_login_shell_says_is_no_complaint() {
+        assert_eq!(words(format!("error: no mail\n{BEGUN}").as_bytes()), None);
+        assert_eq!(words(format!("hi\n{BEGUN}x\n").as_bytes()).as_deref(), Some("x"));
+        assert_eq!(words(b"this account is locked\n").as_deref(), Some("this account is locked"));
     }
 
     #[test]

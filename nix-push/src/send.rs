@@ -6,7 +6,7 @@ use crate::intake;
 use crate::lanes::{Lanes, Second};
 use crate::pack::{Pace, Packer, Packing};
 use crate::pairs::Pairs;
-use crate::serve::{ADDED_ANSWER, HELLO_ANSWER, PathInfo};
+use crate::serve::{ADDED_ANSWER, HELLO_ANSWER, PathInfo, SERVER_MAGIC};
 use crate::spool::{Order, Spool};
 use crate::wire::Request;
 use anyhow::{Result, anyhow};
@@ -65,15 +65,15 @@ fn transfer(
     progress: &mut Progress,
 ) -> Result<Sent> {
     let mut sent = Sent::default();
-    let mut answered = 0;
+    let mut answers = Answers::default();
     let mut answer = [0; 4096];
     let mut write = |lanes: &mut Lanes<Channel, Second>, bytes: &[u8]| {
         lanes.send(bytes)?;
         while let Some(count) = lanes.main.try_read(&mut answer)? {
             if count == 0 {
-                return Err(ended(answered, paths));
+                return Err(answers.ended(paths));
             }
-            answered += count;
+            answers.take(&answer[..count]);
         }
         Ok(bytes.len() as u64)
     };
@@ -102,20 +102,44 @@ fn transfer(
     }
     lanes.finish()?;
     let expected = HELLO_ANSWER + ADDED_ANSWER * paths;
-    while answered < expected {
+    while answers.count < expected {
         // Not a byte more: what follows is the word about the root.
-        let most = answer.len().min(expected - answered);
+        let most = answer.len().min(expected - answers.count);
         match lanes.main.read_some(&mut answer[..most])? {
-            0 => return Err(ended(answered, paths)),
-            count => answered += count,
+            0 => return Err(answers.ended(paths)),
+            count => answers.take(&answer[..count]),
         }
     }
     Ok(sent)
 }
 
-/// The failure of a machine that has ended after so many bytes of answers.
-fn ended(answered: usize, paths: usize) -> anyhow::Error {
-    anyhow!("it took only {} of {paths} paths", answered.saturating_sub(HELLO_ANSWER) / ADDED_ANSWER)
+/// What the machine's nix-store answers, from its greeting on.
+#[derive(Default)]
+struct Answers {
+    /// What came before the greeting: a login shell may have something to say
+    before: Vec<u8>,
+    /// Bytes of answers
+    count: usize,
+}
+
+impl Answers {
+    fn take(&mut self, bytes: &[u8]) {
+        if self.count > 0 {
+            self.count += bytes.len();
+            return;
+        }
+        self.before.extend_from_slice(bytes);
+        let greeting = SERVER_MAGIC.to_le_bytes();
+        if let Some(at) = self.before.windows(greeting.len()).position(|bytes| bytes == greeting) {
+            self.count = self.before.len() - at;
+        }
+        self.before.drain(..self.before.len().saturating_sub(greeting.len()));
+    }
+
+    /// The failure of a machine that has ended after these.
+    fn ended(&self, paths: usize) -> anyhow::Error {
+        anyhow!("it took only {} of {paths} paths", self.count.saturating_sub(HELLO_ANSWER) / ADDED_ANSWER)
+    }
 }
 
 /// Tells people how far a long copy has come.
@@ -177,8 +201,17 @@ mod tests {
 
     #[test]
     fn a_machine_that_ends_early_is_told_how_far_it_came() {
-        assert_eq!(ended(0, 3).to_string(), "it took only 0 of 3 paths");
-        assert_eq!(ended(HELLO_ANSWER + 2 * ADDED_ANSWER + 1, 3).to_string(), "it took only 2 of 3 paths");
+        let ended = |count| Answers { count, ..Answers::default() }.ended(3).to_string();
+        assert_eq!(ended(0), "it took only 0 of 3 paths");
+        assert_eq!(ended(HELLO_ANSWER + 2 * ADDED_ANSWER + 1), "it took only 2 of 3 paths");
+    }
+
+    #[test]
+    fn what_a_login_shell_says_is_no_answer() {
+        let mut answers = Answers::default();
+        let said = [&b"Welcome!\n"[..], &SERVER_MAGIC.to_le_bytes(), &[7; 16]].concat();
+        said.chunks(5).for_each(|part| answers.take(part));
+        assert_eq!(answers.count, HELLO_ANSWER + ADDED_ANSWER);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use machine_record::StorePath;
 use std::collections::HashSet;
 
 const CLIENT_MAGIC: u64 = 0x390c_9deb;
-const SERVER_MAGIC: u64 = 0x5452_eecb;
+pub const SERVER_MAGIC: u64 = 0x5452_eecb;
 /// Version 2.5, the first with AddToStoreNar; a newer server speaks it too.
 const VERSION: u64 = 0x205;
 

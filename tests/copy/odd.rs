@@ -1,6 +1,7 @@
 //! Closures with everything odd that a store can hold, and every way to send them.
 
 use crate::machine::{Machines, noise};
+use crate::relay::{Relay, Rule};
 use serde_json::Value;
 use tests::sample;
 
@@ -97,6 +98,24 @@ fn each_compression_and_each_fallback_carries_a_closure() {
     let closure = machines.pushed(&top, "");
     assert!(closure["compressedBytes"].as_u64() >= closure["sentBytes"].as_u64(), "{closure}");
     machines.assert_has(0, &top);
+}
+
+#[test]
+fn a_login_shell_that_talks_is_not_taken_for_nix() {
+    let machines = Machines::new("talks", 1);
+    machines.ssh(0, "echo 'echo hi; echo error: no mail >&2' > /root/.bashrc").ok();
+    let top = machines.build(&noise("talks", 20, 100_000));
+    assert!(machines.ssh_input(0, "true", b"").stdout.contains("hi"));
+    machines.pushed(&top, "");
+    machines.ssh(0, "rm /root/.bashrc").ok();
+    machines.assert_has(0, &top);
+    machines.forget(0, &top);
+
+    // What it says is no complaint of the machine's, either.
+    machines.ssh(0, "echo 'echo hi; echo error: no mail >&2' > /root/.bashrc").ok();
+    let relay = Relay::new(machines.address(0), Rule { cut_after: Some(1_000_000), ..Rule::default() });
+    let error = machines.push(&top, "", &[machines.record_at(relay.port)]).record()["error"].clone();
+    assert_eq!(error["kind"], "unreachable", "{error}");
 }
 
 #[test]
