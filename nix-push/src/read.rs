@@ -7,7 +7,7 @@ use crate::serve::PathInfo;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, log};
 use sha2::{Digest, Sha256};
-use std::fs;
+use std::{env, fs};
 
 /// Reads NARs; for one thread.
 #[derive(Default)]
@@ -39,11 +39,15 @@ impl Reader {
             last.extend_from_slice(piece);
             Ok(())
         };
-        if fs::symlink_metadata(info.path.as_ref() as &std::path::Path).is_ok() {
+        if !elsewhere() && fs::symlink_metadata(info.path.as_ref() as &std::path::Path).is_ok() {
             nar::write(info.path.as_ref(), &mut check)
         } else {
-            let dumped = self.store()?.dump(info, &mut check);
-            dumped.map_err(|error| if taken { error.context(damaged(info)) } else { error })
+            let dumped = self.store()?.dump(&info.path, &mut check);
+            dumped.map_err(|error| {
+                // The next path would be given the rest of this one.
+                self.store = None;
+                if taken { error.context(damaged(info)) } else { error }
+            })
         }
         .with_context(|| format!("cannot send {}", info.path))?;
         if size != info.nar_size || NarHash::of(hasher) != info.nar_hash {
@@ -58,6 +62,12 @@ impl Reader {
             None => Ok(self.store.insert(local::open()?)),
         }
     }
+}
+
+/// Whether the local store may be another than that in /nix/store, where a path of the same name is not its path.
+fn elsewhere() -> bool {
+    let plain = ["", "auto", "daemon", "local"];
+    env::var_os("NIX_REMOTE").is_some_and(|remote| !plain.iter().any(|plain| remote == *plain))
 }
 
 fn damaged(info: &PathInfo) -> Failure {

@@ -150,16 +150,35 @@ impl<P: Pipe> Serve<P> {
         }
     }
 
-    /// Gives out the NAR of a valid path in pieces.
-    pub fn dump(&mut self, info: &PathInfo, sink: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.wire.send(&Request::dump_store_path(&info.path))?;
-        let mut left = info.nar_size;
-        while left > 0 {
-            let piece = left.min(128 * 1024);
-            sink(self.wire.bytes(piece as usize)?)?;
-            left -= piece;
+    /// Gives out the NAR of a valid path in pieces, to its own end: that of a damaged path may be of any size.
+    pub fn dump(&mut self, path: &StorePath, sink: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        const PIECE: usize = 128 * 1024;
+        self.wire.send(&Request::dump_store_path(path))?;
+        let mut piece = Vec::new();
+        let (mut depth, mut word) = (0, Vec::new());
+        while depth > 0 || word != b")" {
+            // Behind these words anything may stand, else one of the format's own.
+            let free = [&b"contents"[..], b"name", b"target"].contains(&&*word);
+            word.clear();
+            let length = self.wire.number()?;
+            ensure!(free || length <= 16, "what it gives is not a NAR");
+            piece.extend_from_slice(&length.to_le_bytes());
+            let mut left = length.checked_next_multiple_of(8).context("what it gives is not a NAR")?;
+            while left > 0 {
+                let bytes = self.wire.bytes(left.min(PIECE as u64) as usize)?;
+                left -= bytes.len() as u64;
+                piece.extend_from_slice(bytes);
+                if !free {
+                    word.extend_from_slice(&bytes[..length as usize]);
+                }
+                if piece.len() >= PIECE {
+                    sink(&piece)?;
+                    piece.clear();
+                }
+            }
+            depth += i64::from(word == b"(") - i64::from(word == b")");
         }
-        Ok(())
+        sink(&piece)
     }
 }
 
@@ -208,6 +227,36 @@ mod tests {
         assert_eq!(infos[0].nar_size, 112);
         assert_eq!(infos[0].references, [path("a"), path("b")]);
         assert_eq!(infos[0].signatures, ["key:sig"]);
+    }
+
+    #[test]
+    fn a_nar_ends_where_it_ends() {
+        let folder = std::env::temp_dir().join(format!("serve-nar-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("contents")).unwrap();
+        std::fs::write(folder.join(")"), b"\x01\0\0\0\0\0\0\0)").unwrap();
+        std::fs::write(folder.join("contents/name"), vec![b'('; 300_000]).unwrap();
+        std::fs::write(folder.join("empty"), "").unwrap();
+        std::os::unix::fs::symlink(")", folder.join("link")).unwrap();
+        let keep = |all: &mut Vec<u8>, piece: &[u8]| {
+            all.extend_from_slice(piece);
+            Ok(())
+        };
+        let mut nar = Vec::new();
+        crate::nar::write(&folder, &mut |piece| keep(&mut nar, piece)).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        let mut serve = serve(Request([nar.clone(), Request::default().number(7).0].concat()));
+        let mut given = Vec::new();
+        serve.dump(&path("a"), &mut |piece| keep(&mut given, piece)).unwrap();
+        assert!(given == nar);
+        assert_eq!(serve.wire.number().unwrap(), 7, "what comes next");
+    }
+
+    #[test]
+    fn what_is_not_a_nar_is_told() {
+        for says in [Request::default().number(17), Request::default().string("contents").number(u64::MAX)] {
+            let told = serve(says).dump(&path("a"), &mut |_| Ok(())).unwrap_err();
+            assert_eq!(told.to_string(), "what it gives is not a NAR");
+        }
     }
 
     #[test]

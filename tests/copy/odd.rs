@@ -144,14 +144,33 @@ fn a_store_whose_files_are_elsewhere_is_read_through_nix() {
     let top = machines.build(&noise(&seed, 6, 20_000));
     let paths = machines.closure(&top).join(" ");
     let root = machines.path().join("root");
-    let script = format!(
-        "export NIX_REMOTE='local?root={root}'; mkdir -p {root}
-         env -u NIX_REMOTE nix-store --export {paths} | nix-store --import >/dev/null
-         env -u NIX_REMOTE nix-store --delete {paths} >/dev/null 2>&1; [ ! -e {top} ]
-         nix-push --toplevel {top}; status=$?; chmod -R u+w {root}; exit $status",
+    let elsewhere = |script: &str| {
+        let script = format!("export NIX_REMOTE='local?root={root}'; {script}", root = root.display());
+        machines.folder.sh(&script, machines.records[0].to_string())
+    };
+    let here = "env -u NIX_REMOTE nix-store";
+    let fill = format!(
+        "mkdir -p {root}; {here} --export {paths} | nix-store --import >/dev/null
+         {here} --delete {paths} >/dev/null 2>&1; [ ! -e {top} ]",
         root = root.display()
     );
-    let record = machines.folder.sh(&script, machines.records[0].to_string()).ok().record();
+    elsewhere(&fill).ok();
+    let data = format!("{}{top}/data", root.display());
+    // One that is damaged there: its NAR is shorter, or of the same size.
+    for damage in [format!("truncate --size=-1000 {data}"), format!("truncate --size=+1000 {data}")] {
+        let script = format!("cp -p {data} whole; chmod u+w {data}; {damage}; timeout 60 nix-push --toplevel {top}");
+        let error = elsewhere(&script).record()["error"].clone();
+        assert_eq!(error["kind"], "copy", "{damage}: {error}");
+        assert!(error["message"].as_str().unwrap().contains(&format!("{top} is damaged")), "{damage}: {error}");
+        elsewhere(&format!("cp -p whole {data}; rm -f whole")).ok();
+    }
+    // One of the same name here is another one's.
+    let other =
+        format!("nix-store --export {paths} | {here} --import >/dev/null; chmod u+w {top}/data; echo x >> {top}/data");
+    elsewhere(&other).ok();
+    let ran = elsewhere(&format!("nix-push --toplevel {top}"));
+    elsewhere(&format!("{here} --delete {paths} >/dev/null; chmod -R u+w {}", root.display()));
+    let record = ran.ok().record();
     assert_eq!(record["closure"]["sentPaths"], 6);
     let verify = format!("nix-store --verify-path {paths}");
     machines.ssh(0, &verify).ok();
