@@ -306,7 +306,7 @@ fn who_waits_says_so_on_a_terminal_and_in_a_file() {
             ("ec2-down < in", "ec2-down: web-1: being found, "),
             ("ec2-down -n --all --region eu-central-1", "ec2-down: eu-central-1: listing, "),
             ("ec2-ls --region eu-central-1", "ec2-ls: eu-central-1: listing, "),
-            ("ec2-ls --all-regions", "ec2-ls: us-east-1: listing the regions, "),
+            ("AWS_REGION=sa-east-1 ec2-ls --all-regions", "ec2-ls: sa-east-1: listing the regions, "),
             ("nixos-switch --status < in", "nixos-switch: web-1: looking, "),
             (
                 r#"NIX_CONFIG="build-users-group =" PATH=$PWD/bin:$PATH nix-push --plan --flake path:$PWD#a < in"#,
