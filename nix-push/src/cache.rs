@@ -64,7 +64,7 @@ impl Key {
     /// `expression` is without the facts of a machine, `arguments` are what nix-instantiate is told
     /// besides.
     pub fn new(expression: &str, arguments: &[&[String]]) -> Result<Key> {
-        let mut hash = Sha256::new_with_prefix(concat!("nixpipe evaluation 3 ", env!("CARGO_PKG_VERSION"), "\0"));
+        let mut hash = Sha256::new_with_prefix(concat!("nixpipe evaluation 4 ", env!("CARGO_PKG_VERSION"), "\0"));
         let folder = std::env::current_dir().context("the current folder is gone")?;
         for text in [expression, &format!("{arguments:?}"), &format!("{folder:?} {:?}", rustix::process::getuid())] {
             hash.update(text);

@@ -11,6 +11,12 @@ use std::process::{Command, Stdio};
 /// To look at more files would take as long as to ask Nix.
 const MOST: usize = 10_000;
 
+/// What git keeps a commit by, in .git.
+const FILES: [&str; 6] = ["HEAD", "index", "packed-refs", "config", "config.worktree", "shallow"];
+
+/// What would give names another meaning, or keep them elsewhere.
+const OTHERS: [&str; 4] = ["commondir", "reftable", "refs/replace", "info/grafts"];
+
 /// A folder, and whether git says what of it belongs to the flake.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Flake {
@@ -45,7 +51,27 @@ impl Flake {
 
     /// Where Nix is sure to look.
     pub fn roots(&self) -> Vec<PathBuf> {
-        vec![self.folder.clone(), self.folder.join(".git/refs/heads")]
+        let inside = [FILES.as_slice(), &OTHERS, &["refs/heads"]].concat().into_iter().map(|name| self.inside(name));
+        let (attributes, settings) = self.git_files();
+        let own = [self.folder.clone(), self.folder.join(".gitattributes")];
+        own.into_iter().chain(inside).chain(attributes).chain(settings).collect()
+    }
+
+    fn inside(&self, name: &str) -> PathBuf {
+        self.folder.join(".git").join(name)
+    }
+
+    /// Where git looks for attributes and settings besides.
+    fn git_files(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let users = home("XDG_CONFIG_HOME", ".config").join("git");
+        let prefix = programs("git").pop().and_then(|git| Some(git.parent()?.parent()?.join("etc")));
+        let everybodys: Vec<PathBuf> = [PathBuf::from("/etc")].into_iter().chain(prefix).collect();
+        let with =
+            |name: &str, others: [PathBuf; 2]| everybodys.iter().map(|etc| etc.join(name)).chain(others).collect();
+        (
+            with("gitattributes", [users.join("attributes"), self.inside("info/attributes")]),
+            with("gitconfig", [home("", ".gitconfig"), users.join("config")]),
+        )
     }
 
     /// All that the lock depends on, in the words of `watch.nix`; `copy` is what it rests on in the store.
@@ -74,14 +100,13 @@ impl Flake {
     /// What git knows of the folder (gitrepository-layout(5)), and how it is set up.
     fn git(&self, reads: &mut Reads) -> Result<()> {
         reads.program("git")?;
-        let inside = |name: &str| self.folder.join(".git").join(name);
+        let inside = |name: &str| self.inside(name);
         ensure!(fs::symlink_metadata(inside("")).is_ok_and(|meta| meta.is_dir()), "its .git is no folder");
-        for name in ["HEAD", "index", "packed-refs", "config", "config.worktree", "shallow"] {
+        for name in FILES {
             self.is_no_link(&inside(name))?;
             reads.say("entry", &inside(name))?;
         }
-        // What would give names another meaning, or keep them elsewhere.
-        for name in ["commondir", "reftable", "refs/replace", "info/grafts"] {
+        for name in OTHERS {
             ensure!(fs::symlink_metadata(inside(name)).is_err(), "its .git has {name}");
             reads.say("entry", &inside(name))?;
         }
@@ -105,20 +130,16 @@ impl Flake {
             reads.say("entry", &file)?;
             folders.extend(file.ancestors().skip(1).take_while(|above| *above != self.folder).map(PathBuf::from));
         }
-        let users = home("XDG_CONFIG_HOME", ".config").join("git");
-        let prefix = programs("git").pop().and_then(|git| Some(git.parent()?.parent()?.join("etc")));
-        let everybodys: Vec<PathBuf> = [PathBuf::from("/etc")].into_iter().chain(prefix).collect();
+        let (attributes, settings) = self.git_files();
         // What git makes of a file is up to these, whether it knows them or not (gitattributes(5)).
-        let attributes = folders.iter().map(|folder| folder.join(".gitattributes"));
-        let others = everybodys.iter().map(|etc| etc.join("gitattributes"));
-        for file in attributes.chain(others).chain([users.join("attributes"), inside("info/attributes")]) {
+        let own = folders.iter().map(|folder| folder.join(".gitattributes"));
+        for file in own.chain(attributes) {
             let filters = fs::read_to_string(&file).unwrap_or_default().contains("filter");
             ensure!(!filters, "git changes its files: {}", file.display());
-            reads.say("file", &file)?;
+            reads.say("maybe", &file)?;
         }
-        let others = everybodys.iter().map(|etc| etc.join("gitconfig"));
-        for file in others.chain([home("", ".gitconfig"), users.join("config")]) {
-            reads.say("file", &file)?;
+        for file in settings {
+            reads.say("maybe", &file)?;
         }
         // Each entry is where it is from, and the setting.
         let settings = self.ask_git(&["config", "--list", "--show-origin", "-z"])?;

@@ -78,8 +78,8 @@ impl Inputs {
                 let short = without_up(path);
                 if short != path { look(recorder, what, &short) } else { Ok(()) }
             }
-            [Value::String(what), Value::Array(entries), Value::String(name)] if what == "search" => {
-                search(recorder, entries, name)
+            [Value::String(what), Value::Array(entries), Value::String(name), found] if what == "search" => {
+                search(recorder, entries, name, found.as_str().map(Path::new))
             }
             _ => bail!("cannot understand what Nix looked at: {line}"),
         }
@@ -105,13 +105,14 @@ impl Inputs {
 fn look(recorder: &mut Recorder, what: &str, path: &Path) -> Result<()> {
     match what {
         "file" => recorder.file(path),
+        "maybe" => recorder.maybe(path),
         "program" => recorder.program(path),
         "entry" => recorder.entry(path),
         "folder" => recorder.folder(path),
         "tree" => recorder.tree(path),
-        "kind" => recorder.existence(path, None).map(drop),
-        "there" => recorder.existence(path, Some(true)).map(drop),
-        "absent" => recorder.existence(path, Some(false)).map(drop),
+        "kind" => recorder.kind(path),
+        "there" => recorder.existence(path, true),
+        "absent" => recorder.existence(path, false),
         _ => bail!("nobody can tell what changes in {}", path.display()),
     }
 }
@@ -120,8 +121,9 @@ fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| hex(Sha256::new_with_prefix(value.as_encoded_bytes())))
 }
 
-/// `<name>`: the first entry that has it (src/libexpr/parser.y, findFile). Those before did not.
-fn search(recorder: &mut Recorder, entries: &[Value], name: &str) -> Result<()> {
+/// `<name>`: the first entry that has it (src/libexpr/parser.y, findFile). Those before did not. Nix `found` it so, or
+/// in none.
+fn search(recorder: &mut Recorder, entries: &[Value], name: &str, found: Option<&Path>) -> Result<()> {
     for entry in entries {
         let (Some(prefix), Some(path)) = (entry[0].as_str(), entry[1].as_str()) else {
             bail!("cannot understand an entry of Nix's search path: {entry}");
@@ -134,9 +136,13 @@ fn search(recorder: &mut Recorder, entries: &[Value], name: &str) -> Result<()> 
         };
         ensure!(!path.contains(':'), "Nix's search path has {path}, which is no path");
         let path = std::path::absolute(path)?.join(rest);
-        if recorder.existence(&path, None)? {
+        if recorder.is_there(&path)? {
+            // Newer Nix follows links.
+            let same = |found: &Path| found == without_up(&path) || path.canonicalize().is_ok_and(|real| real == found);
+            ensure!(found.is_some_and(same), "Nix did not find <{name}> in {}", path.display());
             return Ok(());
         }
     }
+    ensure!(found.is_none(), "<{name}> is not where Nix found it");
     Ok(())
 }

@@ -44,24 +44,28 @@ pub fn reads_at_start() -> Vec<String> {
     // Those before the one that is found are not there.
     let mut programs = programs("nix-instantiate");
     let found = programs.pop();
-    programs.iter().for_each(|program| say("kind", program));
+    programs.iter().for_each(|program| say("absent", program));
     match found.map(|program| LIBRARIES.get_or_init(|| libraries(&program)).as_ref()) {
         Some(Ok(files)) => {
             files.iter().for_each(|file| say("program", file));
             // Where the next run would find libraries.
-            say("file", Path::new(LOADER));
+            say("maybe", Path::new(LOADER));
         }
         Some(Err(error)) => say("unsure", Path::new(error)),
         None => {}
     }
-    // conf-file in the manual of Nix.
-    for file in [conf_file()].into_iter().chain(users()) {
-        settings(&file, &mut say, DEPTH);
-    }
-    let given = std::env::var("NIX_CONFIG").unwrap_or_default();
-    includes(&given, &std::env::current_dir().unwrap_or_default(), &mut say, DEPTH);
+    all_settings(&mut say);
     channels().iter().for_each(|path| say("kind", path));
     reads
+}
+
+/// All files of settings, whether they are there or not (conf-file in the manual of Nix).
+fn all_settings(say: &mut impl FnMut(&str, &Path)) {
+    for file in [conf_file()].into_iter().chain(users()) {
+        settings(&file, say, DEPTH);
+    }
+    let given = std::env::var("NIX_CONFIG").unwrap_or_default();
+    includes(&given, &std::env::current_dir().unwrap_or_default(), say, DEPTH);
 }
 
 /// The settings of all users.
@@ -121,6 +125,8 @@ pub fn programs(name: &str) -> Vec<PathBuf> {
 /// the entries by -I. What is no path is left out. (Nix itself touches some on the way to channels.)
 pub fn folders(given: &[String]) -> Vec<PathBuf> {
     let list = |name: &str| std::env::var(name).unwrap_or_default();
+    let mut settings = Vec::new();
+    all_settings(&mut |_, path| settings.push(path.to_path_buf()));
     let (path, own) = (list("PATH"), list("NIX_PATH"));
     let entries = given.iter().map(String::as_str).chain(own.split(':')).chain(path.split(':'));
     entries
@@ -129,15 +135,15 @@ pub fn folders(given: &[String]) -> Vec<PathBuf> {
             std::path::absolute(path).ok()
         })
         .chain(channels())
-        // Settings are looked for there, and a home or /etc always changes: others write to it, too.
-        .chain([home("XDG_CONFIG_HOME", ".config/nix/nix.conf"), home("", ".gitconfig"), conf_file(), LOADER.into()])
-        .chain(variable("NIX_CONFIG_HOME").map(PathBuf::from))
+        // A home or /etc always changes: others write to it, too.
+        .chain(settings)
+        .chain([LOADER.into()])
         .collect()
 }
 
 /// A file of settings, and those that it includes.
 fn settings(file: &Path, say: &mut impl FnMut(&str, &Path), depth: usize) {
-    say("file", file);
+    say("maybe", file);
     let text = fs::read_to_string(file).unwrap_or_default();
     includes(&text, file.parent().unwrap_or(Path::new("/")), say, depth);
 }
@@ -213,11 +219,11 @@ mod tests {
         ]
         .map(said_of);
         fs::remove_dir_all(&folder).unwrap();
-        let file = format!("file {}", folder.join("nix.conf").display());
+        let file = format!("maybe {}", folder.join("nix.conf").display());
         assert!(round[..=DEPTH].iter().all(|said| *said == file), "{round:?}");
         assert_eq!(round[DEPTH + 1..], ["unsure settings: too deep"]);
         assert_eq!(plugins, [&*file, "unsure extra-plugin-files"]);
         assert_eq!(native, [&*file, "unsure allow-unsafe-native-code-during-evaluation"]);
-        assert_eq!(plain, [&*file, "file /nowhere/a"]);
+        assert_eq!(plain, [&*file, "maybe /nowhere/a"]);
     }
 }

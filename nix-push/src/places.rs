@@ -37,7 +37,8 @@ pub struct Places(pub BTreeMap<String, Place>);
 
 /// A path that was looked for.
 pub enum Found {
-    Nothing,
+    /// Nothing is at this part of it
+    Nothing(PathBuf),
     Stored,
     There(PathBuf, Metadata),
 }
@@ -75,7 +76,7 @@ impl Places {
                     if !stored {
                         self.note(&next, Place::Absent)?;
                     }
-                    return Ok(Found::Nothing);
+                    return Ok(Found::Nothing(next));
                 }
                 Err(error) => return Err(error).with_context(|| format!("cannot look at {}", next.display())),
             };

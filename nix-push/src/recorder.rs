@@ -4,7 +4,7 @@ use crate::digests::Digests;
 use crate::places::{Found, Place, Places, STORE, is_absence, text};
 use crate::stamp::{LAG, Stamp, changed, local, now};
 use anyhow::{Result, bail, ensure};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ pub struct Beginning {
     clock: Instant,
     /// What led to the inputs that are known beforehand
     led: HashMap<PathBuf, (u64, u64)>,
+    /// Where nothing was
+    absent: HashSet<PathBuf>,
 }
 
 impl Beginning {
@@ -30,7 +32,9 @@ impl Beginning {
         }
         let inode = |path: &String| fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
         let led = places.0.keys().filter_map(|path| Some((path.into(), inode(path)?))).collect();
-        Beginning { time, clock, led }
+        let nothing = places.0.iter().filter(|(_, place)| **place == Place::Absent);
+        let absent = nothing.map(|(path, _)| path.into()).collect();
+        Beginning { time, clock, led, absent }
     }
 
     /// Whether a file is as it was since the beginning.
@@ -63,12 +67,22 @@ impl<'a> Recorder<'a> {
         Recorder { places: Places::default(), beginning, digests, local: HashMap::new() }
     }
 
-    /// What a file holds; for a folder, its default.nix, as `import` takes it.
+    /// What a file holds that was read; for a folder, its default.nix, as `import` takes it.
     pub fn file(&mut self, path: &Path) -> Result<()> {
         match self.places.lead(path)? {
             Found::There(real, meta) if meta.is_dir() => self.file(&real.join("default.nix")),
             Found::There(real, meta) => self.content(&real, &meta),
-            Found::Nothing | Found::Stored => Ok(()),
+            Found::Stored => Ok(()),
+            Found::Nothing(_) => bail!("{} was read, and is not there", path.display()),
+        }
+    }
+
+    /// What a file holds that need not be there, such as settings.
+    pub fn maybe(&mut self, path: &Path) -> Result<()> {
+        match self.places.lead(path)? {
+            Found::There(real, meta) => self.content(&real, &meta),
+            Found::Stored => Ok(()),
+            Found::Nothing(at) => self.nothing(&at),
         }
     }
 
@@ -76,7 +90,18 @@ impl<'a> Recorder<'a> {
     pub fn folder(&mut self, path: &Path) -> Result<()> {
         match self.places.lead(path)? {
             Found::There(real, meta) => self.content(&real, &meta),
-            Found::Nothing | Found::Stored => Ok(()),
+            Found::Stored => Ok(()),
+            Found::Nothing(_) => bail!("{} was read, and is not there", path.display()),
+        }
+    }
+
+    /// That where nothing is now, nothing was for the evaluation.
+    fn nothing(&mut self, at: &Path) -> Result<()> {
+        match at.parent() {
+            Some(folder) if !self.beginning.absent.contains(at) => {
+                self.is_settled(folder, &fs::symlink_metadata(folder)?)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -87,8 +112,8 @@ impl<'a> Recorder<'a> {
             Found::Stored => return Ok(()),
             // A link that leads nowhere is copied as it is. Else Nix has not told the whole name: it leaves out what moves
             // the cursor of a terminal.
-            Found::Nothing if fs::symlink_metadata(path).is_ok() => return Ok(()),
-            Found::Nothing => bail!("Nix copied {}, which is not there", path.display()),
+            Found::Nothing(_) if fs::symlink_metadata(path).is_ok() => return Ok(()),
+            Found::Nothing(_) => bail!("Nix copied {}, which is not there", path.display()),
         };
         self.content(&real, &meta)?;
         if !meta.is_dir() {
@@ -108,19 +133,29 @@ impl<'a> Recorder<'a> {
 
     /// A program or a library of Nix: large, and seldom changed.
     pub fn program(&mut self, path: &Path) -> Result<()> {
-        let Found::There(real, meta) = self.places.lead(path)? else { return Ok(()) };
-        self.stamp(&real, &meta)
+        match self.places.lead(path)? {
+            Found::There(real, meta) => self.stamp(&real, &meta),
+            Found::Stored => Ok(()),
+            Found::Nothing(_) => bail!("{} was run, and is not there", path.display()),
+        }
     }
 
     /// What is at a path itself, its times included; of a link, where it leads to.
     pub fn entry(&mut self, path: &Path) -> Result<()> {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-        let Found::There(folder, _) = self.places.lead(folder)? else { return Ok(()) };
+        let folder = match self.places.lead(folder)? {
+            Found::There(folder, _) => folder,
+            Found::Stored => return Ok(()),
+            Found::Nothing(at) => return self.nothing(&at),
+        };
         let real = folder.join(name);
         match fs::symlink_metadata(&real) {
             Ok(meta) if meta.is_symlink() => self.places.note(&real, Place::Link(text(&fs::read_link(&real)?)?)),
             Ok(meta) => self.stamp(&real, &meta),
-            Err(error) if is_absence(&error) => self.places.note(&real, Place::Absent),
+            Err(error) if is_absence(&error) => {
+                self.nothing(&real)?;
+                self.places.note(&real, Place::Absent)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -143,12 +178,26 @@ impl<'a> Recorder<'a> {
     }
 
     /// That something is at a path, or nothing; `there` is what the evaluation was told.
-    pub fn existence(&mut self, path: &Path, there: Option<bool>) -> Result<bool> {
-        let found = !matches!(self.places.lead(path)?, Found::Nothing);
+    pub fn existence(&mut self, path: &Path, there: bool) -> Result<()> {
+        let found = self.is_there(path)?;
         // A link that leads nowhere is there for some Nix, and not for others.
         let link = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
-        ensure!(link || there.is_none_or(|there| there == found), "{} came or went", path.display());
-        Ok(found)
+        ensure!(link || there == found, "{} came or went", path.display());
+        Ok(())
+    }
+
+    pub fn is_there(&mut self, path: &Path) -> Result<bool> {
+        Ok(!matches!(self.places.lead(path)?, Found::Nothing(_)))
+    }
+
+    /// What is at a path: a file, a folder or nothing.
+    pub fn kind(&mut self, path: &Path) -> Result<()> {
+        match self.places.lead(path)? {
+            Found::There(real, meta) if !meta.is_dir() => self.is_settled(&real, &meta),
+            // Those that others came to be in are told from it in the end.
+            Found::There(..) | Found::Stored => Ok(()),
+            Found::Nothing(at) => self.nothing(&at),
+        }
     }
 
     fn content(&mut self, real: &Path, meta: &Metadata) -> Result<()> {
@@ -246,6 +295,43 @@ mod tests {
             recorder.file(&folder.0.join("e/a"))
         });
         assert!(changed.is_err());
+    }
+
+    #[test]
+    fn what_may_have_come_or_gone_is_uncertain() {
+        let folder = Folder::new("gone");
+        let at = |name: &str| folder.0.join(name);
+        type Look = fn(&mut Recorder, &Path) -> Result<()>;
+        let looks: [Look; 3] = [|to, path| to.maybe(path), |to, path| to.kind(path), |to, path| to.entry(path)];
+        settle();
+        // Where nothing was all the time, nothing is to be seen.
+        assert!(looks.iter().all(|look| folder.record(|recorder| look(recorder, &at("b"))).is_ok()));
+        for look in looks {
+            for (before, after) in [(true, false), (false, true)] {
+                let put = |there: bool| {
+                    if there { fs::write(at("a"), "").unwrap() } else { fs::remove_file(at("a")).unwrap() }
+                };
+                if before {
+                    put(true);
+                }
+                settle();
+                let said = folder.record(|recorder| {
+                    put(after);
+                    look(recorder, &at("a"))
+                });
+                let error = said.unwrap_err().to_string();
+                assert!(error.ends_with("changed just now"), "{before}: {error}");
+                if after {
+                    put(false);
+                }
+            }
+        }
+        // A folder that others write to says nothing; that it was looked at before does.
+        let known = Beginning::now(std::iter::once(at("b")));
+        fs::write(at("c"), "").unwrap();
+        let digests = Digests::default();
+        assert!(Recorder::new(&known, &digests).maybe(&at("b")).is_ok());
+        assert!(Recorder::new(&known, &digests).maybe(&at("d")).is_err());
     }
 
     #[test]

@@ -27,13 +27,17 @@ let
     if root == null then null else builtins.foldl' down places.${root} steps;
   within = root: name: builtins.substring 0 (builtins.stringLength root + 1) (name + "/") == root + "/";
 
+  # <nix/fetchurl.nix>, a file that Nix has in itself.
+  own = (builtins.tryEval (builtins.findFile [ ] "nix/fetchurl.nix")).value;
+
   import = path:
     let
       name = text path;
       # What a derivation makes may have to be built first.
       known = if builtins.hasContext (toString path) then null else find name;
     in
-    if known == null then say [ "file" name ] (builtins.scopedImport scope path) else known.value;
+    if path == own then builtins.import path
+    else if known == null then say [ "file" name ] (builtins.scopedImport scope path) else known.value;
 
   # What its hash or revision names cannot change. (A hash says nothing of the time and the revision that fetchTree
   # returns with a tree, and a revision nothing of a tree that is none of git's or Mercurial's.)
@@ -55,8 +59,12 @@ let
       let there = builtins.pathExists path; in
       say [ (if there then "there" else "absent") (text path) ] there;
     findFile = list: name:
-      let found = builtins.findFile list name; in
-      say [ "search" (map (entry: [ (entry.prefix or "") (text entry.path) ]) list) name ] found;
+      let
+        found = builtins.findFile list name;
+        tried = builtins.tryEval found;
+        where = if tried.success && tried.value != own then text tried.value else null;
+      in
+      say [ "search" (map (entry: [ (entry.prefix or "") (text entry.path) ]) list) name where ] found;
     filterSource = filter: path: say [ "tree" (text path) ] (builtins.filterSource filter path);
     path = args: say [ "tree" (text args.path) ] (builtins.path args);
     # It follows links to the store.

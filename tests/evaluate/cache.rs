@@ -366,6 +366,54 @@ fn a_file_that_changes_while_nix_evaluates() {
 }
 
 #[test]
+fn what_comes_or_goes_while_nix_evaluates() {
+    let mut missed = Vec::new();
+    // Each is looked at, then changed by what is built, and the evaluation goes on.
+    for (name, looks, change) in [
+        ("file", "builtins.readFile ./gone", "rm gone"),
+        ("import", "import ./files", "rm files/default.nix"),
+        ("folder", "builtins.readDir ./list", "rmdir list"),
+        ("deep", "builtins.readFile ./files/deep/a", "rm -r files/deep"),
+        ("search", "import <x>", "rm one/x/default.nix one/x/a; rmdir one/x"),
+        ("search-earlier", "import <y>", "echo 3 > one/y"),
+        ("search-nothing", "(builtins.tryEval <z>).success", "echo 3 > two/z"),
+        ("settings", "builtins.currentSystem", "rm conf/more"),
+        ("settings-user", "builtins.currentSystem", "rm own/nix/nix.conf"),
+    ] {
+        let mut case = Case::new(
+            &format!("comes-{name}"),
+            &format!(
+                "let x = {looks}; in builtins.seq x [ x (import (derivation {{ name = \"waited\"; system = builtins.currentSystem; builder = \"/bin/sh\";
+                   args = [ \"-c\" \"export PATH=/bin:/usr/bin; cd ${{toString ./.}} && {change}; echo 1 > $out\" ]; }})) ]"
+            ),
+        );
+        case.before += "; export NIX_PATH=$PWD/one:$PWD/two XDG_CONFIG_HOME=$PWD/own";
+        case.change(
+            "mkdir -p files/deep list one/x two/x own/nix; for i in gone files/default.nix files/deep/a one/x/a; do echo 1 > $i; done
+             echo 1 > one/x/default.nix; for i in x/default.nix y; do echo 2 > two/$i; done
+             for i in conf/more own/nix/nix.conf; do echo 'connect-timeout = 7' > $i; done; echo '!include more' >> conf/nix.conf",
+        );
+        assert!(case.run().evaluated);
+        // What was built is there now. It may fail for what is gone.
+        std::thread::sleep(Duration::from_millis(100));
+        let ran = case.folder.sh(&format!("{}; nix-push -v --plan {}", case.before, case.flags), r#"{"name":"a"}"#);
+        if !ran.stderr.contains(" evaluating ") {
+            missed.push(name);
+        }
+    }
+    assert!(missed.is_empty(), "{missed:?}");
+}
+
+#[test]
+fn a_file_that_nix_has_in_itself() {
+    let case = Case::new("own", "[ (builtins.isFunction (import <nix/fetchurl.nix>)) (import <here/deep/x.nix>) ]");
+    case.change("echo 1 > tree/deep/x.nix");
+    let first = case.is_kept();
+    case.change("echo 2 > tree/deep/x.nix");
+    case.is_evaluated_again(&first);
+}
+
+#[test]
 fn a_file_that_holds_the_same_is_the_same() {
     let case = Case::new("same", "[ (builtins.readFile ./file) (builtins.readDir ./tree) ]");
     case.is_kept();

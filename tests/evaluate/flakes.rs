@@ -263,6 +263,20 @@ fn each_change_counts(flakes: &Flakes, update: &str) {
 }
 
 #[test]
+fn a_file_of_a_flake_that_goes_while_nix_locks_it() {
+    let flakes = Flakes::new("goes");
+    // Git is asked for the files that it knows when Nix has seen them.
+    flakes.sh(
+        "mkdir git.d; printf '#!/bin/sh\ncase \"$*\" in *--stage*) rm -f git/value;; esac; exec %s \"$@\"\n' $(command -v git) > git.d/git
+         chmod +x git.d/git",
+    );
+    let flakes = Flakes { before: format!("{}; PATH=$PWD/git.d:$PATH", flakes.before), ..flakes };
+    flakes.settle();
+    let lost = flakes.push("git#a").lost.unwrap_or_default();
+    assert!(lost.contains("the lock is not kept") && lost.ends_with("/git was changed just now"), "{lost}");
+}
+
+#[test]
 fn an_unchanged_flake_is_known_without_nix() {
     let flakes = Flakes::new("known");
     flakes.sh("printf 'substituters =\nbuild-users-group =\n' > nix.conf; touch .gitconfig; ln -s . up");
