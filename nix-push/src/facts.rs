@@ -61,18 +61,34 @@ pub fn json(record: &Record) -> Result<String> {
 const NUL: &str = "\\u0000";
 
 /// The first value that Nix would change: an integer beyond 64 bits, a number that is too large or
-/// too small for a double, a NUL in a string.
+/// too small for a double or has more digits than one holds, a NUL in a string.
 fn bent(json: &str) -> Option<&str> {
     let held = |token: &str| match token.as_bytes() {
         [b'"', ..] => !holds_nul(token),
-        _ if token.contains(['.', 'e', 'E']) => {
-            let zero = !token.split(['e', 'E']).next().unwrap_or_default().contains(|c| matches!(c, '1'..='9'));
-            token.parse::<f64>().is_ok_and(|number| number.is_finite() && (number == 0.0) == zero)
-        }
+        _ if token.contains(['.', 'e', 'E']) => holds_digits(token),
         _ => token.parse::<i64>().is_ok(),
     };
     let bent = Tokens(json).find(|token| matches!(token.as_bytes()[0], b'"' | b'-' | b'0'..=b'9') && !held(token))?;
     Some(if bent.starts_with('"') { NUL } else { bent })
+}
+
+/// No double has more digits, written out.
+const MOST_DIGITS: usize = 767;
+
+/// Whether a double gives back the digits of a number, in the shortest form or with as many as were written.
+fn holds_digits(number: &str) -> bool {
+    let digits = |text: &str| {
+        let digits: String = text.split(['e', 'E']).take(1).flat_map(str::chars).filter(char::is_ascii_digit).collect();
+        digits.trim_matches('0').to_string()
+    };
+    let written = digits(number);
+    if written.len() > MOST_DIGITS {
+        return false;
+    }
+    number.parse::<f64>().is_ok_and(|held| {
+        let as_many = || format!("{held:.*e}", written.len().saturating_sub(1));
+        held.is_finite() && (digits(&format!("{held:e}")) == written || digits(&as_many()) == written)
+    })
 }
 
 /// Whether a string of JSON has `\u0000`; `\\u0000` is a backslash and a word.
@@ -160,14 +176,29 @@ mod tests {
             "1e300",
             "-0.0e-999",
             "5e-324",
+            "0.1",
+            "1e23",
+            "-120.0E+1",
+            "0.0",
+            "9007199254740993e3",
+            "0.30000000000000004",
+            // As a program writes it that prints 17 digits of each.
+            "0.10000000000000001",
             r#""12345678901234567890""#,
             r#""\\u0000""#,
         ] {
             assert!(facts(&format!(r#"{{"x":[{good}]}}"#)).is_ok(), "{good}");
         }
-        for bad in
-            ["9223372036854775808", "-9223372036854775809", "1e999", "0.1e-999", r#""a\u0000b""#, r#"{"k\u0000":1}"#]
-        {
+        for bad in [
+            "9223372036854775808",
+            "-9223372036854775809",
+            "1e999",
+            "0.1e-999",
+            "9007199254740993.0",
+            "3.14159265358979323846",
+            r#""a\u0000b""#,
+            r#"{"k\u0000":1}"#,
+        ] {
             let failure = Failure::of(&facts(&format!(r#"{{"x":[{bad}]}}"#)).unwrap_err());
             assert_eq!(failure.kind, Kind::Input, "{bad}");
             let hint = if bad.contains('u') {
@@ -177,6 +208,12 @@ mod tests {
             };
             assert!(failure.hint.as_deref().is_some_and(|said| said.starts_with(hint)), "{bad}: {failure:?}");
         }
+    }
+
+    #[test]
+    fn a_number_of_any_length_is_looked_at() {
+        let long = |digit: &str| format!("0.1{}", digit.repeat(100_000));
+        assert!(holds_digits(&long("0")) && !holds_digits(&long("3")));
     }
 
     #[test]
