@@ -72,11 +72,7 @@ impl Key {
         }
         let mut variables: Vec<_> = std::env::vars_os().filter(|(name, _)| nix_files::reads(name)).collect();
         variables.sort();
-        hash.update(format!(
-            "{variables:?} {:?} {:?}",
-            nix_files::programs("nix-instantiate").last(),
-            nix_files::version()
-        ));
+        hash.update(format!("{variables:?} {:?}", nix_files::programs("nix-instantiate").last()));
         Ok(Key(hex(hash)))
     }
 }

@@ -166,11 +166,18 @@ fn includes(text: &str, folder: &Path, say: &mut impl FnMut(&str, &Path), depth:
 fn libraries(program: &Path) -> Result<Vec<PathBuf>, String> {
     let mut files = vec![program.to_path_buf()];
     let real = fs::canonicalize(program).map_err(|error| error.to_string())?;
-    let preset = ["LD_LIBRARY_PATH", "LD_PRELOAD"].iter().any(|name| variable(name).is_some());
-    if is_stored(&real) && !preset {
+    if is_script(&real) {
+        let next = fs::read_to_string(&real).ok().and_then(|script| runs(&script));
+        // It may set what Nix reads, and read what nobody tells.
+        let next = next.ok_or_else(|| format!("a Nix that the script {} starts", real.display()))?;
+        if is_script(&next) {
+            return Err(format!("a Nix that the script {} starts", next.display()));
+        }
+        files.extend(libraries(&next)?);
         return Ok(files);
     }
-    if is_script(&real) {
+    let preset = ["LD_LIBRARY_PATH", "LD_PRELOAD"].iter().any(|name| variable(name).is_some());
+    if is_stored(&real) && !preset {
         return Ok(files);
     }
     let said = Command::new("ldd").arg(&real).stdin(Stdio::null()).output();
@@ -180,15 +187,14 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-/// What a Nix that a script starts says of itself: nobody knows which files it is made of.
-pub fn version() -> Option<&'static str> {
-    static VERSION: OnceLock<Option<String>> = OnceLock::new();
-    let ask = || {
-        let program = programs("nix-instantiate").pop().filter(|program| is_script(program))?;
-        let said = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
-        Some(String::from_utf8_lossy(&said.stdout).into_owned())
-    };
-    VERSION.get_or_init(ask).as_deref()
+/// The program that a script runs with its own arguments, if that is all it does.
+fn runs(script: &str) -> Option<PathBuf> {
+    let (first, rest) = script.split_once('\n')?;
+    let mut lines = rest.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let (command, rest) = (lines.next()?, lines.next());
+    let program = command.strip_prefix("exec ")?.strip_suffix(" \"$@\"")?;
+    let plain = program.starts_with('/') && program.chars().all(|c| c.is_ascii_alphanumeric() || "/._+-".contains(c));
+    (first == "#!/bin/sh" && plain && rest.is_none()).then(|| program.into())
 }
 
 fn is_script(program: &Path) -> bool {
@@ -199,6 +205,25 @@ fn is_script(program: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_script_that_only_runs_nix_is_told_from_others() {
+        let nix = Some(PathBuf::from("/usr/bin/nix-instantiate"));
+        assert_eq!(runs("#!/bin/sh\nexec /usr/bin/nix-instantiate \"$@\"\n"), nix);
+        assert_eq!(runs("#!/bin/sh\n\n# mine\nexec /usr/bin/nix-instantiate \"$@\"\n# end"), nix);
+        for other in [
+            "#!/bin/sh\nNIX_PATH=/a exec /usr/bin/nix-instantiate \"$@\"",
+            "#!/bin/sh\nexport NIX_PATH=/a\nexec /usr/bin/nix-instantiate \"$@\"",
+            "#!/bin/sh\nexec /usr/bin/nix-instantiate \"$@\"\ntrue",
+            "#!/bin/sh\nexec /usr/bin/nix-instantiate -I a \"$@\"",
+            "#!/bin/sh\nexec /$X \"$@\"",
+            "#!/bin/sh\nexec nix-instantiate \"$@\"",
+            "#!/bin/bash\nexec /usr/bin/nix-instantiate \"$@\"",
+            "#!/bin/sh",
+        ] {
+            assert_eq!(runs(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn settings_that_nobody_can_follow_are_not_known() {
