@@ -34,7 +34,8 @@ pub fn is_verbose() -> bool {
     SETTINGS.get().is_some_and(|settings| settings.verbose)
 }
 
-fn is_quiet() -> bool {
+/// Whether `-q` was given: errors alone are to be shown.
+pub fn is_quiet() -> bool {
     SETTINGS.get().is_some_and(|settings| settings.quiet)
 }
 
@@ -78,6 +79,11 @@ pub fn warning(machine: &str, text: &str) {
 /// Says that a machine failed, and what to do. Never hidden.
 pub fn failure(machine: &str, failure: &Failure) {
     write(machine, "error", &failure.message, failure.hint.as_deref(), json!({ "kind": failure.kind }));
+}
+
+/// Shows a line that belongs to an error, such as of its trace. Never hidden.
+pub fn trace(machine: &str, text: &str) {
+    write(machine, "info", text, None, Value::Null);
 }
 
 /// Says what is wrong with the whole run, not with one machine. Never hidden.

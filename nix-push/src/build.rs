@@ -38,6 +38,7 @@ fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<
     arguments.extend(building(settings));
     let outcome = nix::run(machine, "nix-store", &arguments, String::new())?;
     if !outcome.success {
+        outcome.show_error(machine);
         return Ok(Err(explain(drv, toplevel, &outcome, !building(settings).is_empty())));
     }
     if outcome.stdout.lines().any(|line| line.trim() == toplevel.as_str()) {

@@ -91,7 +91,7 @@ pub fn evaluate(settings: &Settings, source: &Source, record: &Record) -> Result
         json: facts::json(record)?,
     };
     let evaluated = match Facts::new(&job.json) {
-        None => job.unwatched()?.evaluate(None, |_| {})?.verdict?,
+        None => job.unwatched()?.evaluate(None, |_| {})?.shown(&machine).verdict?,
         Some(facts) => match settings.shared.turn(job.template.text(), &facts) {
             Turn::Done(verdict) => {
                 log::event(&machine, &format!("the evaluation of {} holds for this machine too", source.shown()));
@@ -142,6 +142,16 @@ struct Evaluation {
     beginning: Option<Arc<Beginning>>,
 }
 
+impl Evaluation {
+    /// With `-q`, too, an error is shown with its trace.
+    fn shown(self, machine: &str) -> Self {
+        if self.verdict.is_err() {
+            self.outcome.show_error(machine);
+        }
+        self
+    }
+}
+
 impl Job<'_> {
     /// Takes an earlier evaluation that still holds, or has Nix evaluate it and tells what it looks at.
     fn find_or_evaluate(&self, facts: &Facts, looks: impl Fn(&[String])) -> Result<(Verdict, Option<Used>)> {
@@ -174,7 +184,7 @@ impl Job<'_> {
         } else if facts::unknown(&evaluation.outcome.error()).is_none() {
             evaluation.outcome.show_held(self.machine);
         }
-        let Evaluation { verdict, used, outcome, beginning } = evaluation;
+        let Evaluation { verdict, used, outcome, beginning } = evaluation.shown(self.machine);
         if let (Some(key), Some(used), Ok(evaluated), Some(beginning), true) =
             (&key, &used, &verdict, &beginning, certain)
         {

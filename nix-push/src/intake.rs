@@ -87,6 +87,8 @@ pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath) -> Res
             }
         }
     }
+    // As many as Nix shows of a build here.
+    nix::show_error(machine, &errors, 10);
     Err(unbuilt(toplevel, &errors).unwrap_or_else(|| unkept(channel)).into())
 }
 

@@ -72,6 +72,7 @@ pub fn lock(
     let _step = log::step(machine, "locking the flake");
     let outcome = nix::run(machine, "nix", &arguments, String::new())?;
     if !outcome.success {
+        outcome.show_error(machine);
         return Ok(Err(explain(source, &outcome, None)));
     }
     let lock = Lock::said(&outcome.stdout);

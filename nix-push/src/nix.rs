@@ -66,6 +66,11 @@ impl Outcome {
         self.stderr.iter().skip(self.stderr.len().saturating_sub(self.held)).for_each(|line| show(machine, line));
     }
 
+    /// Shows the error that it ended with, and what belongs to it, where `-q` has hidden that.
+    pub fn show_error(&self, machine: &str) {
+        show_error(machine, &self.stderr, 0);
+    }
+
     /// The error that Nix ended with, in one line.
     pub fn error(&self) -> String {
         // With a trace, the error itself comes last; its text may begin on the next line.
@@ -290,6 +295,14 @@ pub fn show(machine: &str, line: &str) {
     let listed = line.starts_with("  /nix/store/") || [" built:", " fetched:"].iter().any(|end| line.ends_with(end));
     let show = if listed || line.contains(" will be fetched (") { log::detail } else { log::event };
     show(machine, &format!("nix: {line}"));
+}
+
+/// The same with `-q`, from so many lines before the error on.
+pub fn show_error(machine: &str, said: &[String], before: usize) {
+    let error = said.iter().position(|line| line.starts_with("error:"));
+    if let (Some(at), true) = (error, log::is_quiet()) {
+        said.iter().skip(at.saturating_sub(before)).for_each(|line| log::trace(machine, &format!("nix: {line}")));
+    }
 }
 
 /// Shows a line of Nix only with `-v`.

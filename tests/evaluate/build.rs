@@ -148,8 +148,8 @@ fn what_cannot_be_built_here_is_built_on_the_machine() {
 fn a_build_that_fails_shows_its_last_lines_and_how_to_see_the_rest() {
     let machines = Machines::new("fails", 1);
     machines.write("bad.nix", &module("bad", &built("for i in $(seq 30); do echo line $i; done; exit 3")));
-    for place in ["here", "machine"] {
-        let ran = machines.push(&format!("--build-on {place} bad.nix"), &json!({}));
+    for (place, quiet) in [("here", ""), ("machine", ""), ("here", "-q"), ("machine", "-q")] {
+        let ran = machines.push(&format!("{quiet} --build-on {place} bad.nix"), &json!({}));
         assert_eq!(ran.status, 1);
         let error = &ran.record()["error"];
         assert_eq!(error["kind"], "build", "{error}");

@@ -404,5 +404,9 @@ fn an_error_names_the_machine_the_fact_and_nix_s_place() {
         std::fs::write(folder.path().join("c.nix"), text).unwrap();
         let ran = folder.sh("nix-push --plan c.nix", r#"{"name":"good","role":"db"}"#);
         assert_eq!(ran.record()["error"]["hint"], "-v shows Nix's whole trace", "{}", ran.stderr);
+        // Its trace belongs to the error.
+        let quiet = folder.sh("nix-push -q --plan c.nix", r#"{"name":"good","role":"db"}"#).stderr;
+        let shown = |words: &str| quiet.contains(words);
+        assert!(shown(": good: nix: error: ") && shown("c.nix:") && !shown("evaluating"), "{quiet}");
     }
 }
