@@ -36,7 +36,10 @@ fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<
     }
     arguments.extend(about.caches());
     arguments.extend(building(settings));
-    let outcome = nix::run(machine, "nix-store", &arguments, String::new())?;
+    let outcome = nix::run_within(settings.build_timeout, machine, "nix-store", &arguments)?;
+    if let (Some(limit), true) = (settings.build_timeout, outcome.late) {
+        return Ok(Err(nix::late(&format!("building {toplevel}"), "--build-timeout", limit)));
+    }
     if !outcome.success {
         outcome.show_error(machine);
         return Ok(Err(explain(drv, toplevel, &outcome, !building(settings).is_empty())));

@@ -74,7 +74,8 @@ pub fn deliver(
         beyond.infos.iter().filter(|info| !pairs.contains_key(&info.path)).map(|info| info.nar_size).sum();
     let folder = lanes::folder(session, whole_bytes);
     // The answer comes while this waits for its own.
-    let open = |packing, folder| intake::open(session, packing, folder, toplevel, build.as_ref(), &building);
+    let limit = settings.build_timeout;
+    let open = |packing, folder| intake::open(session, packing, folder, toplevel, build.as_ref(), &building, limit);
     let mut intake = open(packing, folder.as_deref())?;
     let answer = serve.greeted().and_then(|()| serve.valid_paths());
     let mut valid = intake::explain(answer, &mut serve.wire.pipe).with_hint(AGAIN)?;
@@ -130,7 +131,7 @@ pub fn deliver(
         log::event(machine, &format!("building {toplevel} on the machine"));
     }
     let _step = builds.then(|| log::step(machine, "building on the machine"));
-    timed(&mut section.phases.root, || intake::rooted(machine, &mut intake, toplevel))?;
+    timed(&mut section.phases.root, || intake::rooted(machine, &mut intake, toplevel, limit))?;
     section.built |= builds;
     Ok(())
 }

@@ -26,6 +26,7 @@ use machine_record::{Failure, Kind, Record, StorePath, log};
 use serde::{Deserialize, Serialize};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the flags say about every evaluation and build, and what the machines of a run share.
 pub struct Settings {
@@ -37,6 +38,9 @@ pub struct Settings {
     pub options: Vec<String>,
     /// `--builders`, for builds here
     pub builders: Option<String>,
+    /// `--eval-timeout` and `--build-timeout`: a configuration may take its time
+    pub eval_timeout: Option<Duration>,
+    pub build_timeout: Option<Duration>,
     pub evaluators: Evaluators,
     pub cache: Cache,
     pub locks: Locks,
@@ -115,7 +119,8 @@ fn template(settings: &Settings, source: &Source, record: &Record, machine: &str
     let lock = match source {
         Source::Flake { reference, .. } => {
             leaks::check(reference, record)?;
-            let lock = || lock::lock(machine, source, reference, &settings.options, &settings.cache);
+            let lock =
+                || lock::lock(machine, source, reference, &settings.options, settings.eval_timeout, &settings.cache);
             Some(settings.locks.get(reference.clone(), lock)??)
         }
         _ => None,
@@ -261,8 +266,7 @@ impl Job<'_> {
             command: &command,
             begins: &begins,
             looks: &looks,
-            // A configuration may take its time, and build what it imports.
-            limit: None,
+            limit: settings.eval_timeout,
         })?;
         let used = used(&outcome.facts);
         if outcome.success {

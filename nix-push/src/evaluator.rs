@@ -95,6 +95,8 @@ impl<'a> Run<'a> {
                 let outcome = Outcome { facts: std::mem::take(&mut self.facts), ..outcome };
                 self.taken.talks = !outcome.stderr.is_empty();
                 self.grown();
+                // Each has the whole time.
+                self.started = Instant::now();
                 match self.others.get(self.done) {
                     // Who waits for it waits until then.
                     Some(other) => drop(other.tell.send((outcome, self.began.clone()))),

@@ -10,6 +10,7 @@ use crate::wire::Request;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, StorePath, WithKind};
 use machine_ssh::{Channel, Session, quote};
+use std::time::Duration;
 
 /// Begins the command that takes paths, builds `drv` if there is one, and then roots `toplevel`.
 /// With `folder`, the stream comes as [`Lanes`](crate::lanes::Lanes) sends it.
@@ -20,6 +21,7 @@ pub fn open(
     toplevel: &StorePath,
     drv: Option<&StorePath>,
     options: &[String],
+    limit: Option<Duration>,
 ) -> Result<Channel> {
     let mut take: String = match packing {
         Packing::Zstd => "zstd -dqc | nix-store --serve --write".into(),
@@ -36,7 +38,8 @@ pub fn open(
             r#"
 take
 if ! nix-store --check-validity "$top" 2>/dev/null; then
-  nix-store --realise "$drv" "$@" 2>&1 >/dev/null
+  ${limit:+timeout "$limit"} nix-store --realise "$drv" "$@" 2>&1 >/dev/null
+  [ $? != 124 ] || echo late
 fi
 root
 "#
@@ -51,10 +54,12 @@ fi
 "#
         }
     };
-    let script =
-        format!("{PATH}{ROOT}top=$1 drv=$2 question=$3; shift 3\nclaim || exit\ntake() {{\n{take}\n}}\n{root}");
+    let script = format!(
+        "{PATH}{ROOT}top=$1 drv=$2 question=$3 limit=$4; shift 4\nclaim || exit\ntake() {{\n{take}\n}}\n{root}"
+    );
     let question = Request::hello().ask_valid_paths(true, false, std::slice::from_ref(toplevel)).printf();
-    let mut arguments = vec![toplevel.as_str(), drv.map_or("", StorePath::as_str), &question];
+    let limit = limit.map(|limit| limit.as_secs_f64().to_string()).unwrap_or_default();
+    let mut arguments = vec![toplevel.as_str(), drv.map_or("", StorePath::as_str), &question, &limit];
     arguments.extend(options.iter().map(String::as_str));
     session.open(&shell(&script, &arguments))
 }
@@ -66,7 +71,7 @@ pub fn open_second<'a>(machine: &'a str, session: &'a Session, folder: &str) -> 
 
 /// Shows what the machine's Nix says while it builds, and waits for the word that the system is
 /// rooted. Gives the last words if it is not.
-pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath) -> Result<()> {
+pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath, limit: Option<Duration>) -> Result<()> {
     let mut said = Vec::new();
     let mut errors = Vec::new();
     let mut piece = [0; 4096];
@@ -79,6 +84,10 @@ pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath) -> Res
             let line: Vec<u8> = said.drain(..=end).collect();
             match String::from_utf8_lossy(&line).trim_end() {
                 "rooted" => return Ok(()),
+                "late" => {
+                    let what = format!("building {toplevel} on the machine");
+                    return Err(nix::late(&what, "--build-timeout", limit.unwrap_or_default()).into());
+                }
                 line if line.contains("--add-root") => {}
                 line => {
                     nix::show(machine, line);

@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, log};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::time::Duration;
 
 /// The experimental features that flakes are made of.
 pub const FEATURES: [&str; 3] = ["--option", "extra-experimental-features", "nix-command flakes"];
@@ -56,6 +57,7 @@ pub fn lock(
     source: &Source,
     reference: &str,
     options: &[String],
+    limit: Option<Duration>,
     cache: &Cache,
 ) -> Result<Result<Lock, Failure>> {
     let flake = Flake::of(reference).filter(|_| cache.is_on());
@@ -70,7 +72,10 @@ pub fn lock(
     arguments.extend(options.iter().cloned());
     arguments.push(reference.into());
     let _step = log::step(machine, "locking the flake");
-    let outcome = nix::run(machine, "nix", &arguments, String::new())?;
+    let outcome = nix::run_within(limit, machine, "nix", &arguments)?;
+    if let (Some(limit), true) = (limit, outcome.late) {
+        return Ok(Err(nix::late(&format!("locking {reference}"), "--eval-timeout", limit)));
+    }
     if !outcome.success {
         outcome.show_error(machine);
         return Ok(Err(explain(source, &outcome, None)));

@@ -161,6 +161,14 @@ struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true)]
     eval_jobs: Option<u16>,
 
+    /// Longest time for the evaluation of one machine, with what it builds and fetches [default: none]
+    #[arg(long, value_name = "TIME", value_parser = machine_record::duration, hide_short_help = true)]
+    eval_timeout: Option<Duration>,
+
+    /// Longest time for the build of one system [default: none]
+    #[arg(long, value_name = "TIME", value_parser = machine_record::duration, hide_short_help = true)]
+    build_timeout: Option<Duration>,
+
     /// Evaluate even if nothing has changed since the last time
     #[arg(long, hide_short_help = true)]
     no_eval_cache: bool,
@@ -268,6 +276,8 @@ impl Args {
                 .flat_map(|pair| ["--option", &pair[0], &pair[1]].map(String::from))
                 .collect(),
             builders: self.builders.clone(),
+            eval_timeout: self.eval_timeout,
+            build_timeout: self.build_timeout,
             evaluators: Evaluators::new(self.eval_memory, self.eval_jobs.map(usize::from)),
             cache: Cache::new(!self.no_eval_cache),
             locks: Locks::default(),

@@ -4,6 +4,7 @@ use crate::expression::{DONE, FACT, READ};
 use crate::inputs::COPIED;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, log};
+use rustix::process::{Pid, Signal, kill_process};
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -11,13 +12,16 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many of the last lines on stderr are kept, to explain a failure or to be read as an answer.
 const TAIL: usize = 20_000;
 
 /// How often a command that runs is looked after.
 const BEAT: Duration = Duration::from_millis(20);
+
+/// How long a command may take to end by itself.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// How lines begin that Nix says for the sake of [`COPIED`] alone (`-vv`).
 const CHATTER: [&str; 3] = ["evaluating file '", "instantiated '", "executing builder '"];
@@ -43,6 +47,14 @@ pub struct Outcome {
     pub facts: Vec<String>,
     /// What a watched evaluation looked at else, in its own words and Nix's
     pub reads: Vec<String>,
+    /// Whether it was ended for its time
+    pub late: bool,
+}
+
+/// The failure of what took longer than a flag allows.
+pub fn late(what: &str, flag: &str, limit: Duration) -> Failure {
+    Failure::new(Kind::Timeout, format!("{what} took longer than {flag} allows, {} s", limit.as_secs_f64()))
+        .hint(format!("give {flag} more, or see with -v what takes so long"))
 }
 
 impl Outcome {
@@ -100,6 +112,24 @@ pub enum Event {
 pub fn run(machine: &str, program: &str, arguments: &[String], input: String) -> Result<Outcome> {
     log::detail(machine, &format!("{program} {}", arguments.join(" ")));
     run_beside(vec![machine.into()], Command::new(program).args(arguments), input, false, |_, _| {})
+}
+
+/// The same without input, in a stated time: it is ended then, and killed where it does not end.
+pub fn run_within(limit: Option<Duration>, machine: &str, program: &str, arguments: &[String]) -> Result<Outcome> {
+    log::detail(machine, &format!("{program} {}", arguments.join(" ")));
+    let (began, mut told) = (Instant::now(), false);
+    let mut command = Command::new(program);
+    let outcome = run_beside(vec![machine.into()], command.args(arguments), String::new(), false, |child, _| {
+        let over = limit.and_then(|limit| began.elapsed().checked_sub(limit));
+        match (child, over) {
+            (Some(child), Some(over)) if over > ENDING => drop(child.kill()),
+            (Some(child), Some(_)) if !told => {
+                told = kill_process(Pid::from_child(child), Signal::TERM).is_ok();
+            }
+            _ => {}
+        }
+    })?;
+    Ok(Outcome { late: told && !outcome.success, ..outcome })
 }
 
 /// The same with a command made elsewhere, which may evaluate several machines, one after the other.

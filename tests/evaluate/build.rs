@@ -188,6 +188,31 @@ fn a_build_that_fails_shows_its_last_lines_and_how_to_see_the_rest() {
 }
 
 #[test]
+fn what_takes_longer_than_it_may_is_ended() {
+    let machines = Machines::new("late", 1);
+    machines.write("slow.nix", &module("slow", &built("sleep 600")));
+    let busy =
+        "let l = builtins.genList (x: x) 100000; sum = builtins.foldl' (a: b: a + b); in sum 0 (map (x: sum x l) l)";
+    machines.write("busy.nix", busy);
+    for (flags, what) in [
+        ("--eval-timeout 1s busy.nix", "evaluating took longer than --eval-timeout allows, 1 s"),
+        ("--build-timeout 2s --build-on here slow.nix", "took longer than --build-timeout allows, 2 s"),
+        (
+            "--build-timeout 2.5s --build-on machine slow.nix",
+            "on the machine took longer than --build-timeout allows, 2.5 s",
+        ),
+    ] {
+        let began = std::time::Instant::now();
+        let ran = machines.push(flags, &json!({}));
+        let error = &ran.record()["error"];
+        assert_eq!(error["kind"], "timeout", "{}", ran.stderr);
+        assert!(error["message"].as_str().unwrap().ends_with(what), "{error}");
+        assert!(error["hint"].as_str().unwrap().ends_with("or see with -v what takes so long"), "{error}");
+        assert!(began.elapsed().as_secs() < 60, "{flags}");
+    }
+}
+
+#[test]
 fn a_plan_says_what_would_be_built_and_sent_and_does_neither() {
     let machines = Machines::new("plan", 1);
     machines.write("plan.nix", &module("plan", &built("echo 1 > $out")));
