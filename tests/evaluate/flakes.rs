@@ -277,6 +277,19 @@ fn a_file_of_a_flake_that_goes_while_nix_locks_it() {
 }
 
 #[test]
+fn a_lock_that_takes_longer_than_it_may_is_ended() {
+    let flakes = Flakes::new("late");
+    let ran = flakes.folder.sh("nix-push --plan --eval-timeout 1ms git#a", r#"{"name":"a"}"#);
+    let error = &ran.record()["error"];
+    assert_eq!(error["kind"], "timeout", "{}", ran.stderr);
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("locking git+file:///") && message.ends_with("--eval-timeout allows, 0.001 s"),
+        "{message}"
+    );
+}
+
+#[test]
 fn an_unchanged_flake_is_known_without_nix() {
     let flakes = Flakes::new("known");
     flakes.sh("printf 'substituters =\nbuild-users-group =\n' > nix.conf; touch .gitconfig; ln -s . up");
