@@ -35,6 +35,10 @@ const SHARE: u64 = 8;
 const LITTLE: u64 = 256;
 /// A block without a reference.
 const PLAIN: u64 = 8 << 20;
+/// Names that are a larger part of a difference than one of so many count.
+const NAMED: usize = 128;
+/// How many times too large the guess is that may be made of a block that is much like itself.
+const DOUBT: u64 = 16;
 /// NAR bytes with an older version from which on differences are worth the machine's trouble.
 const WORTH: u64 = 64 << 10;
 /// Up to this level of zstd its long-distance matcher alone looks into the reference.
@@ -102,14 +106,7 @@ pub fn compress(
     let (sizes, references) = cut(files, group.bytes + requests, limit);
     let mut references = references.into_iter();
     let mut blocks = Blocks::new(sizes, |new: Vec<u8>| {
-        let reference = references.next();
-        let mut made = block(&new, reference.as_ref(), level, threads)?;
-        let plain = if reference.is_some() { plain_size(&new, level)? } else { 0 };
-        if reference.is_some() && made.size() > plain {
-            // The reference helps little, and the names of its files may cost more.
-            let whole = block(&new, None, level, threads)?;
-            made = if whole.size() < made.size() { whole } else { made };
-        }
+        let (made, plain) = smallest(&new, references.next().as_ref(), level, threads)?;
         let figures = Figures { raw: new.len() as u64, saved: plain.saturating_sub(made.size()) };
         drop(new);
         give(&made.head, figures)?;
@@ -120,6 +117,23 @@ pub fn compress(
         reader.read(info, &mut |bytes| blocks.take(bytes))?;
     }
     Ok(())
+}
+
+/// A block as a difference to its reference, or by itself where that is smaller; and about how large it is by itself.
+fn smallest(new: &[u8], reference: Option<&Reference>, level: i32, threads: usize) -> Result<(Block, u64)> {
+    let made = block(new, reference, level, threads)?;
+    if reference.is_none() {
+        return Ok((made, 0));
+    }
+    let plain = plain_size(new, level)?;
+    // Where the names of its files count, a block that is much like itself may be far smaller than a sample tells.
+    let named = made.head.len() * NAMED > made.frame.len();
+    if made.size() <= if named { plain / DOUBT } else { plain } {
+        return Ok((made, plain));
+    }
+    let whole = block(new, None, level, threads)?;
+    let plain = whole.size();
+    Ok((if plain < made.size() { whole } else { made }, plain))
 }
 
 /// The sizes of a group's blocks, and the reference of each, if they have any. Of `new` bytes, a block has as
@@ -214,8 +228,8 @@ fn frame(new: &[u8], old: &[u8], level: i32, threads: usize) -> Result<Vec<u8>, 
 
 /// About how large a block would be by itself, from a sample of it.
 fn plain_size(new: &[u8], level: i32) -> Result<u64> {
-    const EVERY: usize = 1 << 20;
-    const SAMPLE: usize = 32 << 10;
+    const EVERY: usize = 4 << 20;
+    const SAMPLE: usize = 128 << 10;
     let mut compressor = zstd::bulk::Compressor::new(level).context("cannot compress")?;
     let (mut raw, mut packed) = (0, 0);
     for stretch in new.chunks(EVERY) {
@@ -315,6 +329,43 @@ mod tests {
             let (whole, difference) = (frame(&new, &[], level, 1).unwrap(), frame(&new, &old, level, 1).unwrap());
             assert!(difference.len() * 100 <= whole.len() * 103, "{} for {}", difference.len(), whole.len());
         }
+    }
+
+    /// Files that look like the units of a system, in `folder`, and what is like their NARs. Each version has its own hashes.
+    fn units(folder: &Path, version: u64) -> (Vec<(PathBuf, u64)>, Vec<u8>) {
+        let hash = |seed| {
+            let letters = bytes(version * 1_000_000 + seed, 40).into_iter().filter(|byte| *byte != 0);
+            letters.map(|byte| char::from(b'a' + byte % 26)).take(32).collect::<String>()
+        };
+        let (mut files, mut nars) = (Vec::new(), Vec::new());
+        for at in 0..1500 {
+            // A path of programs is that of one unit in so many.
+            let path: String = (0..10).map(|i| format!("/nix/store/{}-tool/bin:", hash(at % 60 * 10 + i))).collect();
+            let text = format!(
+                "[Service]\nEnvironment=\"PATH={path}\"\nExecStart=/nix/store/{}-start-{at}\n",
+                hash(at + 1000)
+            );
+            let file = folder.join(format!("{}-unit-{at}.service", hash(at + 3000)));
+            std::fs::write(&file, &text).unwrap();
+            nars.extend(format!("nix-archive-1 (type regular contents {text}) {}", file.display()).bytes());
+            files.push((file, text.len() as u64));
+        }
+        (files, nars)
+    }
+
+    #[test]
+    fn many_small_files_cost_no_more_by_their_names() {
+        let folder = std::env::temp_dir().join(format!("delta-units-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (old, _) = units(&folder, 1);
+        let (_, new) = units(&folder, 2);
+        let references = reference::cut(old, MOST);
+        for level in [1, 3, 6] {
+            let whole = block(&new, None, level, 1).unwrap().size();
+            let (made, _) = smallest(&new, references.first(), level, 1).unwrap();
+            assert!(made.size() * 100 <= whole * 103, "{} for {whole} at level {level}", made.size());
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

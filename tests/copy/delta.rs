@@ -196,8 +196,8 @@ fn differences_that_are_cut_off_anywhere_are_sent_again_and_nothing_is_left() {
     machines.assert_store_is_sound(0, "after the cuts");
 
     // Of the same names, and nothing in common but the alphabet.
+    let name = &versions.name;
     let other = |version: u32| {
-        let name = &versions.name;
         let at = |size: usize| {
             format!(
                 "\"r = random.Random('{version}-${{toString i}}')\\nopen(out, 'w').write(' '.join('%x' % r.randrange(1 << 16) for _ in range({size})))\""
@@ -209,15 +209,27 @@ fn differences_that_are_cut_off_anywhere_are_sent_again_and_nothing_is_left() {
              in path \"{name}-others\" (map at [ 0 1 2 3 4 5 6 7 8 9 10 11 12 ]) \"open(out, 'w').write(os.environ['references'])\""
         ))
     };
-    let (old, new) = (other(1), other(2));
-    machines.pushed(&old, "");
-    let differences = number(&machines.pushed(&new, ""), "compressedBytes");
-    machines.assert_has(0, &new);
-    machines.forget(0, &new);
-    machines.pushed(&old, "");
-    let closure = machines.pushed(&new, "--delta off");
-    assert_eq!(closure["sentPaths"], 14, "{closure}");
-    let whole = number(&closure, "compressedBytes");
-    assert!(differences * 100 <= whole * 103, "{differences} for {whole}");
+    // Many small files that are much like each other, and each version's hashes are its own.
+    let units = |version: u32| {
+        machines.build(&format!(
+            r#"let
+              hash = text: i: builtins.substring 0 32 (builtins.hashString "sha256" "{version}-${{text}}-${{toString i}}");
+              tools = i: builtins.concatStringsSep ":" (builtins.genList (j: "/nix/store/${{hash "tool" (i * 10 + j)}}-tool/bin") 10);
+              unit = i: builtins.toFile "{name}-unit-${{toString i}}.service"
+                "[Service]\nEnvironment=\"PATH=${{tools (i - i / 60 * 60)}}\"\nExecStart=/nix/store/${{hash "start" i}}-start\n";
+            in path "{name}-units" (builtins.genList unit 400) "open(out, 'w').write(os.environ['references'])""#
+        ))
+    };
+    for (old, new, paths) in [(other(1), other(2), 14), (units(1), units(2), 401)] {
+        machines.pushed(&old, "");
+        let differences = number(&machines.pushed(&new, ""), "compressedBytes");
+        machines.assert_has(0, &new);
+        machines.forget(0, &new);
+        machines.pushed(&old, "");
+        let closure = machines.pushed(&new, "--delta off");
+        assert_eq!(closure["sentPaths"], paths, "{closure}");
+        let whole = number(&closure, "compressedBytes");
+        assert!(differences * 100 <= whole * 103, "{differences} for {whole}");
+    }
     assert_eq!(machines.ssh(0, "ls -A /var/tmp | grep nix-push; true").ok().stdout.trim(), "");
 }
