@@ -14,6 +14,10 @@ const TWO: &str = "on two channels";
 #[test]
 #[ignore = "long: scripts/test --all"]
 fn a_far_machine_is_sent_to_on_two_channels_and_what_is_cut_can_be_sent_again() {
+    // OpenSSH's client gets all on one.
+    if std::env::var_os("NIXPIPE_TEST_SSH").is_some() {
+        return;
+    }
     let machines = Machines::new("far", 1);
     // As many paths as those that torn pushes are tried with.
     let top = machines.build(&noise("far", 40, 600_000));

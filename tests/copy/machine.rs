@@ -45,7 +45,7 @@ impl Machines {
     /// Pushes a built path to machines.
     pub fn push(&self, top: &str, flags: &str, records: &[Value]) -> Ran {
         let input: Vec<String> = records.iter().map(Value::to_string).collect();
-        self.folder.sh(&format!("nix-push --toplevel {top} {flags}"), input.join("\n"))
+        self.folder.sh(&format!("{} --toplevel {top} {flags}", nix_push()), input.join("\n"))
     }
 
     /// Pushes to the first machine by way of what is at a port of this computer: a jump host with the machine's key pair.
@@ -174,6 +174,11 @@ impl Drop for Machines {
     fn drop(&mut self) {
         down(&self.folder, self.name);
     }
+}
+
+/// The tool with the flag for its client: `NIXPIPE_TEST_SSH=ssh` runs the suite over OpenSSH's.
+pub fn nix_push() -> String {
+    std::env::var("NIXPIPE_TEST_SSH").map_or("nix-push".into(), |program| format!("nix-push --ssh {program}"))
 }
 
 fn down(folder: &Folder, name: &str) {

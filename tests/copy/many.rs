@@ -1,6 +1,6 @@
 //! Many machines, one closure: read and compressed once, in little memory, each at its own pace.
 
-use crate::machine::{Machines, noise};
+use crate::machine::{Machines, nix_push, noise};
 use crate::relay::{Relay, Rule};
 use serde_json::Value;
 use std::collections::HashSet;
@@ -21,7 +21,7 @@ fn one_closure_for_many_machines_is_read_once_in_little_memory() {
         "let small = {{ small = {}; }}; large = path \"many-large-{large}\" [ small.small ] \"r = random.Random(1)\\nwith open(out, 'wb') as f:\\n  for i in range({large}):\\n    f.write(r.randbytes(500000) + b'nixpipe ' * 62500)\\n  f.write(os.environ['references'].encode())\"; in large",
         noise("many", 200, 20_000)
     ));
-    let mut command = machines.folder.command(&format!("exec nix-push -v -j {count} --toplevel {top}"));
+    let mut command = machines.folder.command(&format!("exec {} -v -j {count} --toplevel {top}", nix_push()));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let input: Vec<String> = machines.records.iter().map(Value::to_string).collect();
     child.stdin.take().unwrap().write_all(input.join("\n").as_bytes()).unwrap();
@@ -62,7 +62,7 @@ fn a_slow_machine_slows_nobody_and_one_that_fails_takes_nobody_along() {
         record["ssh"]["host"] = "127.0.0.1".into();
         record["ssh"]["port"] = relay.port.into();
     }
-    let mut command = machines.folder.command(&format!("exec nix-push --toplevel {top}"));
+    let mut command = machines.folder.command(&format!("exec {} --toplevel {top}", nix_push()));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(tests::unread()).spawn().unwrap();
     let input: Vec<String> = records.iter().map(Value::to_string).collect();
     child.stdin.take().unwrap().write_all(input.join("\n").as_bytes()).unwrap();
@@ -101,7 +101,7 @@ fn machines_that_lack_different_paths_get_what_they_lack() {
     }
     // Where there is no room for what they share, each is sent its own.
     let input: Vec<String> = machines.records.iter().map(Value::to_string).collect();
-    let script = format!("TMPDIR=/no/such/folder nix-push --toplevel {top}");
+    let script = format!("TMPDIR=/no/such/folder {} --toplevel {top}", nix_push());
     let records = machines.folder.sh(&script, input.join("\n")).ok().records();
     assert!(records.iter().all(|record| record["closure"]["sentPaths"] == 120));
     for at in 0..3 {
@@ -115,7 +115,7 @@ fn derivations_for_many_machines_are_read_once_and_built_there() {
     let configuration = "{ imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ]; environment.etc.built.text = \"there\"; }";
     std::fs::write(machines.path().join("there.nix"), configuration).unwrap();
     let input: Vec<String> = machines.records.iter().map(Value::to_string).collect();
-    let ran = machines.folder.sh("nix-push -v --build-on machine there.nix", input.join("\n")).ok();
+    let ran = machines.folder.sh(&format!("{} -v --build-on machine there.nix", nix_push()), input.join("\n")).ok();
     let records = ran.records();
     let sent: Vec<u64> = records.iter().map(|record| record["closure"]["sentPaths"].as_u64().unwrap()).collect();
     assert!(sent[0] > 20 && sent[0] == sent[1], "{sent:?}");

@@ -1,6 +1,6 @@
 //! Closures with everything odd that a store can hold, and every way to send them.
 
-use crate::machine::{Machines, noise};
+use crate::machine::{Machines, nix_push, noise};
 use crate::relay::{Relay, Rule};
 use serde_json::Value;
 use tests::sample;
@@ -158,7 +158,7 @@ fn a_store_whose_files_are_elsewhere_is_read_through_nix() {
     let data = format!("{}{top}/data", root.display());
     // One that is damaged there: its NAR is shorter, or of the same size.
     for damage in [format!("truncate --size=-1000 {data}"), format!("truncate --size=+1000 {data}")] {
-        let script = format!("cp -p {data} whole; chmod u+w {data}; {damage}; timeout 60 nix-push --toplevel {top}");
+        let script = format!("cp -p {data} whole; chmod u+w {data}; {damage}; timeout 60 {push} --toplevel {top}", push = nix_push());
         let error = elsewhere(&script).record()["error"].clone();
         assert_eq!(error["kind"], "copy", "{damage}: {error}");
         assert!(error["message"].as_str().unwrap().contains(&format!("{top} is damaged")), "{damage}: {error}");
@@ -168,7 +168,7 @@ fn a_store_whose_files_are_elsewhere_is_read_through_nix() {
     let other =
         format!("nix-store --export {paths} | {here} --import >/dev/null; chmod u+w {top}/data; echo x >> {top}/data");
     elsewhere(&other).ok();
-    let ran = elsewhere(&format!("nix-push --toplevel {top}"));
+    let ran = elsewhere(&format!("{} --toplevel {top}", nix_push()));
     elsewhere(&format!("{here} --delete {paths} >/dev/null; chmod -R u+w {}", root.display()));
     let record = ran.ok().record();
     assert_eq!(record["closure"]["sentPaths"], 6);

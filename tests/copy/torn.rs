@@ -1,6 +1,6 @@
 //! Pushes that are torn: killed, cut, spoiled, out of room, and with garbage collected meanwhile.
 
-use crate::machine::{Machines, noise};
+use crate::machine::{Machines, nix_push, noise};
 use crate::relay::{Relay, Rule};
 use serde_json::Value;
 use std::io::Write;
@@ -42,7 +42,7 @@ fn killed_at_any_point_and_run_again_only_what_is_missing_goes() {
     for point in 0..points {
         let after = whole * (2 * point as u64 + 1) / (2 * points as u64);
         let relay = Relay::new(machines.address(0), Rule::default());
-        let mut command = machines.folder.command(&format!("exec nix-push -q --toplevel {top}"));
+        let mut command = machines.folder.command(&format!("exec {} -q --toplevel {top}", nix_push()));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(tests::unread()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(machines.record_at(relay.port).to_string().as_bytes()).unwrap();
         let end = Instant::now() + Duration::from_secs(120);
@@ -112,7 +112,7 @@ fn a_machine_that_loses_its_power_in_the_middle_can_be_pushed_to_again() {
     // Slow enough that the second half takes longer than it takes to say so to the cloud.
     let relay = Relay::new(machines.address(0), Rule { rate: Some(500_000), ..Rule::default() });
     let id = machines.records[0]["instance"]["id"].as_str().unwrap().to_string();
-    let mut command = machines.folder.command(&format!("exec nix-push -q --timeout 5s --toplevel {top}"));
+    let mut command = machines.folder.command(&format!("exec {} -q --timeout 5s --toplevel {top}", nix_push()));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(tests::unread()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(machines.record_at(relay.port).to_string().as_bytes()).unwrap();
     let end = Instant::now() + Duration::from_secs(120);
@@ -170,7 +170,7 @@ fn a_collector_that_has_looked_for_roots_already_is_told_of_the_new_one() {
         Some(machines.ssh(0, stop)).filter(|ran| ran.status == 0).map(|ran| ran.stdout)
     };
     let collector = (0..20).find_map(|_| stopped()).expect("the collector is faster than the loop that waits for it");
-    let mut command = machines.folder.command(&format!("exec nix-push -q --toplevel {top}"));
+    let mut command = machines.folder.command(&format!("exec {} -q --toplevel {top}", nix_push()));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(tests::unread()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(machines.records[0].to_string().as_bytes()).unwrap();
     // While the collector stands still it can only ask Nix, which may wait for the collector by its socket, or end without.

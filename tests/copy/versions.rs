@@ -1,6 +1,6 @@
 //! The Nix of Debian 12 and the newest that Debian has, as either side of a push.
 
-use crate::machine::{Machines, noise};
+use crate::machine::{Machines, nix_push, noise};
 use tests::project;
 
 const FOLDER: &str = "/var/lib/nixpipe-cloud/newest-nix";
@@ -42,7 +42,7 @@ fn old_and_new_nix_understand_each_other() {
         format!("export NIX_REMOTE='local?root={}' PATH={FOLDER}/bin:$PATH; nix-store --version >&2;", root.display());
     for (at, here, case) in [(0, "", "old to new"), (0, &*new, "new to new"), (1, &*new, "new to old")] {
         for (top, sent) in [(&top, 12), (&more, 2), (&more, 0)] {
-            let script = format!("{here} nix-push --toplevel {top}");
+            let script = format!("{here} {} --toplevel {top}", nix_push());
             let record = machines.folder.sh(&script, machines.records[at].to_string()).ok().record();
             assert_eq!(record["closure"]["sentPaths"], sent, "{case}");
             machines.assert_has(at, top);
