@@ -1,6 +1,7 @@
 //! One command on a machine: bytes in, bytes out, its status.
 
 use anyhow::Result;
+use machine_record::{Failure, Kind};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::Read;
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// How long to wait for the last words of a command that takes no more input.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Bytes that may wait to be read: a command that says more while it takes nothing would fill the memory.
+const MOST_HEARD: usize = 64 << 20;
 
 /// What a command left behind.
 #[derive(Clone, Debug)]
@@ -59,6 +62,13 @@ pub(crate) struct Heard {
     pub(crate) stderr: Vec<u8>,
     /// True once stdout has ended
     pub(crate) ended: bool,
+}
+
+impl Heard {
+    /// Whether so much waits to be read that no more is to be taken in.
+    pub(crate) fn is_full(&self) -> bool {
+        self.stdout.len() + self.stderr.len() > MOST_HEARD
+    }
 }
 
 /// The way to one command, as a client gives it. Errors are those of a lost connection.
@@ -158,7 +168,13 @@ impl Channel {
     }
 
     fn take_in(&mut self) -> Result<bool> {
-        self.wire.take_in(&mut self.heard)
+        let any = self.wire.take_in(&mut self.heard)?;
+        if self.heard.is_full() {
+            return Err(Failure::new(Kind::Unreachable, "the machine's command says far more than was asked for")
+                .hint("what does it say? Try: ssh MACHINE nix-store --version")
+                .into());
+        }
+        Ok(any)
     }
 
     /// Waits for the command's end and gives its exit status; -1 if a signal ended it. Where
@@ -203,4 +219,43 @@ impl Channel {
 fn position(heard: &[u8], words: &str) -> Option<usize> {
     let start = heard.windows(words.len()).position(|window| window == words.as_bytes())?;
     Some(start + words.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes nothing, and has always more to say.
+    struct Flood;
+
+    impl Wire for Flood {
+        fn write(&mut self, _: &[u8], _: &mut Heard) -> Result<Option<usize>> {
+            Ok(None)
+        }
+        fn take_in(&mut self, heard: &mut Heard) -> Result<bool> {
+            heard.stdout.extend(vec![0; 1 << 20]);
+            Ok(true)
+        }
+        fn wait(&mut self, _: bool) -> Result<()> {
+            Ok(())
+        }
+        fn was_link(&self, _: Duration) -> bool {
+            false
+        }
+        fn finish_input(&mut self) -> Result<()> {
+            Ok(())
+        }
+        fn status(&mut self, _: &mut Heard) -> Result<i32> {
+            Ok(0)
+        }
+    }
+
+    #[test]
+    fn a_command_that_talks_and_does_not_listen_is_given_up() {
+        let mut channel = Channel::new(Box::new(Flood), Rc::new(Turns::after(0)));
+        let failure = Failure::of(&channel.write_all(b"x").unwrap_err());
+        assert_eq!(failure.message, "the machine's command says far more than was asked for");
+        assert_eq!(failure.hint.as_deref(), Some("what does it say? Try: ssh MACHINE nix-store --version"));
+        assert!(channel.heard.stdout.len() < 2 * MOST_HEARD);
+    }
 }

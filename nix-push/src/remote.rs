@@ -19,6 +19,8 @@ const MARK: &str = "nix-push: facts\n";
 const END: &str = "\nend\n";
 /// The same on stderr, of every script.
 const BEGUN: &str = "nix-push:begun\n";
+/// Bytes up to which they and what a login shell says are listened to.
+const MOST: usize = 1 << 20;
 
 /// Tells the facts, then does as it is told: `root TOPLEVEL`, then perhaps `serve OPTIONS`.
 const FACTS: &str = r#"
@@ -155,6 +157,16 @@ impl Script {
         let mut piece = [0; 4096];
         let count = self.channel.read_some(&mut piece)?;
         self.said.extend_from_slice(&piece[..count]);
+        if self.said.len() > MOST {
+            let words = String::from_utf8_lossy(&self.said[..80]).escape_debug().to_string();
+            bail!(
+                Failure::new(
+                    Kind::Copy,
+                    format!("the machine says far more than was asked for, and begins with: {words}")
+                )
+                .hint("what does its login shell say? Try: ssh MACHINE true")
+            );
+        }
         Ok(count > 0)
     }
 

@@ -10,6 +10,9 @@ use machine_record::StorePath;
 /// The longest string that is believed: a list of signatures is shorter, a lost beat is not.
 const MAX_STRING: u64 = 1 << 20;
 
+/// The longest list that is believed: more than any closure has paths.
+const MAX_LIST: u64 = 1 << 20;
+
 /// The two directions of a program that is spoken with.
 pub trait Pipe {
     /// Sends all of `bytes`.
@@ -85,11 +88,17 @@ impl<P: Pipe> Wire<P> {
     }
 
     pub fn paths<C: FromIterator<StorePath>>(&mut self) -> Result<C> {
-        (0..self.number()?).map(|_| Ok(StorePath::new(self.string()?)?)).collect()
+        (0..self.count()?).map(|_| Ok(StorePath::new(self.string()?)?)).collect()
     }
 
     pub fn strings(&mut self) -> Result<Vec<String>> {
-        (0..self.number()?).map(|_| self.string()).collect()
+        (0..self.count()?).map(|_| self.string()).collect()
+    }
+
+    fn count(&mut self) -> Result<u64> {
+        let count = self.number()?;
+        ensure!(count <= MAX_LIST, "a list of {count} strings was announced");
+        Ok(count)
     }
 
     pub fn string(&mut self) -> Result<String> {
@@ -164,6 +173,13 @@ mod tests {
         let says = Request::default().number(MAX_STRING + 1).0;
         let told = Wire::new(scripted::Scripted { says, heard: vec![] }).string().unwrap_err();
         assert_eq!(told.to_string(), format!("a string of {} bytes was announced", MAX_STRING + 1));
+    }
+
+    #[test]
+    fn a_list_that_nobody_would_send_is_not_waited_for() {
+        let says = Request::default().number(MAX_LIST + 1).0;
+        let told = Wire::new(scripted::Scripted { says, heard: vec![] }).strings().unwrap_err();
+        assert_eq!(told.to_string(), format!("a list of {} strings was announced", MAX_LIST + 1));
     }
 
     #[test]

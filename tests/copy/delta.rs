@@ -100,6 +100,12 @@ fn only_what_changed_is_sent_and_whatever_stands_in_its_way_the_system_arrives()
     assert_whole(&machines.pushed(&versions.build(4, 3), ""));
     restore_zstd(&machines);
 
+    // One that says far too much is not listened to.
+    replace_zstd(&machines, "head -c 3000000 /dev/zero | tr '\\0' x");
+    let error = machines.push(&versions.build(4, 3), "", &machines.records[..1]).record()["error"].clone();
+    assert!(error["message"].as_str().unwrap().contains("far more than was asked for"), "{error}");
+    restore_zstd(&machines);
+
     // One that says that it can and then fails is found out.
     replace_zstd(&machines, "case \"$*\" in *patch-from*) echo cannot >&2; exit 1;; *) exec $real \"$@\";; esac");
     let fifth = versions.build(5, 3);

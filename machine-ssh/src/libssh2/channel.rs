@@ -49,6 +49,9 @@ impl Wire for Stream {
         // Both streams share one window: what is not taken from one would stop the other.
         for stream in [0, 1] {
             loop {
+                if heard.is_full() {
+                    return Ok(true);
+                }
                 match self.channel.stream(stream).read(&mut piece) {
                     Ok(0) => break,
                     Ok(count) if stream == 0 => heard.stdout.extend(&piece[..count]),
