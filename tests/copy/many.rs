@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tests::sample;
 
 /// The bound for any closure and any number of machines.
@@ -49,6 +49,39 @@ fn one_closure_for_many_machines_is_read_once_in_little_memory() {
     let paths = machines.closure(&top).len();
     assert_eq!(read.len(), paths, "each path is read once: {stderr}");
     assert_eq!(read.iter().collect::<HashSet<_>>().len(), paths);
+}
+
+#[test]
+#[ignore = "long: scripts/test --all"]
+fn many_slow_machines_take_little_memory_where_there_is_no_room_for_what_they_share() {
+    let machines = Machines::new("slow", 10);
+    let top = machines.build(
+        "path \"slow-large\" [ ] \"r = random.Random(1)\\nwith open(out, 'wb') as f:\\n  for i in range(100):\\n    f.write(r.randbytes(500000) + b'nixpipe ' * 62500)\"",
+    );
+    let (mut relays, mut input) = (Vec::new(), String::new());
+    for at in 0..10 {
+        let relay = Relay::new(machines.address(at), Rule { rate: Some(300_000), ..Rule::default() });
+        let mut record = machines.records[at].clone();
+        record["ssh"]["host"] = "127.0.0.1".into();
+        record["ssh"]["port"] = relay.port.into();
+        input += &format!("{record}\n");
+        relays.push(relay);
+    }
+    let script = format!("TMPDIR=/no/such/folder exec {} -j 10 --toplevel {top}", nix_push());
+    let mut command = machines.folder.command(&script);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(tests::unread()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    // Until each has what may wait for it, and a compressor that waits with it.
+    let end = Instant::now() + Duration::from_secs(120);
+    while relays.iter().any(|relay| relay.to_machine() < 2_500_000) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let text = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let most = line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024;
+    assert!(most < MEMORY / 2, "{} MiB", most >> 20);
 }
 
 #[test]

@@ -46,7 +46,11 @@ impl Order<'_> {
             }
             let full = next > sending && self.waiting.load(Ordering::SeqCst) >= spool.share();
             let level = self.level.load(Ordering::Relaxed);
-            let need = self.threads(group, level);
+            let shares = self.packing != Packing::None && spool.shares(&mut state, group);
+            // One that pauses holds its memory, and each machine may have one.
+            let lean = !shares && spool.machines() > 1;
+            let level = if lean { level.min(3) } else { level };
+            let need = if lean { 1 } else { self.threads(group, level) };
             if next > sending + AHEAD || full || state.making + need > spool.makers {
                 state = spool.wait(state);
                 continue;
@@ -54,7 +58,6 @@ impl Order<'_> {
             state.making += need;
             self.next.store(next + 1, Ordering::SeqCst);
             let own = (self.packing, *key, Some(self.id));
-            let shares = self.packing != Packing::None && spool.shares(&mut state, group);
             let name = if shares { shared } else { own };
             state.frames.insert(name, Frame::default());
             return Some((group, Made { order: self, name, level, threads: need, end: None }));
@@ -69,11 +72,7 @@ impl Order<'_> {
     }
 
     fn compress(&self, group: &Group, reader: &mut Reader, made: &Made) -> Result<()> {
-        let mut level = made.level;
-        if made.name.2.is_some() && self.spool.machines() > 1 {
-            // One that pauses holds its memory, and each machine may have one.
-            level = level.min(3);
-        }
+        let level = made.level;
         if let Packing::Delta(limit) = self.packing {
             return delta::compress(group, limit, level, made.threads, reader, &mut |bytes, figures| {
                 let mut figures = figures;
