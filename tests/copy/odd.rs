@@ -158,7 +158,10 @@ fn a_store_whose_files_are_elsewhere_is_read_through_nix() {
     let data = format!("{}{top}/data", root.display());
     // One that is damaged there: its NAR is shorter, or of the same size.
     for damage in [format!("truncate --size=-1000 {data}"), format!("truncate --size=+1000 {data}")] {
-        let script = format!("cp -p {data} whole; chmod u+w {data}; {damage}; timeout 60 {push} --toplevel {top}", push = nix_push());
+        let script = format!(
+            "cp -p {data} whole; chmod u+w {data}; {damage}; timeout 60 {push} --toplevel {top}",
+            push = nix_push()
+        );
         let error = elsewhere(&script).record()["error"].clone();
         assert_eq!(error["kind"], "copy", "{damage}: {error}");
         assert!(error["message"].as_str().unwrap().contains(&format!("{top} is damaged")), "{damage}: {error}");

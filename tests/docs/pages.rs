@@ -10,8 +10,14 @@ fn pages_are_clean() {
     let folder = Folder::new("lint");
     for page in TOOLS.iter().map(|(_, page)| *page).chain(["machine-record/machine-record.5", "docs/nixpipe.7"]) {
         let path = project().join(page);
-        let ran = folder.sh(&format!("mandoc -T lint -W warning {}", path.display()), "");
-        assert_eq!((ran.status, ran.stdout.as_str()), (0, ""), "{page}");
+        let ran = folder.sh(&format!("mandoc -T lint {}", path.display()), "");
+        // Which other pages are there is this computer's business.
+        let told: Vec<_> = ran
+            .stdout
+            .lines()
+            .filter(|line| !["manual not found", "mandoc.db"].iter().any(|known| line.contains(known)))
+            .collect();
+        assert_eq!(told, [""; 0], "{page}");
         // Debian's man: what is too wide for a terminal of 80 columns falls apart there.
         let ran = folder.sh(&format!("groff -mdoc -Tutf8 -rLL=78n -w break -z {}", path.display()), "");
         assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{page}");
