@@ -222,10 +222,11 @@ impl<'a> Run<'a> {
                 break;
             }
         }
-        let mut since = (Instant::now(), stage.clone(), self.has_booted());
+        let boot = |answers: &Answers| answers.one("boot-id").map(String::from);
+        let mut since = (Instant::now(), stage.clone(), boot(&self.answers));
         loop {
-            let boot = self.has_booted();
-            if (&stage, boot) != (&since.1, since.2) {
+            let boot = boot(&self.answers);
+            if (&stage, &boot) != (&since.1, &since.2) {
                 since = (Instant::now(), stage.clone(), boot);
             } else if since.0.elapsed() > self.patience(&stage) {
                 return Err(too_long(&stage, since.0.elapsed()).into());

@@ -6,6 +6,10 @@ follow() {
   if [ -e "$dir/token-$token" ]; then exec 8<"$dir/log"; elif [ -e "$run/last/token-$token" ]; then exec 8<"$run/last/log"; fi
   # In both directions: opening waits for nobody, and what is said between two looks stays in it.
   [ ! -p "$dir/wake" ] || exec 6<>"$dir/wake"
+  # The connection before may have been lost before it could say so.
+  for place in "$run/last" "$dir"; do
+    [ "$mode" != attach ] || [ ! -e "$place/token-$token" ] || fact previous "$(. "$place/vars" && echo "$previous")"
+  done
   turn=0
   while :; do
     stage
@@ -103,6 +107,8 @@ after_boot() {
   [ -e "$dir/boot" ] || return 0
   # shellcheck source=common.sh
   . "$dir/vars"
+  # The one before has booted already, and is about to say so.
+  runs "$system" || { sleep 1; return 1; }
   refill_secrets
   await_boot "$((activation_timeout + confirm_timeout))" || return 1
   start_refilled

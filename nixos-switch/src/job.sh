@@ -45,8 +45,7 @@ activate() {
   hold_back
   status=$?
   if [ $status != 0 ]; then
-    let_go
-    lock && decide armed refused && finish "boot-failed $status"
+    lock && decide armed refused && let_go && finish "boot-failed $status"
     exit 0
   fi
   if [ -z "$secrets_dir" ] || begin_secrets; then
@@ -70,8 +69,7 @@ activate() {
       [ "$allow_failed_units" = 0 ] || keep=1 ;;
     locked | refused | reboot-needed)
       # Nothing but secrets has changed, so there is nothing else to go back from.
-      let_go
-      lock && decide armed refused && finish "$verdict $status"
+      lock && decide armed refused && let_go && finish "$verdict $status"
       exit 0 ;;
   esac
   if [ "$keep" = 1 ]; then
@@ -110,8 +108,10 @@ hold_back() {
   held=$(readlink "$profile")
   chosen=
   for proven in "$previous" $booted; do
-    for link in "$profile"-*-link; do
-      [ -n "$chosen" ] || ! [ "$link" -ef "$proven" ] || { chosen=$link && back=$proven; }
+    [ -z "$chosen" ] || break
+    # The newest of its generations.
+    for link in $(ls -dv "$profile"-*-link); do
+      ! [ "$link" -ef "$proven" ] || { chosen=$link && back=$proven; }
     done
   done
   [ -n "$chosen" ] || { back=$previous && nix-env -p "$profile" --set "$back" 9>&- && chosen=$(readlink "$profile"); } || return
@@ -124,7 +124,7 @@ hold_back() {
 # It boots again, where nothing was to change that or the system was not even tried.
 let_go() {
   . "$dir/vars"
-  [ -z "$held" ] || { choose_generation "$held" && write_entry "$held_entry"; }
+  [ -z "$held" ] || { choose_generation "$held" && write_entry "$held_entry"; } || echo "the boot entry is not that of $held_entry again"
 }
 
 # What a status of switch-to-configuration means, in `verdict`, by looking at the machine as well (statuses:

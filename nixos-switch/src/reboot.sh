@@ -155,8 +155,7 @@ boot_once() {
   else
     status=$?
     clear_menu
-    let_go
-    lock && decide armed refused && finish "boot-failed $status"
+    lock && decide armed refused && let_go && finish "boot-failed $status"
   fi
 }
 
@@ -165,7 +164,7 @@ booted() {
   mkdir -p "$run" && chmod 700 "$run"
   [ "$(boot_id)" != "$(cat "$dir/boot")" ] || return 0
   if ! runs "$system"; then fell_back; exit 0; fi
-  if decided confirmed; then commit; return; fi
+  if decided confirmed; then commit; return 0; fi
   # A login may come, and confirm, before the boot has ended.
   [ -e "$dir/result" ] || put "$dir/result" 'ok 0'
   await_boot "$activation_timeout"
@@ -174,8 +173,12 @@ booted() {
     left=$((left - 1))
     sleep 0.5
   done
-  # Whoever has confirmed it starts the commit, unless the connection was lost just then.
-  if decided confirmed; then sleep 3 && commit; return; fi
+  # Whoever has confirmed it starts the commit, unless the connection was lost just then; this unit's time is limited.
+  if decided confirmed; then
+    sleep 3
+    ! decided confirmed || systemctl -q is-active nixpipe-commit.service || job commit
+    return 0
+  fi
   if decide armed expired; then put "$dir/reason" "nobody confirmed the new system within $confirm_timeout s of its boot"; fi
   if decided expired; then
     echo "rebooting into $previous: $(cat "$dir/reason")"

@@ -68,7 +68,8 @@ tell() {
   fact boot-id "$line"
   line_of /etc/machine-id
   fact machine-id "$line"
-  [ ! -e "$pending" ] || fact pending "$(sed -n 1p "$pending")"
+  line_of "$pending"
+  fact pending "$line"
 }
 
 # The system to start: the toplevel, or one of its specialisations.
@@ -81,7 +82,7 @@ wished() {
 # Finds the toplevel of `--rollback`: a generation's number, a store path, or `previous`.
 past() {
   case $back_to in
-    /*) toplevel=$back_to; return ;;
+    /*) toplevel=$back_to && fact toplevel "$toplevel" && return ;;
     previous)
       generation=
       for link in "$profile"-*-link; do
@@ -234,13 +235,19 @@ choose_way() {
     # It runs already and was not booted, or what runs is but a test: the way back is what was.
     booted=$(target /run/booted-system)
     if [ "$running" = "$system" ] || [ "$entry" = "$booted" ]; then running=$booted; fi
+    # Of a specialisation, its parent is what boots.
+    ! is_specialisation "$entry" "$running" || running=$entry
+    # What it takes to go back is kept with it.
+    folder "$running/sw/bin"
+    if [ -x "$path/sh" ]; then tools=$path shell=$path/sh; fi
     fact previous "$running"
     fact rebooting "${reasons:-it was asked for}"
     return
   fi
-  [ "$reboot_unprotected" = 1 ] && [ "$action" != test ] ||
+  # Only the machine's own script can have it boot what is not what boots by default.
+  [ "$reboot_unprotected" = 1 ] && [ "$action" != test ] && [ -z "$specialisation" ] ||
     fail activation "the machine could not undo a reboot by itself: $why" \
-      'if you can reach its console: --reboot-unprotected; or --reboot never'
+      'if you can reach its console: --reboot-unprotected, but for tests and specialisations; or --reboot never'
   fact warning "this reboot is unprotected: $why"
   unprotected=1 action=boot way=boot
 }

@@ -201,6 +201,10 @@ fn a_reboot_without_a_way_back_must_be_asked_for_by_name() {
     assert_eq!(said(&ran), ("refused".into(), "activation".into()), "{}", ran.stderr);
     assert!(ran.stderr.contains("--reboot-unprotected"), "{}", ran.stderr);
     machine.assert_keeps(&old, "old", "a reboot without a way back");
+    let special =
+        machine.push_greeter("special", "specialisation.child.configuration.environment.etc.child.text = \"\";");
+    let ran = machine.switch(&special, "--specialisation child --reboot always --reboot-unprotected");
+    assert_eq!(said(&ran), ("refused".into(), "activation".into()), "its parent would boot: {}", ran.stderr);
     let secrets = machine.folder.path().join("secrets");
     std::fs::create_dir(&secrets).unwrap();
     std::fs::write(secrets.join("it"), "is here").unwrap();
@@ -212,4 +216,7 @@ fn a_reboot_without_a_way_back_must_be_asked_for_by_name() {
     assert_eq!(machine.ssh("cat /run/keys/it").ok().stdout, "is here");
     assert_eq!(said(&machine.switch(&new, &flags).ok()).0, "unchanged");
     machine.assert_keeps(&new, "new", "a reboot without a way back that was asked for");
+    let back = format!("--rollback --to {} --reboot always --reboot-unprotected", toplevel(&old));
+    assert_eq!(said(&machine.switch(&new, &back).ok()).0, "rebooted");
+    machine.assert_keeps(&old, "old", "a way back that is a reboot without one");
 }
