@@ -150,7 +150,7 @@ struct Evaluation {
 impl Evaluation {
     /// With `-q`, too, an error is shown with its trace.
     fn shown(self, machine: &str) -> Self {
-        if self.verdict.is_err() {
+        if self.verdict.is_err() && facts::unknown(&self.outcome.error()).is_none() {
             self.outcome.show_error(machine);
         }
         self
@@ -183,10 +183,12 @@ impl Job<'_> {
             Sight::Pure => lock::UNUSABLE.iter().any(|words| outcome.failed_with(words)),
             Sight::Unknown => false,
         };
-        if evaluation.verdict.is_err() && ours {
+        // For a plan that is no error.
+        let unknown = facts::unknown(&outcome.error()).is_some();
+        if evaluation.verdict.is_err() && ours && !unknown {
             certain = false;
             evaluation = self.unwatched()?.evaluate(Some(facts), &looks)?;
-        } else if facts::unknown(&evaluation.outcome.error()).is_none() {
+        } else if !unknown {
             evaluation.outcome.show_held(self.machine);
         }
         let Evaluation { verdict, used, outcome, beginning } = evaluation.shown(self.machine);

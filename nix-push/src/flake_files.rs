@@ -180,7 +180,7 @@ impl Reads {
     fn program(&mut self, name: &str) -> Result<()> {
         let mut programs = programs(name);
         let Some(found) = programs.pop() else { bail!("there is no {name}") };
-        programs.iter().try_for_each(|program| self.say("kind", program))?;
+        programs.iter().try_for_each(|program| self.say("absent", program))?;
         self.say("program", &found)
     }
 

@@ -73,10 +73,14 @@ impl Inputs {
                     return Ok(());
                 }
                 let path = Path::new(name);
-                look(recorder, what, path)?;
-                // Nix of another age takes `..` away before it looks.
                 let short = without_up(path);
-                if short != path { look(recorder, what, &short) } else { Ok(()) }
+                if short == path {
+                    return look(recorder, what, path);
+                }
+                // Nix of another age takes `..` away before it looks: one of the two was read.
+                let (read, other) = if recorder.is_there(path)? { (path, &*short) } else { (&*short, path) };
+                look(recorder, what, read)?;
+                look(recorder, if ["file", "folder"].contains(&what.as_str()) { "maybe" } else { what }, other)
             }
             [Value::String(what), Value::Array(entries), Value::String(name), found] if what == "search" => {
                 search(recorder, entries, name, found.as_str().map(Path::new))

@@ -10,7 +10,11 @@ use crate::wire::Request;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, StorePath, WithKind};
 use machine_ssh::{Channel, Session, quote};
+use std::collections::VecDeque;
 use std::time::Duration;
+
+/// Bytes of a line of a build's log; a longer one is taken for several.
+const LONGEST: usize = 1 << 20;
 
 /// Begins the command that takes paths, builds `drv` if there is one, and then roots `toplevel`.
 /// With `folder`, the stream comes as [`Lanes`](crate::lanes::Lanes) sends it.
@@ -39,7 +43,7 @@ pub fn open(
 take
 if ! nix-store --check-validity "$top" 2>/dev/null; then
   ${limit:+timeout "$limit"} nix-store --realise "$drv" "$@" 2>&1 >/dev/null
-  [ $? != 124 ] || echo late
+  [ $? != 124 ] || echo nix-push:late
 fi
 root
 "#
@@ -73,29 +77,36 @@ pub fn open_second<'a>(machine: &'a str, session: &'a Session, folder: &str) -> 
 /// rooted. Gives the last words if it is not.
 pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath, limit: Option<Duration>) -> Result<()> {
     let mut said = Vec::new();
-    let mut errors = Vec::new();
+    let mut errors = VecDeque::new();
     let mut piece = [0; 4096];
     loop {
         match channel.read_some(&mut piece)? {
             0 => break,
             count => said.extend_from_slice(&piece[..count]),
         }
-        while let Some(end) = said.iter().position(|byte| *byte == b'\n') {
+        while let Some(end) =
+            said.iter().position(|byte| *byte == b'\n').or_else(|| (said.len() > LONGEST).then(|| said.len() - 1))
+        {
             let line: Vec<u8> = said.drain(..=end).collect();
             match String::from_utf8_lossy(&line).trim_end() {
-                "rooted" => return Ok(()),
-                "late" => {
+                // No words that a build says by chance.
+                "nix-push:rooted" => return Ok(()),
+                "nix-push:late" => {
                     let what = format!("building {toplevel} on the machine");
                     return Err(nix::late(&what, "--build-timeout", limit.unwrap_or_default()).into());
                 }
                 line if line.contains("--add-root") => {}
                 line => {
                     nix::show(machine, line);
-                    errors.push(line.to_string());
+                    errors.push_back(line.to_string());
+                    if errors.len() > nix::TAIL {
+                        errors.pop_front();
+                    }
                 }
             }
         }
     }
+    let errors = Vec::from(errors);
     // As many as Nix shows of a build here.
     nix::show_error(machine, &errors, 10);
     Err(unbuilt(toplevel, &errors).unwrap_or_else(|| unkept(channel)).into())

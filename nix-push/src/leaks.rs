@@ -15,11 +15,15 @@ use std::process::{Command, Stdio};
 /// Kind `input`, naming the file.
 pub fn check(reference: &str, record: &Record) -> Result<(), Failure> {
     let Some((folder, git)) = local(reference) else { return Ok(()) };
-    for (what, path) in secrets(record)? {
-        let Ok(file) = fs::canonicalize(&path) else { continue };
-        if !file.starts_with(&folder) || git && !is_tracked(&folder, &file) {
-            continue;
-        }
+    let here = |(what, path): (_, String)| Some((what, fs::canonicalize(&path).ok()?, path));
+    let mut inside: Vec<_> =
+        secrets(record)?.into_iter().filter_map(here).filter(|(_, file, _)| file.starts_with(&folder)).collect();
+    let files: Vec<_> = inside.iter().map(|(_, file, _)| file.as_path()).collect();
+    if git && !files.is_empty() && !are_tracked(&folder, &files) {
+        return Ok(());
+    }
+    inside.retain(|(_, file, _)| !git || are_tracked(&folder, &[file]));
+    if let Some((what, _, path)) = inside.first() {
         let text = format!(
             "{what} {path} lies in the flake {}: Nix copies it to its store, where everybody may read it",
             folder.display()
@@ -54,15 +58,9 @@ fn secrets(record: &Record) -> Result<Vec<(&'static str, String)>, Failure> {
         .collect())
 }
 
-fn is_tracked(folder: &Path, file: &Path) -> bool {
-    let git = Command::new("git")
-        .arg("-C")
-        .arg(folder)
-        .args(["ls-files", "--error-unmatch", "--"])
-        .arg(file)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    git.is_ok_and(|status| status.success())
+/// Whether git tracks any of the files, as far as is known.
+fn are_tracked(folder: &Path, files: &[&Path]) -> bool {
+    let mut git = Command::new("git");
+    git.arg("-C").arg(folder).args(["ls-files", "--"]).args(files).stdin(Stdio::null()).stderr(Stdio::null());
+    git.output().map_or(true, |said| !said.status.success() || !said.stdout.is_empty())
 }

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How many of the last lines on stderr are kept, to explain a failure or to be read as an answer.
-const TAIL: usize = 20_000;
+pub const TAIL: usize = 20_000;
 
 /// How often a command that runs is looked after.
 const BEAT: Duration = Duration::from_millis(20);
@@ -114,6 +114,16 @@ pub fn run(machine: &str, program: &str, arguments: &[String], input: String) ->
     run_beside(vec![machine.into()], Command::new(program).args(arguments), input, false, |_, _| {})
 }
 
+/// What was said on stderr by a command that has ended. Another that it had started may live on and hold it open: git's
+/// helper that waits for a server, when Nix was ended.
+fn heard(said: JoinHandle<Said>) -> Option<Said> {
+    let ended = Instant::now();
+    while !said.is_finished() && ended.elapsed() < ENDING {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    said.is_finished().then(|| said.join().ok())?
+}
+
 /// The same without input, in a stated time: it is ended then, and killed where it does not end.
 pub fn run_within(limit: Option<Duration>, machine: &str, program: &str, arguments: &[String]) -> Result<Outcome> {
     log::detail(machine, &format!("{program} {}", arguments.join(" ")));
@@ -169,7 +179,7 @@ pub fn run_beside(
         Ok((text, child.wait()?))
     });
     let (text, status) = finished.with_context(|| format!("cannot run {}", command.get_program().display()))?;
-    let Said { lines, held, reads } = said.and_then(|said| said.join().ok()).unwrap_or_default();
+    let Said { lines, held, reads } = said.and_then(heard).unwrap_or_default();
     beside(None, told.try_iter().collect());
     let (success, signal) = (status.success(), status.signal());
     let stdout = String::from_utf8_lossy(&text).into_owned();

@@ -104,7 +104,7 @@ fn transfer(
     let expected = HELLO_ANSWER + ADDED_ANSWER * paths;
     while answers.count < expected {
         // Not a byte more: what follows is the word about the root.
-        let most = answer.len().min(expected - answers.count);
+        let most = if answers.count == 0 { 1 } else { answer.len().min(expected - answers.count) };
         match lanes.main.read_some(&mut answer[..most])? {
             0 => return Err(answers.ended(paths)),
             count => answers.take(&answer[..count]),

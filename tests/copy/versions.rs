@@ -10,11 +10,7 @@ const FOLDER: &str = "/var/lib/nixpipe-cloud/newest-nix";
 fn old_and_new_nix_understand_each_other() {
     let machines = Machines::new("versions", 2);
     let make = project().join("tests/copy/newest-nix");
-    let made = machines.folder.sh(&format!("{} {FOLDER}", make.display()), "");
-    if made.status != 0 {
-        eprintln!("skipped: the newest Nix cannot be downloaded: {}", made.stderr);
-        return;
-    }
+    machines.folder.sh(&format!("{} {FOLDER}", make.display()), "").ok();
     let version = machines.folder.sh(&format!("{FOLDER}/bin/nix --version"), "").ok().stdout;
     assert!(version.contains("(Nix) 2."), "{version}");
 

@@ -48,7 +48,10 @@ fn each_place_to_build() {
 
     machines.write(
         "there.nix",
-        &module("there", &built("echo hello from $(cat /proc/sys/kernel/hostname); echo 1 > $out")),
+        &module(
+            "there",
+            &built("echo hello from $(cat /proc/sys/kernel/hostname); echo late; echo rooted; sleep 1; echo 1 > $out"),
+        ),
     );
     let planned = machines.push("--plan --build-on machine there.nix", &json!({})).ok();
     assert!(planned.stderr.contains("t3.micro has at most 1 GiB"), "{}", planned.stderr);
@@ -194,8 +197,13 @@ fn what_takes_longer_than_it_may_is_ended() {
     let busy =
         "let l = builtins.genList (x: x) 100000; sum = builtins.foldl' (a: b: a + b); in sum 0 (map (x: sum x l) l)";
     machines.write("busy.nix", busy);
+    // A server that never answers: git has a helper wait for it, which outlives Nix.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/a.git", server.local_addr().unwrap());
+    machines.write("fetch.nix", &format!("import (builtins.fetchGit {{ url = \"{url}\"; }})"));
     for (flags, what) in [
         ("--eval-timeout 1s busy.nix", "evaluating took longer than --eval-timeout allows, 1 s"),
+        ("--eval-timeout 2s fetch.nix", "evaluating took longer than --eval-timeout allows, 2 s"),
         ("--build-timeout 2s --build-on here slow.nix", "took longer than --build-timeout allows, 2 s"),
         (
             "--build-timeout 2.5s --build-on machine slow.nix",

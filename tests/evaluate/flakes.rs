@@ -170,11 +170,7 @@ fn the_newest_nix_makes_the_same_of_flakes() {
     }
     let flakes = Flakes::new("newest");
     let newest = "/var/lib/nixpipe-cloud/newest-nix";
-    let made = flakes.folder.sh(&format!("{}/tests/copy/newest-nix {newest}", project().display()), "");
-    if made.status != 0 {
-        eprintln!("skipped: the newest Nix cannot be downloaded: {}", made.stderr);
-        return;
-    }
+    flakes.folder.sh(&format!("{}/tests/copy/newest-nix {newest}", project().display()), "").ok();
     // It may change a store so that an older one cannot read it, and gets one of its own in the place of this one.
     flakes.folder.sh("mkdir -p nix/store", "").ok();
     let own = format!(
