@@ -131,7 +131,7 @@ impl Machine {
         );
         std::fs::write(self.folder.path().join(&file), text).unwrap();
         // Under emulation beside others even a login takes minutes.
-        let patience = if self.computer.is_some() { "--connect-timeout 5m" } else { "" };
+        let patience = if self.computer.is_some() { "--timeout 5m" } else { "" };
         self.folder.sh(&format!("nix-push {patience} {file}"), format!("{}\n", self.record)).ok().record()
     }
 
