@@ -148,9 +148,14 @@ struct Evaluation {
 }
 
 impl Evaluation {
+    /// Whether it ended at what is known after apply: for a plan that is no error.
+    fn is_unknown(&self) -> bool {
+        self.verdict.is_err() && facts::unknown(&self.outcome.error()).is_some()
+    }
+
     /// With `-q`, too, an error is shown with its trace.
     fn shown(self, machine: &str) -> Self {
-        if self.verdict.is_err() && facts::unknown(&self.outcome.error()).is_none() {
+        if self.verdict.is_err() && !self.is_unknown() {
             self.outcome.show_error(machine);
         }
         self
@@ -183,8 +188,7 @@ impl Job<'_> {
             Sight::Pure => lock::UNUSABLE.iter().any(|words| outcome.failed_with(words)),
             Sight::Unknown => false,
         };
-        // For a plan that is no error.
-        let unknown = facts::unknown(&outcome.error()).is_some();
+        let unknown = evaluation.is_unknown();
         if evaluation.verdict.is_err() && ours && !unknown {
             certain = false;
             evaluation = self.unwatched()?.evaluate(Some(facts), &looks)?;

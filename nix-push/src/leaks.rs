@@ -16,14 +16,15 @@ use std::process::{Command, Stdio};
 pub fn check(reference: &str, record: &Record) -> Result<(), Failure> {
     let Some((folder, git)) = local(reference) else { return Ok(()) };
     let here = |(what, path): (_, String)| Some((what, fs::canonicalize(&path).ok()?, path));
-    let mut inside: Vec<_> =
+    let inside: Vec<_> =
         secrets(record)?.into_iter().filter_map(here).filter(|(_, file, _)| file.starts_with(&folder)).collect();
     let files: Vec<_> = inside.iter().map(|(_, file, _)| file.as_path()).collect();
+    // Git is asked about all at once, and which it is only where it has one.
     if git && !files.is_empty() && !are_tracked(&folder, &files) {
         return Ok(());
     }
-    inside.retain(|(_, file, _)| !git || are_tracked(&folder, &[file]));
-    if let Some((what, _, path)) = inside.first() {
+    let leaks = |(_, file, _): &&(&str, PathBuf, String)| !git || are_tracked(&folder, &[file]);
+    if let Some((what, _, path)) = inside.iter().find(leaks) {
         let text = format!(
             "{what} {path} lies in the flake {}: Nix copies it to its store, where everybody may read it",
             folder.display()
