@@ -205,6 +205,16 @@ fn names_are_unique_host_names() {
     assert_eq!(names, ["\"a\"", "\"b\""]);
     assert_eq!(folder.sh("keygen --name b", "{}{}").status, 2);
     assert_eq!(folder.sh("keygen -n --name 'a b'", "").status, 2);
+    // A name that is none is not shown as it is.
+    let forged = keygen(&folder, "{\"name\":\"a\\u001b[2J\\nkeygen: b: done\"}").stderr;
+    assert!(!forged.contains('\u{1b}') && forged.lines().count() == 2, "{forged:?}");
+}
+
+#[test]
+fn more_machines_at_a_time_than_the_system_has_threads_for_are_fewer() {
+    let folder = Folder::new("threads");
+    let ran = folder.sh("ulimit -v 2000000; keygen -q -j 65535", "{\"name\":\"a\"}{\"name\":\"b\"}").ok();
+    assert_eq!(ran.records().len(), 2);
 }
 
 #[test]

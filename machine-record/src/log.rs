@@ -140,7 +140,7 @@ fn object(tool: &str, machine: &str, level: &str, text: &str, hint: Option<&str>
 }
 
 fn lines(tool: &str, machine: &str, level: &str, text: &str, hint: Option<&str>) -> String {
-    let subject = if machine.is_empty() { String::new() } else { format!("{machine}: ") };
+    let subject = if machine.is_empty() { String::new() } else { format!("{}: ", printable(machine)) };
     let mut word = if level == "warning" { "warning: " } else { "" };
     let mut out = String::new();
     for line in text.lines() {

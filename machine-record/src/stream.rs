@@ -106,17 +106,20 @@ pub fn for_each(tool: Tool, args: &StreamArgs, step: impl Fn(&mut Record) -> Res
     run(tool, args, |jobs| {
         let jobs = Mutex::new(jobs);
         let next = || jobs.lock().ok()?.take(1)?.pop();
+        let work =
+            || {
+                while let Some(mut job) = next() {
+                    let result = catch_unwind(AssertUnwindSafe(|| step(&mut job.record)));
+                    job.finish(result.unwrap_or_else(|_| {
+                        Err(Failure::new(Kind::Internal, "the tool stopped: this is a bug").into())
+                    }));
+                }
+            };
         std::thread::scope(|scope| {
-            for _ in 0..workers {
-                scope.spawn(|| {
-                    while let Some(mut job) = next() {
-                        let result = catch_unwind(AssertUnwindSafe(|| step(&mut job.record)));
-                        job.finish(result.unwrap_or_else(|_| {
-                            Err(Failure::new(Kind::Internal, "the tool stopped: this is a bug").into())
-                        }));
-                    }
-                });
-            }
+            // Where the system has no more threads, fewer have to do.
+            let mut more = (1..workers).map(|_| std::thread::Builder::new().spawn_scoped(scope, work));
+            more.find(|thread| thread.is_err());
+            work();
         });
         Ok(())
     })
