@@ -172,6 +172,9 @@ fn a_records_own_key_is_kept() {
     // A flag speaks for machines that have none yet.
     assert_eq!(folder.sh("keygen --file other --type rsa", &first).status, 1, "one is an ed25519 key");
     assert_eq!(folder.sh("keygen --file other", &first).ok().stdout, first);
+    // So is its name: EC2 knows the key pair of a machine that was there before us by that.
+    let named = first.replacen("generated-key-", "deployer-", 1);
+    assert_eq!(folder.sh("keygen", &named).ok().stdout, named);
     let gone = folder.sh("mv one two; keygen", &first);
     assert_eq!(gone.record()["error"]["kind"], "not-found");
     let swapped = folder.sh("keygen -n --file one > /dev/null; keygen", &first);

@@ -171,9 +171,9 @@ fn path(args: &Args, record: &Record, known: Option<&KeyPair>) -> Result<PathBuf
 }
 
 fn finish(record: &mut Record, known: Option<KeyPair>, key: Key, file: Option<String>) -> Result<()> {
-    if let Some(known) = known.filter(|known| !known.public_key.is_empty() && !key.is(&known.public_key)) {
-        let from = file.as_deref().unwrap_or("the ssh-agent");
-        let names = known.name;
+    let is_other = |known: &&KeyPair| !known.public_key.is_empty() && !key.is(&known.public_key);
+    if let Some(known) = known.as_ref().filter(is_other) {
+        let (from, names) = (file.as_deref().unwrap_or("the ssh-agent"), &known.name);
         return Err(Failure::new(
             Kind::Conflict,
             format!("the key of {from} is not the record's: the record names {names}"),
@@ -181,8 +181,10 @@ fn finish(record: &mut Record, known: Option<KeyPair>, key: Key, file: Option<St
         .hint("name the file of the record's own key with --file")
         .into());
     }
+    // A name that it has is that of a key pair in EC2, maybe of a machine that is there.
+    let named = known.map(|known| known.name).filter(|name| !name.is_empty());
     record.put(&KeyPair {
-        name: key.name(),
+        name: named.unwrap_or_else(|| key.name()),
         public_key: key.public,
         private_key_file: file,
         algorithm: key.algorithm.name().into(),
