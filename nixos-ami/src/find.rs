@@ -218,7 +218,10 @@ impl Finder {
                 break;
             }
         }
-        Ok(living)
+        match found.first() {
+            Some(ami) if living.is_empty() => Err(self.gone(ami, question).await),
+            _ => Ok(living),
+        }
     }
 
     /// Who mistyped a release of the table is sent to EC2 without a wish to go there.

@@ -102,6 +102,13 @@ fn verify_tells_the_dead_from_the_living() {
     let alive = region.sh("nixos-ami -q -n --release 20.09 --verify", "").ok().record();
     assert_eq!(alive["ami"]["id"], "ami-0eed77c38432886d2");
     assert_ne!(alive["ami"]["creationDate"], Value::Null);
+    for image in region.sh("nixos-ami -q -n --release 20.09 --list", "").ok().records() {
+        region.boto(&format!("ec2.deregister_image(ImageId={})", image["ami"]["id"]));
+    }
+    for list in ["", "--list"] {
+        let gone = region.sh(&format!("nixos-ami -q -n --release 20.09 --verify {list}"), "").record();
+        assert_eq!(gone["error"]["kind"], "not-found", "{list}: {gone}");
+    }
     region.cloud("fault deny DescribeImages");
     let denied = region.sh("nixos-ami -q -n --release 20.09 --verify", "").record()["error"].clone();
     assert_eq!(denied["kind"], "denied");
