@@ -1,6 +1,6 @@
 //! The Elastic IP of a machine: one each, found by tags, with an address that survives a stop.
 
-use crate::region::Region;
+use crate::region::{Region, filter};
 use crate::{instance, tags};
 use aws_sdk_ec2::types::{Address, DomainType, Instance, ResourceType};
 use machine_record::{Failure, Kind, log};
@@ -138,22 +138,27 @@ pub async fn tidy(region: &Region, machine: &str) -> Result<(), Failure> {
 /// The caller limits the time.
 pub async fn release(region: &Region, machine: &str, gone: &[String]) -> Result<bool, Failure> {
     let mut released = false;
-    for found in find(region, machine).await? {
-        let mut address = Some(found);
-        while let Some(now) = address
-            && !is_others(region, machine, &now, gone).await?
-        {
-            if give_back(region, machine, &now).await? {
-                released = true;
-                break;
-            }
-            // EC2 takes it from a terminated machine a little later, and somebody may give it to another one.
-            tokio::time::sleep(PAUSE).await;
-            let known = find(region, machine).await?;
-            address = known.into_iter().find(|known| known.allocation_id() == now.allocation_id());
-        }
+    for address in find(region, machine).await? {
+        released |= release_one(region, machine, address, gone).await?;
     }
     Ok(released)
+}
+
+/// The same for one address; true if it was given back.
+pub async fn release_one(region: &Region, machine: &str, found: Rc<Address>, gone: &[String]) -> Result<bool, Failure> {
+    let mut address = Some(found);
+    while let Some(now) = address
+        && !is_others(region, machine, &now, gone).await?
+    {
+        if give_back(region, machine, &now).await? {
+            return Ok(true);
+        }
+        // EC2 takes it from a terminated machine a little later, and somebody may give it to another one.
+        tokio::time::sleep(PAUSE).await;
+        let known = find(region, machine).await?;
+        address = known.into_iter().find(|known| known.allocation_id() == now.allocation_id());
+    }
+    Ok(false)
 }
 
 /// Whether somebody has given the address to something else than a machine that goes; says so.
@@ -180,6 +185,16 @@ pub async fn user<'a>(region: &Region, address: &'a Address, gone: &[String]) ->
     let found = region.by_id.of(id, Duration::from_millis(20)).await?;
     let is_gone = !found.is_empty() && found.iter().all(|found| instance::is_gone(found));
     Ok((!is_gone).then_some(id))
+}
+
+/// The deployment that an address is tagged with, whatever it is.
+pub async fn deployment(region: &Region, ip: &str) -> Result<Option<String>, Failure> {
+    let by = filter("public-ip", [ip.to_string()]);
+    let found =
+        region.aws.call("", "DescribeAddresses", ip, |client| client.describe_addresses().filters(by.clone()).send());
+    let found = found.await.map_err(|error| error.failure("cannot look for Elastic IPs"))?;
+    let address = found.addresses().first();
+    Ok(address.and_then(|address| tags::value(address.tags(), tags::DEPLOYMENT)).map(String::from))
 }
 
 /// False where EC2 sees it in use.

@@ -42,11 +42,10 @@ pub async fn candidate(region: &Region, record: &Record) -> Result<Option<Rc<Ins
 /// Kind `conflict` where it lives and is not the machine: another one would be made, and paid for, beside it.
 pub async fn visible(region: &Region, record: &Record) -> Result<Option<Rc<Instance>>, Failure> {
     let Some(found) = alive(region, record).await? else { return Ok(None) };
-    let tag = |key| tags::value(found.tags(), key);
-    if tag(tags::NAME) == Some(&record.name()) && tag(tags::DEPLOYMENT) == Some(&region.deployment) {
+    if instance::is_machine(region, &record.name(), &found) {
         return Ok(Some(found));
     }
-    let its = match tag(tags::DEPLOYMENT).filter(|other| *other != region.deployment) {
+    let its = match tags::value(found.tags(), tags::DEPLOYMENT).filter(|other| *other != region.deployment) {
         Some(other) => format!("say --deployment {other}"),
         None => "say --adopt to take it over".into(),
     };

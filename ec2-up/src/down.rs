@@ -6,7 +6,7 @@ use crate::plan::Plan;
 use crate::region::{Region, Regions};
 use crate::{address, group, group_users, instance, key_pair, leftovers, list, stream, tags};
 use anyhow::Result;
-use aws_sdk_ec2::types::SecurityGroup;
+use aws_sdk_ec2::types::{Instance, SecurityGroup};
 use machine_record::{Failure, Job, KeyPair, Kind, PlanEntry, Record, StreamArgs, Tool, log};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -79,7 +79,7 @@ pub fn run(args: DownArgs) -> ExitCode {
 
 /// Removes each machine of the deployment; the record that came from the flags alone is none.
 async fn all(context: Rc<Context>, seed: Job) {
-    if seed.record.text("name").is_some() {
+    if seed.record != Record::default() {
         let failure = Failure::new(Kind::Input, "--all takes no records").hint("say -n, or leave --all out");
         return seed.finish(Err(failure.into()));
     }
@@ -135,37 +135,51 @@ impl Context {
         {
             return self.leftovers(record, &region, &name, &named, step, keys).await;
         }
-        let found = instance::all(&region, &name).await?;
         let mut ids: Vec<String> = Vec::new();
-        let mut going = Vec::new();
-        for instance in &found {
-            ids.extend(instance.instance_id().map(String::from));
-            let interfaces = instance.network_interfaces().iter();
+        let mut released = false;
+        // Again where EC2 shows an instance of the machine only after its group was to go.
+        loop {
+            let mut found = instance::all(&region, &name).await?;
+            if ids.is_empty() {
+                found.extend(self.unlisted(record, &region, &found).await?);
+            }
+            let mut going = Vec::new();
+            for instance in &found {
+                going.extend(instance.instance_id().map(String::from));
+                keys.hold(instance.key_name().map(String::from));
+            }
+            ids.clone_from(&going);
+            let interfaces = found.iter().flat_map(|instance| instance.network_interfaces());
             going.extend(interfaces.filter_map(|interface| interface.network_interface_id().map(String::from)));
-            keys.hold(instance.key_name().map(String::from));
-        }
-        self.check_instance(record, &region, &ids).await?;
-        going.extend(ids.iter().cloned());
-        self.gone.borrow_mut().extend(going.iter().cloned());
-        let groups = group::ours(&region, &name).await?;
-        self.gone.borrow_mut().extend(groups.iter().filter_map(|group| group.group_id().map(String::from)));
-        if self.args.stream.plan {
-            return self.look(record, &region, &name, &ids, &groups, keys).await;
-        }
-        step.set("being terminated");
-        for id in &ids {
-            log::event(&name, &format!("terminating {id}"));
-            instance::terminate(&region, &name, id).await?;
-        }
-        instance::wait_gone(&region, &ids).await?;
-        step.set("losing its address");
-        let mut released = address::release(&region, &name, &going).await?;
-        step.set("losing its security group");
-        for group in &groups {
-            released |= self.delete_group(&region, &name, group).await?;
+            self.gone.borrow_mut().extend(going.iter().cloned());
+            let groups = group::ours(&region, &name).await?;
+            self.gone.borrow_mut().extend(groups.iter().filter_map(|group| group.group_id().map(String::from)));
+            if self.args.stream.plan {
+                return self.look(record, &region, &name, &ids, &groups, keys).await;
+            }
+            step.set("being terminated");
+            for id in &ids {
+                log::event(&name, &format!("terminating {id}"));
+                instance::terminate(&region, &name, id).await?;
+            }
+            instance::wait_gone(&region, &ids).await?;
+            step.set("losing its address");
+            released |= address::release(&region, &name, &going).await?;
+            step.set("losing its security group");
+            let mut stay = false;
+            for group in &groups {
+                let deleted = self.delete_group(&region, &name, group).await?;
+                released |= deleted;
+                stay |= !deleted;
+            }
+            let known = |instance: &Rc<Instance>| ids.iter().any(|id| Some(id.as_str()) == instance.instance_id());
+            if !stay || instance::all(&region, &name).await?.iter().all(known) {
+                break;
+            }
         }
         step.set("losing its key pair");
         released |= self.release_keys(&region, &name, keys).await?;
+        let was_there = !ids.is_empty() || instance::named(record)?.is_some();
         if ids.is_empty() && !released {
             log::event(
                 &name,
@@ -174,8 +188,9 @@ impl Context {
         } else {
             log::event(&name, "is down");
         }
-        record.remove("instance");
-        record.remove("ssh");
+        if was_there {
+            instance::forget(record)?;
+        }
         Ok(())
     }
 
@@ -215,16 +230,34 @@ impl Context {
         Ok(released)
     }
 
-    /// The record may name an instance that does not carry the machine's tags: that one is not ours to remove.
-    async fn check_instance(&self, record: &Record, region: &Region, ids: &[String]) -> Result<(), Failure> {
-        let Some(named) = instance::named(record)? else { return Ok(()) };
-        if ids.contains(&named.id) {
-            return Ok(());
+    /// The instance that the record names, where it is the machine and EC2 does not yet list it by its tags: they show late.
+    ///
+    /// # Errors
+    /// Kind `conflict` where it does not carry the machine's tags: that one is not ours to remove.
+    async fn unlisted(
+        &self,
+        record: &Record,
+        region: &Region,
+        listed: &[Rc<Instance>],
+    ) -> Result<Option<Rc<Instance>>, Failure> {
+        let Some(named) = instance::named(record)? else { return Ok(None) };
+        if listed.iter().any(|instance| instance.instance_id() == Some(&named.id)) {
+            return Ok(None);
         }
-        let found = region.by_id.of(&named.id, Duration::from_millis(20)).await?;
-        let Some(other) = found.iter().find(|instance| !instance::is_gone(instance)) else { return Ok(()) };
-        Err(instance::not_this(region, &record.name(), other)
-            .hint("say its --deployment; what has no tags of ec2-up is never removed"))
+        loop {
+            let found = region.by_id.of(&named.id, Duration::from_millis(20)).await?;
+            if let Some(found) = found.into_iter().next() {
+                return match instance::is_gone(&found) || instance::is_machine(region, &record.name(), &found) {
+                    true => Ok(Some(found).filter(|found| !instance::is_gone(found))),
+                    false => Err(instance::not_this(region, &record.name(), &found)
+                        .hint("say its --deployment; what has no tags of ec2-up is never removed")),
+                };
+            }
+            if !named.may_be_unseen() {
+                return Ok(None);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Says what would be removed.

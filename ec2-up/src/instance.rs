@@ -2,11 +2,11 @@
 
 use crate::region::Region;
 use crate::{launch, tags};
-use aws_sdk_ec2::primitives::DateTimeFormat;
+use aws_sdk_ec2::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_ec2::types::{Instance, InstanceStateName};
 use machine_record::{Failure, Instance as Section, Kind, Record, Section as _};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant as Moment;
 
 /// How long a look-up may wait for other machines to share the call.
@@ -23,8 +23,21 @@ const STALE: Duration = Duration::from_secs(30);
 
 /// An instance as a record names it; people type no more than its id.
 #[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Named {
     pub id: String,
+    #[serde(default)]
+    launch_time: Option<String>,
+}
+
+impl Named {
+    /// Whether EC2 may not know it yet.
+    pub fn may_be_unseen(&self) -> bool {
+        let launched =
+            self.launch_time.as_deref().and_then(|time| DateTime::from_str(time, DateTimeFormat::DateTime).ok());
+        let launched = launched.and_then(|time| SystemTime::try_from(time).ok());
+        launched.is_some_and(|time| time.elapsed().is_ok_and(|age| age < UNSEEN))
+    }
 }
 
 /// The instance that the record names.
@@ -48,6 +61,26 @@ pub async fn find(region: &Region, machine: &str) -> Result<Option<Rc<Instance>>
         );
     }
     Ok(found.pop())
+}
+
+/// Whether it carries the machine's tags.
+pub fn is_machine(region: &Region, machine: &str, found: &Instance) -> bool {
+    let tag = |key| tags::value(found.tags(), key);
+    tag(tags::NAME) == Some(machine) && tag(tags::DEPLOYMENT) == Some(&region.deployment)
+}
+
+/// Takes out of the record what is of an instance that is gone: another one runs another system, at another address. The
+/// way there stays, which only the user knows.
+pub fn forget(record: &mut Record) -> Result<(), Failure> {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Way {
+        jump: Option<serde_json::Value>,
+    }
+    let way = record.read::<Way>("ssh")?.filter(|way| way.jump.is_some());
+    for member in [Section::NAME, "ssh", "closure", "activation", "status", "generations"] {
+        record.remove(member);
+    }
+    way.map_or(Ok(()), |way| record.set("ssh", &way))
 }
 
 /// What a caller says of an instance that is not the machine, whatever the record says.

@@ -13,6 +13,10 @@ use std::time::Duration;
 /// How long a look-up may wait for other machines to share the call.
 const SOON: Duration = Duration::from_millis(20);
 
+/// How often a key pair that EC2 says is there is looked for, and the pause between.
+const LOOKS: u32 = 60;
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Makes sure that EC2 has the key pair; true if this run imported it. Once for all machines that share it.
 ///
 /// # Errors
@@ -53,10 +57,19 @@ async fn import(region: &Region, machine: &str, pair: &KeyPair) -> Result<bool, 
     match imported.await {
         Ok(_) => Ok(true),
         // Somebody was faster, or the answer to our own first try was lost.
-        Err(error) if error.is(&["InvalidKeyPair.Duplicate"]) => match find(region, &pair.name).await? {
-            Some(found) => compare(pair, &found).map(|()| false),
-            None => Err(error.failure(format!("cannot import the key pair {}", pair.name))),
-        },
+        Err(error) if error.is(&["InvalidKeyPair.Duplicate"]) => {
+            for _ in 0..LOOKS {
+                if let Some(found) = find(region, &pair.name).await? {
+                    return compare(pair, &found).map(|()| false);
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(Failure::new(
+                Kind::Timeout,
+                format!("EC2 says that there is a key pair {}, but does not show it", pair.name),
+            )
+            .hint("run it again in a minute"))
+        }
         Err(error) => Err(error.failure(format!("cannot import the key pair {}", pair.name))),
     }
 }

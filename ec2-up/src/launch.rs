@@ -183,6 +183,17 @@ impl Plan<'_> {
     }
 }
 
+/// Waits until EC2 finds a new machine by its tags, as other runs do, or for as long as it may not.
+pub async fn be_seen(region: &Region, machine: &str, id: &str) -> Result<(), Failure> {
+    let started = tokio::time::Instant::now();
+    while !instance::all(region, machine).await?.iter().any(|instance| instance.instance_id() == Some(id))
+        && started.elapsed() < PATIENCE
+    {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    Ok(())
+}
+
 /// Gives a new machine up for one that another run has made at the same time with another wish, and so
 /// with another client token. Of the two runs one only comes to that.
 ///

@@ -6,7 +6,7 @@ use crate::region::{Region, filter, security_groups};
 use crate::{address, group_users, key_pair, list, tags};
 use anyhow::Result;
 use aws_sdk_ec2::types::{Tag, Volume};
-use machine_record::{Failure, Record, log};
+use machine_record::{Failure, Kind, Record, log};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The member of a record that names what is left: `kind/name`, as the resources of a plan.
@@ -59,6 +59,12 @@ pub async fn find(region: &Region, but: &BTreeSet<String>) -> Result<Vec<Record>
     Ok(records)
 }
 
+/// What a caller says of something that is named and another deployment's.
+fn not_of(region: &Region, what: &str) -> Failure {
+    Failure::new(Kind::Conflict, format!("{what} is not of the deployment {}", region.deployment))
+        .hint("say the --deployment that it was listed with")
+}
+
 fn record(region: &Region, name: &str, what: &[String]) -> Result<Record, Failure> {
     let mut record = Record::default();
     record.set("name", &name)?;
@@ -94,9 +100,25 @@ impl Context {
             let how = format!("aws ec2 delete-volume --volume-id {volume}");
             log::event(name, &format!("{volume} stays: only you know whether its data may go; then: {how}"));
         }
-        let groups = group_users::left(region, name, &[], &[]).await?;
+        let own = format!("security-group/{}", tags::group_name(&region.deployment, name)?);
+        let others = |named: &&&String| named.starts_with("security-group/nixpipe-") && ***named != own;
+        if let Some(other) = rest.iter().find(others) {
+            return Err(not_of(region, other).into());
+        }
+        let is_named = |kind: &str, what: Option<&str>| {
+            what.is_some_and(|what| named.iter().any(|named| *named == format!("{kind}/{what}")))
+        };
+        let mut groups = group_users::left(region, name, &[], &[]).await?;
+        groups.retain(|group| is_named("security-group", group.group_name()));
+        let mut addresses = address::idle(region, name).await?;
+        addresses.retain(|address| is_named("elastic-ip", address.public_ip()));
+        for ip in rest.iter().filter_map(|named| named.strip_prefix("elastic-ip/")) {
+            if let Some(other) = address::deployment(region, ip).await?.filter(|other| *other != region.deployment) {
+                return Err(not_of(region, &format!("elastic-ip/{ip} of the deployment {other}")).into());
+            }
+        }
         if self.args.stream.plan {
-            for address in address::idle(region, name).await? {
+            for address in addresses {
                 let resource = format!("elastic-ip/{}", address.public_ip().unwrap_or_default());
                 self.plan.add(record, entry(resource, "nothing has it"))?;
             }
@@ -107,7 +129,10 @@ impl Context {
             return self.look_at_keys(record, region, keys).await;
         }
         step.set("losing what is left of it");
-        let mut released = address::release(region, name, &[]).await?;
+        let mut released = false;
+        for address in addresses {
+            released |= address::release_one(region, name, address, &[]).await?;
+        }
         for group in &groups {
             released |= self.delete_group(region, name, group).await?;
         }

@@ -90,6 +90,7 @@ impl Context {
         let wish = Wish::of(record, &self.args.wish)?;
         let region = self.regions.of(&self.args.account.region_of(record).await?).await?;
         let _ = step.region.set(region.clone());
+        let before = instance::named(record)?.map(|named| named.id);
         let mut found = instance::find(&region, &name).await?;
         if found.is_none() && !self.args.allowed.adopt {
             found = adopt::visible(&region, record).await?;
@@ -111,6 +112,9 @@ impl Context {
             found = self.keep(record, &region, &wish, kept).await?;
         }
         let created = found.is_none();
+        if before.is_some_and(|id| found.as_ref().and_then(|found| found.instance_id()) != Some(&id)) {
+            instance::forget(record)?;
+        }
         let mut started = match found {
             Some(found) => found,
             None => {
@@ -134,6 +138,10 @@ impl Context {
         let kept: Vec<&str> = if wish.security_groups.is_empty() { groups.collect() } else { chosen.collect() };
         group_users::tidy(&region, &name, &kept).await?;
         if self.args.wait == Wait::None {
+            if created {
+                launch::be_seen(&region, &name, &id).await?;
+                launch::be_the_only_one(record, &region, &started).await?;
+            }
             return add_ssh(record, &started, None, &way);
         }
         step.set("waiting for it to run");
@@ -207,8 +215,7 @@ impl Context {
             let (ready, pair, wish) = self.ready(record, region, wish).await?;
             checks::names(region, &name, &ready.vpc, &pair, &wish).await?;
             mend::remove(region, &name, id, &differences).await?;
-            record.remove("instance");
-            record.remove("ssh");
+            instance::forget(record)?;
             return Ok(None);
         }
         checks::kept(region, &found, &differences, wish).await?;

@@ -74,6 +74,38 @@ ec2.get_waiter('instance_terminated').wait(InstanceIds=['{id}'], WaiterConfig={{
 }
 
 #[test]
+fn what_another_deployment_has_left_is_not_taken_for_ones_own() {
+    let region = Region::new("whose");
+    machine(&region, "--deployment staging --elastic-ip");
+    machine(&region, "--elastic-ip");
+    region.boto(
+        "for r in ec2.describe_instances()['Reservations']:
+    ec2.terminate_instances(InstanceIds=[r['Instances'][0]['InstanceId']])
+    ec2.get_waiter('instance_terminated').wait(InstanceIds=[r['Instances'][0]['InstanceId']], WaiterConfig={'Delay': 1})",
+    );
+    let list = "ec2-ls -q --orphans --deployment staging";
+    for only in ["", "| jq -c '.orphans |= map(select(startswith(\"elastic\")))'"] {
+        let ran = region.sh(&format!("{list} {only} | ec2-down"), "");
+        assert_eq!(ran.records()[0]["error"]["kind"], "conflict", "{}", ran.stderr);
+        assert!(ran.stderr.contains("is not of the deployment default"), "{}", ran.stderr);
+    }
+    assert_eq!((region.count("ReleaseAddress"), region.count("DeleteSecurityGroup")), (0, 0));
+    // Only what is named goes.
+    region.sh("ec2-ls -q --orphans | jq -c '.orphans |= map(select(startswith(\"elastic\")))' | ec2-down", "").ok();
+    assert_eq!((region.count("ReleaseAddress"), region.count("DeleteSecurityGroup")), (1, 0));
+    for deployment in ["default", "staging"] {
+        let list = format!("ec2-ls -q --orphans --deployment {deployment}");
+        region
+            .sh(
+                &format!("{list} > left.json; for i in 1 2; do ec2-down --deployment {deployment} < left.json; done"),
+                "",
+            )
+            .ok();
+        assert_eq!(region.sh(&list, "").ok().stdout, "");
+    }
+}
+
+#[test]
 fn a_group_that_something_else_than_a_machine_uses_stays_at_once() {
     let region = Region::new("interface");
     let (_, group) = machine(&region, "");

@@ -3,7 +3,8 @@
 use crate::region::{DOWN, Region, UP};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use tests::sample;
+use std::time::{Duration, Instant};
+use tests::{control, sample};
 
 #[test]
 #[ignore = "long: scripts/test --all"]
@@ -43,6 +44,91 @@ fn two_at_once_with_different_wishes_end_in_one_machine() {
         let again = region.sh(&format!("{UP} < web-1.json"), "").ok().record();
         assert_eq!((&again["instance"]["id"], &again["instance"]["created"]), (&living, &Value::from(false)));
     }
+}
+
+#[test]
+fn a_machine_that_nobody_waits_for_is_one_and_goes_before_ec2_shows_it() {
+    let region = Region::new("unseen");
+    for _ in 0..sample(5, 1) {
+        region.reset();
+        let both = "for t in t3.micro t3.small; do ec2-up -q --wait none --instance-type $t < web-1.json & done; wait";
+        let records = region.sh(both, "").records();
+        let living = region.sh("ec2-ls -q", "").ok().records();
+        assert_eq!((records.len(), living.len()), (2, 1), "{records:?}");
+    }
+    region.reset();
+    // Its maker was killed: by its id, where it has no group of its own, and by its group.
+    region.boto("open('group', 'w').write(ec2.create_security_group(GroupName='own', Description='x')['GroupId'])");
+    for flags in ["--security-group $(cat group)", ""] {
+        control(region.port, "POST", "clear-log");
+        region.cloud("fault late 5 --action RunInstances");
+        let mut killed = region.command(&format!("exec ec2-up -q --wait none {flags} < web-1.json")).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while region.made("RunInstances", "i-").is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        killed.kill().unwrap();
+        let made = region.made("RunInstances", "i-").first().unwrap().clone();
+        killed.wait().unwrap();
+        region.cloud("fault clear");
+        let named = "{id: $id, launchTime: (now | todate)}";
+        let down = match flags {
+            "" => "ec2-down -n --name web-1".to_string(),
+            _ => format!("jq -c --arg id {made} '.instance = {named}' web-1.json | ec2-down"),
+        };
+        let down = region.sh(&down, "").ok();
+        assert!(down.stderr.contains(&format!("terminating {made}")), "{}", down.stderr);
+        let state = format!(
+            "print(ec2.describe_instances(InstanceIds=['{made}'])['Reservations'][0]['Instances'][0]['State']['Name'])"
+        );
+        assert_eq!(region.boto(&state), "terminated");
+        assert_eq!(region.sh("ec2-ls -q; ec2-ls -q --orphans", "").ok().stdout, "");
+    }
+}
+
+#[test]
+fn what_was_deployed_on_a_machine_goes_with_it() {
+    let region = Region::new("deployed");
+    let deployed = "'. + {activation: {current: \"/nix/store/x\"}, closure: {toplevel: \"/nix/store/x\"}, own: 1} | .ssh.jump = \"bastion\"'";
+    let up = region.sh(&format!("{UP} < web-1.json | jq -c {deployed}"), "").ok().record();
+    let has = |record: &Value| ["activation", "closure", "own", "instance"].map(|name| record.get(name).is_some());
+    let again = region.sh(UP, &up.to_string()).ok().record();
+    assert_eq!((has(&again), &again["ssh"]["jump"]), ([true; 4], &"bastion".into()), "{again}");
+    let down = region.sh(DOWN, &up.to_string()).ok().record();
+    assert_eq!((has(&down), &down["ssh"]), ([false, false, true, false], &serde_json::json!({"jump": "bastion"})));
+    // Lost, or replaced: it is another machine that the record is of then.
+    let anew = region.sh(UP, &up.to_string()).ok().record();
+    assert_eq!((has(&anew), &anew["ssh"]["jump"]), ([false, false, true, true], &"bastion".into()), "{anew}");
+    let mut replaced = anew.clone();
+    replaced["activation"] = up["activation"].clone();
+    let replaced = region.sh(&format!("{UP} --replace --spot"), &replaced.to_string()).ok().record();
+    assert_eq!((has(&replaced), &replaced["instance"]["created"]), ([false, false, true, true], &true.into()));
+    // A machine that is nowhere in EC2 is as it was.
+    let own = "{\"name\":\"pi\",\"ssh\":{\"host\":\"pi.example\",\"hostKeys\":[\"k\"]},\"activation\":{}}";
+    assert_eq!(
+        region.sh(DOWN, own).ok().record(),
+        serde_json::json!({
+            "name": "pi", "ssh": {"host": "pi.example", "hostKeys": ["k"]}, "activation": {}, "version": 1
+        })
+    );
+}
+
+#[test]
+fn an_instance_without_a_name_hides_none_that_has_one() {
+    let region = Region::new("nameless");
+    region.sh(&format!("nixos-ami -q -n --release 25.11 | keygen -q | {UP}"), "").ok();
+    region.boto(
+        "[i] = ec2.describe_instances()['Reservations'][0]['Instances']
+other = ec2.run_instances(ImageId=i['ImageId'], InstanceType='t3.micro', MinCount=1, MaxCount=1)['Instances'][0]['InstanceId']
+ec2.create_tags(Resources=[other], Tags=[{'Key': 'nixpipe:deployment', 'Value': 'default'}])",
+    );
+    let down = region.sh(&format!("{DOWN} -n --all"), "");
+    assert_eq!((down.status, down.records().len()), (1, 2), "{}", down.stderr);
+    let states = "print([i['State']['Name'] for r in ec2.describe_instances()['Reservations'] for i in r['Instances'] if any(t['Key'] == 'nixpipe:name' for t in i['Tags'])])";
+    assert_eq!(region.boto(states), "['terminated']");
+    // A record without a name is one all the same.
+    let ran = region.sh(&format!("{DOWN} --all"), "{\"region\":\"eu-central-1\"}");
+    assert_eq!((ran.status, &ran.record()["error"]["kind"]), (1, &"input".into()), "{}", ran.stderr);
 }
 
 #[test]

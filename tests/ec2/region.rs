@@ -60,9 +60,18 @@ impl Region {
 
     /// Runs a shell command in the environment of this region.
     pub fn sh(&self, script: &str, input: &str) -> Ran {
+        self.folder.sh(&self.script(script), input)
+    }
+
+    /// The same, not yet begun.
+    pub fn command(&self, script: &str) -> Command {
+        self.folder.command(&self.script(script))
+    }
+
+    fn script(&self, script: &str) -> String {
         let keys = "AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_EC2_METADATA_DISABLED=true";
         let place = format!("AWS_ENDPOINT_URL=http://127.0.0.1:{} AWS_REGION=eu-central-1", self.port);
-        self.folder.sh(&format!("export {keys} {place}; {script}"), input)
+        format!("export {keys} {place}; {script}")
     }
 
     /// Runs Python with `ec2`, a client of boto3: what somebody else does in the account.
