@@ -4,7 +4,7 @@
 usage: table.py RESULTS FILE ENDS PAIRS
 
 RESULTS has a line for each cell: case, round trip, rate, tool, seconds, bytes sent, runs, seconds of
-the source's processor, bytes of the missing paths after `zstd -3`. The table goes between the marks in
+the source's processor, bytes of the missing paths after `zstd -3`, round trips as nix-push counts them. The table goes between the marks in
 FILE. ENDS says what was measured with, PAIRS names the packages of the update, one pair a line.
 """
 
@@ -53,8 +53,8 @@ def main():
     with open(results) as lines:
         for line in lines:
             case, rtt, rate, tool, *numbers = line.split()
-            seconds, sent, runs, cpu, compressed = map(float, numbers)
-            cells.setdefault((case, int(rtt), int(rate)), {})[tool] = (seconds, sent, int(runs), cpu, compressed)
+            seconds, sent, runs, cpu, compressed, turns = map(float, numbers)
+            cells.setdefault((case, int(rtt), int(rate)), {})[tool] = (seconds, sent, int(runs), cpu, compressed, int(turns))
     used = [tool for tool in TOOLS if any(tool in row for row in cells.values())]
     out = [
         f"Made by `scripts/bench copy --markdown docs/copy.md` on {date.today()}: {ends}.",
@@ -78,12 +78,14 @@ def main():
         case, rtt, rate = key
         if "nix-push" not in row:
             continue
-        seconds, sent, _, cpu, compressed = row["nix-push"]
+        seconds, sent, _, cpu, compressed, turns = row["nix-push"]
         for peer, target in zip(("nix-copy-closure", "ssh-ng"), TARGETS.get(key, ())):
             if peer in row:
                 times = row[peer][0] / seconds
                 name = HEADS.get(peer, peer)
                 line(key, f"faster than {name}", f"{target} times", f"{times:.1f} times", verdict(times, target))
+        if case == "none":
+            line(key, "round trips from no connection to done", "at most 10", turns, verdict(turns, 10, "<="))
         if "import" in row:
             times = seconds / row["import"][0]
             line(key, "longer than `nix-store --import` there", "at most 1.5 times", f"{times:.2f} times", verdict(times, 1.5, "<="))
