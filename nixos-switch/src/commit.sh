@@ -26,7 +26,8 @@ commit() {
   case $action in
     boot) [ -e "$dir/boot" ] || outcome=booted-next ;;
     test)
-      [ ! -e "$dir/boot" ] || clear_menu
+      # What boots next neither runs nor was booted, and is proven all the same.
+      [ ! -e "$dir/boot" ] || { clear_menu && put "$run/proven" "$previous"; }
       let_go
       finish "$outcome 0"
       return ;;
@@ -41,11 +42,16 @@ commit() {
   old=${entry:-$path}
   # Begun before, and cut short: what was there was noted then.
   line_of "$pending"
-  [ "$line" != "$toplevel" ] || { read -r _ && read -r link && read -r old; } <"$pending"
+  [ "$line" != "$toplevel" ] || { read -r _ && read -r link && read -r old && read -r generation; } <"$pending"
   if [ -n "$secrets_dir" ]; then
     # Without an activation they have not come into place before.
     if [ "$action" = boot ]; then place_secrets; own_secrets || :; fi
     [ ! -L "$ours/before" ] || mv -T "$ours/before" "$ours/committing"
+  fi
+  # What nix-env would take again must not count as made by this commit, which deletes that if it fails.
+  if [ -z "$generation" ] && ! [ "$profile" -ef "$toplevel" ]; then
+    newest
+    ! [ "$profile-$newest-link" -ef "$toplevel" ] || generation=$newest
   fi
   drop_trial
   # All is written to the disk at the end.
@@ -65,7 +71,7 @@ commit() {
   put "$dir/reason" "the boot entry could not be written (status $status)"
   if [ "$outcome" = booted-next ]; then finish "boot-failed $status"; return; fi
   decide confirmed expired
-  if [ -e "$dir/boot" ]; then decide expired rebooting && restart_machine; return; fi
+  if [ -e "$dir/boot" ]; then decide expired rebooting && reboot_back; return; fi
   systemctl -q is-active nixpipe-return.timer || job return "$return_timeout"
   restore
 }
@@ -86,6 +92,16 @@ settled() {
 set_profile() {
   if [ -n "$generation" ]; then choose_generation "$generation"
   elif ! [ "$profile" -ef "$toplevel" ]; then nix-env -p "$profile" --set "$toplevel" 9>&-; fi
+}
+
+# The number of the newest generation.
+newest() {
+  newest=0
+  for one in "$profile"-*-link; do
+    number=${one#"$profile"-}
+    number=${number%-link}
+    [ "$number" -le $newest ] || newest=$number
+  done
 }
 
 # By its number, or by its link.

@@ -19,6 +19,7 @@
 #                 confirmed-T (the new system stays) or expired-T (the old one comes back)
 #     restored    the old system runs again; by exactly one rename expired-T becomes
 #                 returned-T (somebody could log in) or rebooting-T (nobody could)
+#   proven      what boots next where a test was booted: it ran and was confirmed before
 #   last/       the deployment before, with its `outcome`
 # /var/lib/nixpipe holds
 #   commit-pending  exists while profile and boot entry may disagree; a loss of power may bring it back when they
@@ -243,10 +244,9 @@ finish() {
   if [ -n "$secrets_dir" ]; then
     keys_in "$secrets_dir"
     case $1 in switched* | rebooted* | booted-next* | units-failed* | left*) keep_secrets ;; *) put_secrets_back ;; esac
-    rm -f "$dir/secrets" "$dir/restart" "$dir/restart-from"
   fi
   put "$dir/outcome" "$1"
-  rm -rf "$run/last" "$dir/reserve"
+  rm -rf "$run/last" "$run/last.new" "$dir/reserve"
   if [ "$dir" = "$lasting" ]; then
     # Without its notes the unit of the boots would reboot for ever: it goes first.
     rm -f "$control/sysinit.target.wants/nixpipe-boot.service"
@@ -260,6 +260,8 @@ finish() {
     mv -T "$dir" "$run/last"
   fi
   wake "$run/last"
+  # Not before: a commit that is cut short and begun again needs them.
+  rm -f "$run/last/secrets" "$run/last/restart" "$run/last/restart-from"
   [ ! -d "${pending%/*}" ] || sync "${pending%/*}"
   timeout 20 systemd-cat -t nixpipe cat <"$run/last/log" 9>&- || :
   unroot

@@ -81,9 +81,13 @@ revive() {
       if lock 0; then ! stage_is setup || clear_setup; unlock; fi ;;
     booting)
       if [ "$(boot_id)" = "$(cat "$dir/boot")" ]; then systemctl -q is-active nixpipe-once.service || job once
-      elif ! systemctl -q is-active nixpipe-boot.service; then
-        # A crash before the reboot was prepared has left no unit for it.
-        if [ -e "$control/nixpipe-boot.service" ]; then systemctl start --no-block nixpipe-boot.service; else job boot; fi
+      else revive_boot; fi ;;
+    rebooting)
+      if [ -e "$dir/boot" ] && [ "$(boot_id)" != "$(cat "$dir/boot")" ]; then revive_boot
+      else
+        systemctl -q is-active nixpipe-once.service nixpipe-commit.service nixpipe-rescue.service nixpipe-window.service \
+          nixpipe-return.service nixpipe-reboot.service ||
+          systemctl start --no-block nixpipe-reboot.service 2>/dev/null || job reboot
       fi ;;
     activating)
       systemctl -q is-active nixpipe-activate.service || [ -e "$dir/result" ] || ! stage_is activating || rescue_now ;;
@@ -91,6 +95,12 @@ revive() {
     restoring)
       systemctl -q is-active nixpipe-commit.service nixpipe-rescue.service nixpipe-window.service || rescue_now ;;
   esac
+}
+
+# A crash before the reboot was prepared, or in the last step, has left no unit for it.
+revive_boot() {
+  ! systemctl -q is-active nixpipe-boot.service || return 0
+  if [ -e "$control/nixpipe-boot.service" ]; then systemctl start --no-block nixpipe-boot.service; else job boot; fi
 }
 
 # Over a new connection: the health checks, then the rename that decides.
@@ -108,11 +118,11 @@ after_boot() {
   # shellcheck source=common.sh
   . "$dir/vars"
   # The one before has booted already, and is about to say so.
-  runs "$system" || { sleep 1; return 1; }
+  runs "$system" || { revive_boot; sleep 1; return 1; }
   refill_secrets
   await_boot "$((activation_timeout + confirm_timeout))" || return 1
-  start_refilled
   # Somebody who has joined may be at the same.
+  [ ! -e "$dir/refilled" ] || { line_of "$dir/refilled" && start_refilled "$line" && rm -f "$dir/refilled"; }
   newly_failed >"$dir/failed.$$" && mv -T "$dir/failed.$$" "$dir/failed"
   [ -s "$dir/failed" ] || return 0
   last_words
@@ -129,14 +139,15 @@ after_boot() {
 # The wished system runs after a reboot that nothing of the deployment has outlived, and stays.
 rebooted() {
   tell
-  mode=health refilled='' toplevel=$running
+  # The set that is there may bear the token.
+  mode=health toplevel=$running refilled='' token=$token-$$
   if lock "$lock_timeout" && find_deployment && [ ! -e "$dir" ]; then
     settle_keys
     same_secrets || { receive_secrets && place_secrets && keep_secrets && refilled=1; }
   fi
   unlock
   timeout "$activation_timeout" systemctl is-system-running --wait >/dev/null 2>&1
-  start_refilled
+  [ -z "$refilled" ] || start_refilled "$restart"
   if check_health; then fact stage healthy && tidy; else fact stage unhealthy; fi
 }
 
@@ -147,17 +158,20 @@ check_health() {
   end=$((up + confirm_timeout + 2))
   eval "set -- $health"
   for command; do
-    told=
+    told='' shown=$command
+    # An answer is one line.
+    case $shown in *'
+'*) shown=$(printf %s "$command" | tr '\n' ' ') ;; esac
     until run_check "$command"; do
-      [ "$told" = "$command: $words" ] || fact unhealthy "$command: $words"
-      told="$command: $words"
+      [ "$told" = "$words" ] || fact unhealthy "$shown: $words"
+      told=$words
       [ $mode = health ] || stage_is window || return 1
       uptime_seconds
       [ $mode != health ] || [ "$up" -lt $end ] || return 1
       [ "$up" -lt $end ] || [ -e "$dir/boot" ] || { rescue_now; return 1; }
       sleep 0.5
     done
-    fact healthy "$command"
+    fact healthy "$shown"
   done
 }
 

@@ -102,7 +102,8 @@ hold_back() {
   # Before a reboot, what is to run again after it.
   booted=
   [ -e "$dir/boot" ] || booted=$(target /run/booted-system)
-  for proven in "$previous" $booted; do
+  line_of "$run/proven"
+  for proven in "$previous" $booted $line; do
     if [ "$proven" = "$boots" ] || is_specialisation "$boots" "$proven"; then return 0; fi
   done
   held=$(readlink "$profile")
@@ -182,6 +183,7 @@ are_placed() {
 }
 own_secrets() {
   late=
+  [ -e "$dir/secrets" ] || return 0
   secret() { own "$ours/set/$2" "$3" "$4" "$5" || late="${late:+$late, }$4:$5"; }
   . "$dir/secrets"
   [ -z "$late" ]
@@ -191,11 +193,12 @@ own_secrets() {
 invocation() { systemctl show --value -p InvocationID "$1"; }
 
 # Restarts the units whose secrets have changed, and says which of them failed, in
-# switch-to-configuration's words.
+# switch-to-configuration's words. On the way back those that only the new system has are none.
 restart_units() {
   restarted='' failed=''
   while read -r unit id; do
     [ "$(invocation "$unit")" = "$id" ] || continue
+    [ "${1:-}" != back ] || [ "$(systemctl show --value -p LoadState "$unit")" != not-found ] || continue
     echo "restarting $unit: its secrets have changed"
     if systemctl restart "$unit"; then restarted="$restarted $unit"; else failed="${failed:+$failed, }$unit"; fi
   done <"$dir/restart-from"
@@ -214,11 +217,13 @@ rescue() {
   decide armed expired
   if decided confirmed; then commit; return; fi
   decided expired || return
-  if [ -e "$dir/boot" ]; then decide expired rebooting && restart_machine; return; fi
+  if [ -e "$dir/boot" ]; then decide expired rebooting && reboot_back; return; fi
   [ -e "$dir/reason" ] || put "$dir/reason" "$(reason)"
   systemctl -q is-active nixpipe-return.timer || job return "$return_timeout"
   systemctl stop nixpipe-activate.service 2>/dev/null
-  lock && decided expired && [ ! -e "$dir/restored" ] && restore
+  lock && decided expired && [ ! -e "$dir/restored" ] || return
+  # Somebody who knew nothing of this may have switched the machine in the window: that stays.
+  if [ -e "$dir/result" ] && ! runs "$system" && ! runs "$previous"; then finish 'superseded 0'; else restore; fi
 }
 
 reason() {
@@ -261,13 +266,16 @@ restore() {
   fi
   stc "$previous" test 100
   status=$?
-  [ -z "$secrets_dir" ] || restart_units || status=4
+  [ -z "$secrets_dir" ] || restart_units back || status=4
   # What the new system had removed, and what emergency.target had stopped.
   timeout 60 systemctl start default.target 9>&- || echo 'default.target does not start again'
   if runs "$previous"; then
     echo "$previous runs again (status $status); without a login the machine reboots soon"
     put "$dir/restored" "$status"
     wake "$dir"
+    # From now on a login is waited for.
+    systemctl stop nixpipe-return.timer 9>&-
+    job return "$return_timeout"
   else
     echo "$previous does not run again (status $status)"
   fi
@@ -280,6 +288,13 @@ reboot() {
   decided rebooting || decide expired rebooting || return
   echo 'nobody could log in to the restored system: rebooting'
   timeout 20 systemd-cat -t nixpipe cat <"$dir/log"
+  # That of a confirmed system has no way back.
+  if [ "$unprotected" = 1 ]; then restart_machine; else reboot_back; fi
+}
+# The services of the old system start with their own secrets.
+reboot_back() {
+  # A disk that hangs must not stand before the reboot.
+  [ -z "$secrets_dir" ] || { put_secrets_back & sleep 1; }
   restart_machine
 }
 restart_machine() {

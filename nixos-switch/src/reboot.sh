@@ -111,7 +111,7 @@ drop_trial() {
 }
 clear_menu() {
   drop_trial
-  write_entry "$previous" || echo 'the boot menu still lists the system that was tried'
+  write_entry "${1:-$previous}" || echo 'the boot menu still lists the system that was tried'
 }
 
 # Has the boot loader start the new system once.
@@ -148,9 +148,8 @@ boot_once() {
   if [ -n "$secrets_dir" ]; then place_secrets; own_secrets || :; fi
   drop_trial
   if hold_back && mkdir -p "${trial%/*}" && nix-env -p "$trial" --set "$toplevel" && write_entry "$previous" &&
-    [ "$entry" = "$previous" ] && arm_boot && one_shot; then
+    [ "$entry" = "$previous" ] && arm_boot && sync -f /etc "$lasting" && one_shot; then
     echo "booting $system once; the boot entry is still $previous"
-    sync
     restart_machine
   else
     status=$?
@@ -164,6 +163,9 @@ booted() {
   mkdir -p "$run" && chmod 700 "$run"
   [ "$(boot_id)" != "$(cat "$dir/boot")" ] || return 0
   if ! runs "$system"; then fell_back; exit 0; fi
+  if decided rebooting; then booted_again; return 0; fi
+  # On a disk they are there, maybe of a user that only this system has.
+  [ -z "$secrets_dir" ] || own_secrets || :
   if decided confirmed; then commit; return 0; fi
   # A login may come, and confirm, before the boot has ended.
   [ -e "$dir/result" ] || put "$dir/result" 'ok 0'
@@ -183,18 +185,35 @@ booted() {
   if decided expired; then
     echo "rebooting into $previous: $(cat "$dir/reason")"
     decide expired rebooting
-    restart_machine
+    reboot_back
   fi
 }
 
 # The boot entry has done its work.
 fell_back() {
+  [ -z "$secrets_dir" ] || put_secrets_back
   await_boot 120
   lock 30
   settle_pending
-  clear_menu
+  # Somebody may have installed another system since.
+  boot_entry
+  if runs "$previous"; then clear_menu; else clear_menu "$entry"; fi
   [ -e "$dir/reason" ] || put "$dir/reason" 'the new system did not boot, or the machine rebooted before it was confirmed'
   if runs "$previous"; then finish 'rolled-back 0'; else finish 'superseded 0'; fi
+}
+
+# It was to go back, and the loader, or somebody at its menu, has started the new system again: once more, and no further.
+booted_again() {
+  await_boot 120
+  lock 30
+  clear_menu
+  if [ ! -e "$dir/again" ]; then
+    : >"$dir/again"
+    echo "the boot loader has started $system again: rebooting into $previous"
+    restart_machine
+  fi
+  put "$dir/reason" "the boot loader starts the new system although the boot entry is $previous"
+  finish 'left 0'
 }
 
 # Waits for the end of the boot, at most $1 seconds, and no longer than anybody may confirm it.

@@ -48,6 +48,12 @@ is_owned() {
 receive_secrets() {
   secret() { check_one "$@"; }
   eval "$secrets"
+  # It is closed to all but root and the group keys.
+  if [ "$keys" != /run/keys ] && [ -d "$keys" ] && [ ! -e "$ours" ] && [ -n "$(ls -A "$keys")" ] &&
+    [ "$(stat -c %G "$keys")" != keys ]; then
+    fail conflict "$keys is there already, and is no folder for secrets" \
+      'choose one that is not there, is empty, or belongs to the group keys'
+  fi
   (umask 027 && mkdir -p "$keys") && chgrp keys "$keys" && chmod 750 "$keys" && (umask 027 && mkdir -p "$ours") &&
     chgrp keys "$ours" || fail input "cannot keep secrets in $keys" 'is there a group keys? NixOS has one'
   clear_sets
@@ -82,22 +88,21 @@ receive_one() {
 
 # After a reboot the secrets in memory are gone: they are asked for again, while it still boots.
 refill_secrets() {
-  refilled=
   [ -n "$secrets_dir" ] || return 0
   lock 60
   compare_secrets
   if [ -n "$send" ]; then
     receive_secrets
+    # For the next login, if the connection is lost before these have started.
+    echo "$restart" >"$dir/refilled"
     place_secrets
-    refilled=1
   fi
   unlock
 }
-# What started without them has another chance before anybody judges.
+# What started without them has another chance before anybody judges: what has failed, and the units $1.
 start_refilled() {
-  [ -n "$refilled" ] || return 0
   # shellcheck disable=SC2046,SC2086  # names of units
-  for unit in $({ failed_units | cut -d' ' -f1; printf '%s\n' $restart; } | sort -u); do
+  for unit in $({ failed_units | cut -d' ' -f1; printf '%s\n' $1; } | sort -u); do
     systemctl restart "$unit" 2>/dev/null || :
   done
 }

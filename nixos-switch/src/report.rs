@@ -76,9 +76,14 @@ fn verdict(wish: &Wish, answers: &Answers, booted: bool) -> (Option<&'static str
         }
         "left" => {
             let result = answers.one("result").unwrap_or_default();
-            let failure =
-                Failure::new(Kind::Activation, format!("the activation failed: {result}; it is left as it is"));
-            (None, Err(failure.hint("the boot entry is the previous system's: a reboot goes back").into()))
+            let (why, hint) = match answers.one("reason") {
+                Some(reason) => (reason.into(), "reboot it into the previous system from its console"),
+                None => (
+                    format!("the activation failed: {result}"),
+                    "the boot entry is the previous system's: a reboot goes back",
+                ),
+            };
+            (None, Err(Failure::new(Kind::Activation, format!("{why}; it is left as it is")).hint(hint).into()))
         }
         "rolled-back" => (Some("rolled-back"), Err(rolled_back(answers, status))),
         "superseded" => refused(

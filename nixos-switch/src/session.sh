@@ -312,6 +312,8 @@ clear_setup() {
   disarm
 }
 give_up() {
+  # Whoever was to start it may have died after it had.
+  systemctl stop nixpipe-activate.service nixpipe-once.service nixpipe-commit.service 2>/dev/null
   rm -rf "$dir" "$dir.new"
   unroot
   [ -z "$secrets_dir" ] || clear_sets

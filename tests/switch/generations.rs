@@ -141,6 +141,17 @@ fn going_back_is_as_safe_as_going_on() {
     machine.switch(&old, "").ok();
     assert_eq!(status(&old)["left"], json!([]));
     machine.assert_keeps(&old, "old", "what a crash left is settled");
+
+    // A generation that the commit takes again is not its own to delete.
+    let newest = "ls -dv /nix/var/nix/profiles/system-*-link | tail -n 1 | xargs readlink";
+    machine.ssh(&format!("nix-env -p /nix/var/nix/profiles/system --set {}", toplevel(&new))).ok();
+    machine.ssh("nix-env -p /nix/var/nix/profiles/system --rollback").ok();
+    machine.ssh("set -e; mount --bind /boot /boot; mount -o remount,bind,ro /boot").ok();
+    let ran = machine.switch(&new, "");
+    machine.ssh("umount /boot").ok();
+    assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
+    assert_eq!(machine.ssh(newest).ok().stdout.trim(), toplevel(&new), "its generation was deleted");
+    machine.assert_keeps(&old, "old", "a commit that fails, of a generation that was there");
 }
 
 #[test]

@@ -302,6 +302,18 @@ fn other_ways_than_switch() {
     let new = machine.push_greeter("new", "");
     machine.switch(&old, "").ok();
 
+    // The same record may run twice, and then make its system the one that boots.
+    let mut from_old = new.clone();
+    from_old["activation"] = activation(&toplevel(&old), machine.ssh("cat /etc/machine-id").ok().stdout.trim());
+    for _ in 0..2 {
+        machine.switch(&from_old, "--action test").ok();
+        let state = machine.state();
+        assert_eq!((state.running, state.entry), (toplevel(&new), toplevel(&old)));
+    }
+    machine.switch(&from_old, "").ok();
+    machine.assert_keeps(&new, "new", "test, and then switch, by one record");
+    machine.switch(&old, "").ok();
+
     let ran = machine.switch(&new, "--action test").ok();
     assert_eq!(said(&ran).0, "switched");
     let state = machine.state();
@@ -411,12 +423,17 @@ fn what_nobody_has_confirmed_does_not_boot() {
     machine.switch(&old, "--action test").ok();
     machine.switch(&unproven, "").ok();
     machine.assert_keeps(&unproven, "unproven", "boot, and then switch");
+    // What boots next was confirmed before a test was booted, and stays what boots.
+    machine.switch(&other, "--action test --reboot always").ok();
+    let ran = machine.switch(&old, "--health false --confirm-timeout 3s");
+    assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
+    boots(&other, &unproven, "a test that was booted, and a switch that goes back");
 }
 
 /// Somebody has switched the machine by other means since a commit was cut short: what it notes is of the past.
 #[test]
 fn a_commit_that_was_cut_short_long_ago_changes_nothing() {
-    let machine = Machine::new("past");
+    let machine = Machine::new("longago");
     let old = machine.push_greeter("old", "");
     let new = machine.push_greeter("new", "");
     let third = machine.push_greeter("third", "");

@@ -55,7 +55,7 @@ left() {
     grep -o "Profile 'nixpipe'" /boot/grub/grub.cfg 2>/dev/null
     ls /boot/loader/entries /sys/firmware/efi/efivars 2>/dev/null | grep -e nixpipe -e OneShot
     ls /var/lib/nixpipe 2>/dev/null
-    ls /run/nixpipe 2>/dev/null | grep -v -e lock -e last
+    ls /run/nixpipe 2>/dev/null | grep -v -e lock -e last -e proven
 }
 left=$(left)
 while [ -n "$left" ] && [ $patience -gt 0 ]; do

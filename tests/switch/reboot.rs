@@ -112,6 +112,47 @@ fn a_reboot_that_nobody_confirms_is_undone_by_another() {
 
 #[test]
 #[ignore = "long: scripts/test --all"]
+fn a_boot_loader_that_starts_the_new_system_again_does_not_hold_the_machine() {
+    let machine = Machine::new("again");
+    let old = machine.push_greeter("old", "");
+    machine.switch(&old, "").ok();
+    // At the menu somebody chooses the new system each time, and in the second case it is always in the menu.
+    let stubborn = |saved: &str| {
+        format!(
+            "{KERNEL} systemd.services.stubborn = {{
+                wantedBy = [ \"multi-user.target\" ];
+                serviceConfig = {{ Type = \"oneshot\"; RemainAfterExit = true; }};
+                script = \"PATH=/run/current-system/sw/bin; ! grep -q nixpipe /boot/grub/grub.cfg || {saved}\";
+                preStop = ''
+                    PATH=/run/current-system/sw/bin
+                    [ ! -e /var/menu ] || cp /var/menu /boot/grub/grub.cfg
+                    name=$(sed -n \"s/^submenu .\\(.*Profile 'nixpipe'\\).*/\\1/p\" /boot/grub/grub.cfg)
+                    [ -z \"$name\" ] || grub-editenv /boot/grub/grubenv set next_entry=\"$name\"
+                '';
+            }};"
+        )
+    };
+    let flags = "--reboot if-needed --health false --confirm-timeout 3s";
+    let new = machine.push_greeter("new", &stubborn("true"));
+    let ran = machine.switch(&new, flags);
+    assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
+    assert!(ran.stderr.contains("the boot loader has started"), "{}", ran.stderr);
+    machine.assert_keeps(&old, "old", "the boot loader starts the new system again");
+
+    let new = machine.push_greeter("new", &stubborn("cp /boot/grub/grub.cfg /var/menu"));
+    let ran = machine.switch(&new, flags);
+    assert_eq!(said(&ran), (String::new(), "activation".into()), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the boot loader starts the new system although"), "{}", ran.stderr);
+    let state = machine.state();
+    assert_eq!((state.running, state.profile, state.entry), (toplevel(&new), toplevel(&old), toplevel(&old)));
+    // Nobody holds it any more.
+    machine.switch(&old, "").ok();
+    machine.ssh("rm /var/menu; grub-editenv /boot/grub/grubenv unset next_entry").ok();
+    machine.assert_keeps(&old, "old", "the boot loader always starts the new system");
+}
+
+#[test]
+#[ignore = "long: scripts/test --all"]
 fn a_reboot_that_is_disturbed_ends_in_one_of_two_systems() {
     let machine = Machine::new("disturbed");
     let systems = [(machine.push_greeter("one", ""), "one"), (machine.push_greeter("two", KERNEL), "two")];
@@ -179,6 +220,34 @@ fn a_crash_in_the_last_step_of_a_reboot_is_followed_by_no_other() {
     let next = machine.push_greeter("next", "");
     machine.switch(&next, "--reboot if-needed").ok();
     machine.assert_keeps(&next, "next", "a crash in the last step of a reboot");
+}
+
+#[test]
+#[ignore = "long: scripts/test --all"]
+fn a_crash_in_the_last_step_of_going_back_does_not_hold_the_machine() {
+    let machine = Machine::new("lastback");
+    // The account of the deployment is not written the first time; then the power is cut.
+    let hangs = "environment.systemPackages = [ (lib.hiPrio (pkgs.writeShellScriptBin \"cp\" ''
+        case \"$*\" in */last.new)
+            if [ ! -e /var/hung ]; then : > /var/hung; sync; echo hanging > /dev/console; exec sleep infinity; fi ;;
+        esac
+        exec ${pkgs.coreutils}/bin/cp \"$@\"'')) ];";
+    let old = machine.push_greeter("old", hangs);
+    machine.switch(&old, "").ok();
+    let new = machine.push_greeter("new", KERNEL);
+    let mut child = machine.begin(&new, "--reboot if-needed --health false --confirm-timeout 3s");
+    let end = Instant::now() + Duration::from_secs(120);
+    while !machine.cloud.run(&["console", &machine.id()]).contains("hanging") {
+        assert!(Instant::now() < end, "it did not hang");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    machine.power_cycle();
+    let next = machine.push_greeter("next", "");
+    let ran = machine.switch(&next, "--reboot if-needed --lock-timeout 60s").ok();
+    assert!(["switched", "rebooted"].contains(&said(&ran).0.as_str()), "{}", ran.stderr);
+    machine.assert_keeps(&next, "next", "a crash in the last step of going back");
 }
 
 #[test]

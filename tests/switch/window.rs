@@ -76,11 +76,39 @@ fn what_happens_inside_the_window_loses_nothing() {
     assert!(start.elapsed() < Duration::from_secs(100), "{}", ran.stderr);
     machine.assert_keeps(&new, "new", "deployed again after it was rolled back");
 
+    // A check of several lines is one answer.
+    let ran = machine.switch(&new, "--health 'true\nerror=$(echo internal it is not)'").ok();
+    assert_eq!(said(&ran), ("unchanged".into(), String::new()), "{}", ran.stderr);
+
     // On a machine that has nothing to be done, what is to hold is asked for all the same.
     let ran = machine.switch(&new, "--health true --health 'echo it is ill; false' --confirm-timeout 1s");
     assert_eq!(said(&ran), ("unchanged".into(), "activation".into()), "{}", ran.stderr);
     assert!(ran.record()["error"]["message"].as_str().unwrap().contains("it is ill"), "{}", ran.stdout);
     machine.assert_keeps(&new, "new", "an unchanged system that is ill");
+}
+
+#[test]
+#[ignore = "long: scripts/test --all"]
+fn what_somebody_else_switched_to_in_the_window_stays() {
+    let machine = Machine::new("meanwhile");
+    let [old, new, other] = ["old", "new", "other"].map(|text| machine.push_greeter(text, ""));
+    machine.switch(&old, "").ok();
+    let mut child = machine.begin(&new, "--health 'touch /run/in-the-window; false' --confirm-timeout 8s");
+    while machine.ssh("rm /run/in-the-window").status != 0 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let other_top = toplevel(&other);
+    machine.ssh(&format!("set -e; nix-env -p /nix/var/nix/profiles/system --set {other_top}; {other_top}/bin/switch-to-configuration switch")).ok();
+    let end = Instant::now() + Duration::from_secs(60);
+    while machine.ssh("[ -e /run/nixpipe/deploy ]").status == 0 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    machine.assert_keeps(&other, "other", "somebody else's switch in the window");
+    let ran = machine.switch(&new, "").ok();
+    assert_eq!(said(&ran).0, "switched");
+    machine.assert_keeps(&new, "new", "after somebody else's switch in the window");
 }
 
 #[test]
