@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use machine_record::{Failure, Kind};
-use machine_ssh::{Address, Client, Elevation, Session, fingerprint, host_key};
+use machine_ssh::{Address, Client, Elevation, Session, fingerprint, host_key, quote};
 use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -70,14 +70,19 @@ impl Sshd {
 
     /// OpenSSH's client with this configuration in place of the user's.
     fn open_ssh(&self, configuration: &str) -> Client {
-        let (config, program) = (self.folder.join("ssh_config"), self.folder.join("ssh"));
+        let config = self.folder.join("ssh_config");
         fs::write(&config, configuration).unwrap();
+        let script = format!("#!/bin/sh\nexec ssh -F {} \"$@\"\n", config.display());
+        Client::OpenSsh(self.write_program("ssh", &script))
+    }
+
+    fn write_program(&self, name: &str, script: &str) -> PathBuf {
+        let (program, new) = (self.folder.join(name), self.folder.join(format!("{name}.new")));
         // Written elsewhere and moved: another thread's child may hold a file that is written open.
-        let new = self.folder.join("ssh.new");
-        fs::write(&new, format!("#!/bin/sh\nexec ssh -F {} \"$@\"\n", config.display())).unwrap();
+        fs::write(&new, script).unwrap();
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
         fs::rename(new, &program).unwrap();
-        Client::OpenSsh(program)
+        program
     }
 
     /// The same address for each of the clients.
@@ -398,12 +403,24 @@ fn a_jump_host_is_logged_in_to_with_the_users_own_keys() {
 #[test]
 fn an_odd_login_shell_and_an_ipv6_address_are_no_hindrance() {
     let mut sshd = Sshd::start("fish");
-    sshd.restart("ListenAddress ::1\nForceCommand fish -c \"$SSH_ORIGINAL_COMMAND\"");
+    for program in ["sudo", "doas"] {
+        sshd.write_program(program, "#!/bin/sh\nshift\nexec \"$@\"\n");
+    }
+    let path = sshd.folder.display().to_string();
+    sshd.restart(&format!("ListenAddress ::1\nForceCommand PATH={path}:$PATH fish -c \"$SSH_ORIGINAL_COMMAND\""));
+    // Quotes within quotes, as a script of a tool is in the command that becomes root.
+    let sh = |script: &str| format!("exec /bin/sh -c {}", quote(script));
+    let command = sh(&sh(r#"printf '<%s>\n\n\\\n' "$(cat)"; printf "it's"; exit 4"#));
     for mut address in sshd.addresses() {
         address.host = "::1".into();
+        for elevation in [Elevation::None, Elevation::Sudo(None), Elevation::Doas] {
+            address.elevation = elevation;
+            let session = Session::connect(&address, SECONDS).unwrap();
+            let output = session.run(&command, b"hello").unwrap();
+            assert_eq!((output.status, &output.stdout[..]), (4, &b"<hello>\n\n\\\nit's"[..]), "{output:?}");
+        }
+        address.elevation = Elevation::None;
         let session = Session::connect(&address, SECONDS).unwrap();
-        let output = session.run("exec /bin/sh -c 'x=$(cat); echo \"<$x>\"; exit 4'", b"hello").unwrap();
-        assert_eq!((output.status, &output.stdout[..]), (4, &b"<hello>\n"[..]), "{output:?}");
         assert_eq!(session.run("set x 1; test $x = 1; and echo fish", b"").unwrap().stdout, b"fish\n");
     }
 }

@@ -256,7 +256,7 @@ mod tests {
         let secrets = Secrets { folder: RUN_KEYS.into(), files: vec![file] };
         let values = Secrets::values(Some(&secrets));
         assert!(values.iter().all(|(_, value)| !value.contains("the-secret")));
-        assert_eq!(values[1].1, "secret 0 'it'\\''s\nnew' 400 root root 'a.service b.service'\n");
+        assert_eq!(values[1].1, "secret 0 'it'\"'\"'s\nnew' 400 root root 'a.service b.service'\n");
         assert_eq!(secrets.contents("0 7 x").collect::<Vec<_>>(), [b"the-secret"]);
     }
 
