@@ -3,7 +3,7 @@
 use crate::channel::Wire;
 use crate::complaint::complaint;
 use crate::jump::{Jump, dial_by};
-use crate::session::{Connection, Opening};
+use crate::session::{Connection, Opening, ask_after};
 use crate::ssh_config::{self, Configured};
 use crate::{Address, host_key};
 use anyhow::{Context, Result};
@@ -24,8 +24,8 @@ mod ciphers;
 mod login;
 mod opening;
 
-/// How often a silent machine is asked for a sign of life, in seconds.
-const KEEPALIVE: u32 = 10;
+/// The shortest silence that is an end: libssh2 asks for a sign of life every two seconds at most.
+const SILENCE: Duration = Duration::from_secs(4);
 
 /// `LIBSSH2_ERROR_*` of libssh2.h.
 const EAGAIN: ErrorCode = ErrorCode::Session(-37);
@@ -52,9 +52,9 @@ pub(crate) fn connect(address: &Address, timeout: Duration) -> Result<Rc<Link>> 
     let (ssh, socket) = shake_hands(socket, host, &types, timeout)?;
     host_key::check(&host_key::shown(&ssh, host)?, &address.host_keys, host)?;
     login::log_in(&ssh, address, &configured.agent())?;
-    ssh.set_keepalive(true, KEEPALIVE);
+    let (host, silence) = (host.clone(), timeout.max(SILENCE));
+    ssh.set_keepalive(true, ask_after(silence) as u32);
     ssh.set_blocking(false);
-    let (host, silence) = (host.clone(), timeout);
     Ok(Rc::new(Link { ssh, socket, host, silence, answered: Cell::default(), spare: RefCell::default() }))
 }
 
@@ -118,7 +118,7 @@ impl Link {
                     .hint("look at the machine's console and network, then run the pipe again")
                     .into());
             }
-            let slice = left.min(Duration::from_secs(KEEPALIVE.into()));
+            let slice = left.min(Duration::from_secs(ask_after(self.silence)));
             match poll(&mut [PollFd::new(&self.socket.fd, flags)], Some(&timespec(slice))) {
                 // A packet that is sent by half must be finished before any other.
                 Ok(0) if !outbound => drop(self.ssh.keepalive_send()),

@@ -7,7 +7,7 @@
 use crate::Address;
 use crate::channel::Wire;
 use crate::complaint::complaint;
-use crate::session::{Connection, Opening};
+use crate::session::{Connection, Opening, ask_after};
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, WithHint, WithKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -22,9 +22,6 @@ use std::time::{Duration, Instant};
 
 mod channel;
 mod scratch;
-
-/// How often a silent machine is asked for a sign of life, in seconds.
-const KEEPALIVE: u64 = 10;
 
 /// Runs on the machine for as long as this program lives, and then ends the connection with it.
 const HOLD: &str = "exec /bin/sh -c 'read -r _'";
@@ -84,7 +81,7 @@ pub(crate) fn connect(program: &Path, address: &Address, timeout: Duration) -> R
 /// The options that the user's configuration does not override: OpenSSH takes the first that it finds.
 fn options(program: &Path, address: &Address, scratch: &Scratch, timeout: Duration) -> Vec<String> {
     let seconds = timeout.as_secs().max(1);
-    let interval = (seconds / 3).clamp(1, KEEPALIVE);
+    let interval = ask_after(timeout);
     let mut options: Vec<String> = [
         // The pinned keys and no others.
         "StrictHostKeyChecking=yes",

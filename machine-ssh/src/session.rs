@@ -13,11 +13,19 @@ use std::time::Duration;
 const LOGIN: u64 = 7;
 const LOGIN_OPEN_SSH: u64 = 8;
 
+/// How often a silent machine is asked for a sign of life, in seconds; oftener where less silence is borne.
+const SIGN_OF_LIFE: u64 = 10;
+
 /// A login on a machine whose host key was checked. It ends when it and its channels are dropped.
 pub struct Session {
     connection: Box<dyn Connection>,
     elevation: Elevation,
     turns: Rc<Turns>,
+}
+
+/// Seconds of silence after which a machine is asked for a sign of life, where it may be silent for so long.
+pub(crate) fn ask_after(silence: Duration) -> u64 {
+    (silence.as_secs() / 3).clamp(1, SIGN_OF_LIFE)
 }
 
 /// What a client can do once it is logged in.
@@ -62,7 +70,7 @@ impl Beginning<'_> {
 impl Session {
     /// Connects, checks the host key, and logs in. `timeout` bounds each of the three, and the
     /// longest silence that is borne later: no byte from the machine, though it is asked for a
-    /// sign of life every ten seconds.
+    /// sign of life every ten seconds, or three times in that time.
     ///
     /// # Errors
     /// Kinds `unreachable`, `timeout`, `host-key` (never tried again by anybody), `denied`, and

@@ -511,6 +511,18 @@ fn a_lost_connection_and_a_silent_machine_are_told_apart() {
 }
 
 #[test]
+fn a_command_that_is_quiet_for_longer_than_a_silence_is_borne_is_waited_for() {
+    let sshd = Sshd::start("quiet");
+    for address in sshd.addresses() {
+        for limit in [3, 6] {
+            let session = Session::connect(&address, Duration::from_secs(limit)).unwrap();
+            let output = session.run("sleep 9; echo here", b"").unwrap();
+            assert_eq!((output.status, &output.stdout[..]), (0, &b"here\n"[..]), "{limit} s");
+        }
+    }
+}
+
+#[test]
 fn an_sshd_that_lets_nobody_run_commands_says_so() {
     let mut sshd = Sshd::start("sessions");
     sshd.restart("MaxSessions 0\n");
