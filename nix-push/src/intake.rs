@@ -6,11 +6,11 @@ use crate::lanes::Second;
 use crate::nix;
 use crate::pack::Packing;
 use crate::remote::{PATH, ROOT, shell, unkept, words};
+use crate::tail::Tail;
 use crate::wire::Request;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, StorePath, WithKind};
 use machine_ssh::{Channel, Session, quote};
-use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Bytes of a line of a build's log; a longer one is taken for several.
@@ -77,7 +77,7 @@ pub fn open_second<'a>(machine: &'a str, session: &'a Session, folder: &str) -> 
 /// rooted. Gives the last words if it is not.
 pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath, limit: Option<Duration>) -> Result<()> {
     let mut said = Vec::new();
-    let mut errors = VecDeque::new();
+    let mut errors = Tail::default();
     let mut piece = [0; 4096];
     loop {
         match channel.read_some(&mut piece)? {
@@ -98,10 +98,7 @@ pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath, limit:
                 line if line.contains("--add-root") => {}
                 line => {
                     nix::show(machine, line);
-                    errors.push_back(line.to_string());
-                    if errors.len() > nix::TAIL {
-                        errors.pop_front();
-                    }
+                    errors.push(line.to_string());
                 }
             }
         }

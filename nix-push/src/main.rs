@@ -70,6 +70,7 @@ mod sign;
 mod source;
 mod spool;
 mod stamp;
+mod tail;
 mod tree;
 mod used;
 mod via;

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How many of the last lines on stderr are kept, to explain a failure or to be read as an answer.
-pub const TAIL: usize = 20_000;
+const TAIL: usize = 20_000;
 
 /// How often a command that runs is looked after.
 const BEAT: Duration = Duration::from_millis(20);
