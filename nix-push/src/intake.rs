@@ -43,7 +43,7 @@ pub fn open(
 take
 if ! nix-store --check-validity "$top" 2>/dev/null; then
   ${limit:+timeout "$limit"} nix-store --realise "$drv" "$@" 2>&1 >/dev/null
-  [ $? != 124 ] || echo nix-push:late
+  [ $? != 124 ] || echo "nix-push:late $top"
 fi
 root
 "#
@@ -89,9 +89,8 @@ pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath, limit:
         {
             let line: Vec<u8> = said.drain(..=end).collect();
             match String::from_utf8_lossy(&line).trim_end() {
-                // No words that a build says by chance.
-                "nix-push:rooted" => return Ok(()),
-                "nix-push:late" => {
+                line if tells(line, "rooted", toplevel) => return Ok(()),
+                line if tells(line, "late", toplevel) => {
                     let what = format!("building {toplevel} on the machine");
                     return Err(nix::late(&what, "--build-timeout", limit.unwrap_or_default()).into());
                 }
@@ -107,6 +106,12 @@ pub fn rooted(machine: &str, channel: &mut Channel, toplevel: &StorePath, limit:
     // As many as Nix shows of a build here.
     nix::show_error(machine, &errors, 10);
     Err(unbuilt(toplevel, &errors).unwrap_or_else(|| unkept(channel)).into())
+}
+
+/// Whether a line is the script's word on a system. What is built says its own words on the same stream, those of
+/// another push, too, but not of this system.
+fn tells(line: &str, word: &str, toplevel: &StorePath) -> bool {
+    line.strip_prefix("nix-push:").and_then(|line| line.split_once(' ')) == Some((word, toplevel.as_str()))
 }
 
 /// The failure behind what the machine's Nix said while it built, if it complained.
@@ -164,6 +169,17 @@ mod tests {
     #[test]
     fn a_cause_that_differences_may_have_has_no_hint() {
         assert_eq!(refused("its nix-store or what feeds it ended early").hint, None);
+    }
+
+    #[test]
+    fn a_build_may_say_the_words_of_another_push() {
+        let path = |name: &str| StorePath::new(format!("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-{name}")).unwrap();
+        let (top, other) = (path("nixos-system"), path("other"));
+        assert!(tells(&format!("nix-push:rooted {top}"), "rooted", &top));
+        assert!(!tells(&format!("nix-push:rooted {top}"), "late", &top));
+        for line in ["nix-push:rooted".to_string(), format!("nix-push:rooted {other}"), format!("rooted {top}")] {
+            assert!(!tells(&line, "rooted", &top), "{line}");
+        }
     }
 
     #[test]

@@ -81,7 +81,7 @@ given() {
 }
 # The lock is the collector's from before it looks for roots until it has ended.
 calm() { flock -sn 9 && [ -e "$top" ]; } 9</nix/var/nix/gc.lock
-rooted() { if keep; then echo "nix-push:rooted"; else drop; false; fi; }
+rooted() { if keep; then echo "nix-push:rooted $top"; else drop; false; fi; }
 root() { if valid; then rooted; else drop; false; fi; }
 "#;
 
@@ -187,7 +187,7 @@ impl Script {
         loop {
             if let Some(end) = self.said.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.said.drain(..=end).collect();
-                return Ok(line == b"nix-push:rooted\n");
+                return Ok(line.starts_with(b"nix-push:rooted "));
             }
             if !self.hear()? {
                 bail!(unkept(&mut self.channel));

@@ -50,7 +50,10 @@ fn each_place_to_build() {
         "there.nix",
         &module(
             "there",
-            &built("echo hello from $(cat /proc/sys/kernel/hostname); echo late; echo rooted; sleep 1; echo 1 > $out"),
+            // The words of a push that another one's build makes.
+            &built(
+                "echo hello from $(cat /proc/sys/kernel/hostname); echo nix-push:late; echo nix-push:rooted; sleep 1; echo 1 > $out",
+            ),
         ),
     );
     let planned = machines.push("--plan --build-on machine there.nix", &json!({})).ok();
