@@ -161,6 +161,11 @@ impl Channel {
         self.take_stderr()
     }
 
+    /// Whether the command's stdout has ended, as far as it was heard.
+    pub fn has_ended(&self) -> bool {
+        self.heard.ended
+    }
+
     /// Ends the command's stdin.
     pub fn finish_input(&mut self) -> Result<()> {
         self.turns.sent();

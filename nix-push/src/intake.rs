@@ -5,7 +5,7 @@ use crate::delta;
 use crate::lanes::Second;
 use crate::nix;
 use crate::pack::Packing;
-use crate::remote::{PATH, ROOT, shell, unkept, words};
+use crate::remote::{PATH, ROOT, complaint, shell, unkept, words};
 use crate::tail::Tail;
 use crate::wire::Request;
 use anyhow::{Context, Result};
@@ -15,6 +15,9 @@ use std::time::Duration;
 
 /// Bytes of a line of a build's log; a longer one is taken for several.
 const LONGEST: usize = 1 << 20;
+
+/// What the machine's command says where the stream ended before its time.
+const EARLY: &str = "its nix-store or what feeds it ended early";
 
 /// Begins the command that takes paths, builds `drv` if there is one, and then roots `toplevel`.
 /// With `folder`, the stream comes as [`Lanes`](crate::lanes::Lanes) sends it.
@@ -37,9 +40,8 @@ pub fn open(
         take = format!("folder={}\n{}merge | {{\n{take}\n}}", quote(folder), include_str!("merge.sh"));
     }
     // What is built is kept by the claim, so Nix's advice to make a root is left out.
-    let root = match drv {
-        Some(_) => {
-            r#"
+    let root: String = match drv {
+        Some(_) => r#"
 take
 if ! nix-store --check-validity "$top" 2>/dev/null; then
   ${limit:+timeout "$limit"} nix-store --realise "$drv" "$@" 2>&1 >/dev/null
@@ -47,16 +49,16 @@ if ! nix-store --check-validity "$top" 2>/dev/null; then
 fi
 root
 "#
-        }
-        None => {
+        .into(),
+        None => format!(
             r#"
 if given; then rooted
 # The one that was to answer has died, and not for want of the system.
 elif [ -e "$top" ]; then root
-else drop; echo "its nix-store or what feeds it ended early" >&2
+else drop; echo "{EARLY}" >&2
 fi
 "#
-        }
+        ),
     };
     let script = format!(
         "{PATH}{ROOT}top=$1 drv=$2 question=$3 limit=$4; shift 4\nclaim || exit\ntake() {{\n{take}\n}}\n{root}"
@@ -124,20 +126,32 @@ fn unbuilt(toplevel: &StorePath, said: &[String]) -> Option<Failure> {
     })
 }
 
-/// The failure behind an answer that did not come: what the machine's nix-store said, if it did.
+/// The failure behind an answer that did not come: what the machine's nix-store said, if it did and that is the cause.
 pub fn explain<T>(result: Result<T>, channel: &mut Channel) -> Result<T> {
     result
         .map_err(|error| {
+            let failure = Failure::of(&error);
+            if is_explained(&failure) {
+                return error;
+            }
             // It may be another channel than this one that has told of the end.
-            let said = if Failure::of(&error).kind == Kind::Unreachable {
-                channel.last_words()
-            } else {
-                channel.take_stderr()
-            };
-            words(&said).map_or(error, |words| refused(&words).into())
+            let said = if failure.kind == Kind::Unreachable { channel.last_words() } else { channel.take_stderr() };
+            cause(&said, channel.has_ended()).map_or(error, |words| refused(&words).into())
         })
         .with_kind(Kind::Copy)
         .context("cannot copy to the machine")
+}
+
+/// Whether a failure has nothing to do with what the machine says: one of this computer, or of the time. Of a lost
+/// connection the machine may know more, and one that nobody thought of is not explained by its hint.
+fn is_explained(failure: &Failure) -> bool {
+    failure.hint.is_some() && !matches!(failure.kind, Kind::Unreachable | Kind::Internal)
+}
+
+/// What the machine said of the end. Nix warns and tells what it does while all goes well: of a command that has not ended,
+/// errors alone count, and a warning never does.
+fn cause(said: &[u8], ended: bool) -> Option<String> {
+    complaint(said, |line| line == EARLY || ended && !line.starts_with("warning"))
 }
 
 /// Whether Nix or its database complains of a full disk.
@@ -168,7 +182,26 @@ mod tests {
 
     #[test]
     fn a_cause_that_differences_may_have_has_no_hint() {
-        assert_eq!(refused("its nix-store or what feeds it ended early").hint, None);
+        assert_eq!(refused(EARLY).hint, None);
+    }
+
+    #[test]
+    fn a_warning_of_the_machine_takes_no_failures_place() {
+        let said = |text: &str, ended| cause(format!("{text}\n").as_bytes(), ended);
+        for ended in [false, true] {
+            assert_eq!(said("warning: unknown setting 'x'", ended), None);
+            assert_eq!(said(&format!("warning: x\n{EARLY}\nwarning: y"), ended).as_deref(), Some(EARLY));
+            assert_eq!(said("warning: x\nerror: cannot\nwarning: y", ended).as_deref(), Some("cannot"));
+        }
+        assert_eq!(said("copying path '/nix/store/x' from 'https://x'...", false), None, "the link was cut");
+        let full = "ln: failed to create symbolic link: No space left on device";
+        assert_eq!(said(&format!("{full}\nwarning: x"), true).as_deref(), Some(full));
+        let failure = |kind| Failure::new(kind, "x");
+        assert!(
+            is_explained(&failure(Kind::Copy).hint("repair it")) && is_explained(&failure(Kind::Timeout).hint("y"))
+        );
+        assert!(!is_explained(&failure(Kind::Copy)) && !is_explained(&failure(Kind::Unreachable).hint("run it again")));
+        assert!(!is_explained(&Failure::of(&anyhow::anyhow!("it took only 1 of 2 paths"))));
     }
 
     #[test]

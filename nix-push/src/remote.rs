@@ -255,10 +255,15 @@ pub fn unkept(channel: &mut Channel) -> Failure {
 
 /// What a machine's command complained of, in one line.
 pub fn words(stderr: &[u8]) -> Option<String> {
+    complaint(stderr, |_| true)
+}
+
+/// An error that a machine's command said, or the last of its other lines that `tells` something.
+pub fn complaint(stderr: &[u8], tells: impl Fn(&str) -> bool) -> Option<String> {
     let text = String::from_utf8_lossy(stderr);
     let text = text.split_once(BEGUN).map_or(&*text, |(_, said)| said);
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let error = lines().find(|line| line.starts_with("error")).or(lines().next_back())?;
+    let error = lines().find(|line| line.starts_with("error")).or(lines().rfind(|line| tells(line)))?;
     Some(error.trim_start_matches("error:").trim().into())
 }
 

@@ -2,6 +2,7 @@
 
 use crate::machine::{Machines, nix_push, noise};
 use crate::relay::{Relay, Rule};
+use crate::users::configure;
 use serde_json::Value;
 use tests::sample;
 
@@ -121,6 +122,8 @@ fn a_login_shell_that_talks_is_not_taken_for_nix() {
 #[test]
 fn a_path_that_is_damaged_here_is_refused() {
     let machines = Machines::new("damaged", 1);
+    // That the machine's Nix warns is no cause.
+    configure(&machines, "no-such-setting = 1");
     // One of its own for each run: it is thrown away.
     let seed = format!("damaged-{}", std::process::id());
     let top = machines.build(&noise(&seed, 5, 10_000));

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tests::Ran;
 
 /// Adds lines to the machine's nix.conf.
-fn configure(machines: &Machines, lines: &str) {
+pub fn configure(machines: &Machines, lines: &str) {
     let script = format!(
         "set -e; cp -L /etc/nix/nix.conf /etc/nix/new.conf; chmod u+w /etc/nix/new.conf
          cat >> /etc/nix/new.conf <<'END'\n{lines}\nEND
