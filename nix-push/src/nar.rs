@@ -9,14 +9,14 @@ use std::fs::{self, File, FileType};
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Writes the NAR of `path` to `sink`, in pieces of at most `PIECE` bytes or so.
 pub fn write(path: &Path, sink: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let mut nar = Nar { piece: Vec::with_capacity(PIECE), sink };
     let metadata = fs::symlink_metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     nar.string(b"nix-archive-1")?;
-    nar.node(path, metadata.file_type())?;
+    nar.tree(path.into(), metadata.file_type())?;
     nar.flush()
 }
 
@@ -29,8 +29,34 @@ struct Nar<'a, S> {
 }
 
 impl<S: FnMut(&[u8]) -> Result<()>> Nar<'_, S> {
-    /// `kind` is what its folder says of it: to ask for that by its path again takes as long as to open it.
-    fn node(&mut self, path: &Path, kind: FileType) -> Result<()> {
+    /// A node with all that is in it. Folders may be deeper within each other than a thread's stack.
+    fn tree(&mut self, mut path: PathBuf, kind: FileType) -> Result<()> {
+        let mut folders: Vec<Entries> = self.node(&path, kind)?.into_iter().collect();
+        while let Some(folder) = folders.last_mut() {
+            if let Some((name, kind)) = folder.next() {
+                self.strings(&[b"entry", b"(", b"name", name.as_bytes(), b"node"])?;
+                path.push(name);
+                if let Some(folder) = self.node(&path, kind)? {
+                    folders.push(folder);
+                    continue;
+                }
+            } else {
+                folders.pop();
+                // The end of its node, then that of its entry, as of a file's.
+                self.string(b")")?;
+                if folders.is_empty() {
+                    break;
+                }
+            }
+            self.string(b")")?;
+            path.pop();
+        }
+        Ok(())
+    }
+
+    /// A node, or the beginning of a folder and what is in it. `kind` is what its own folder says of it: to ask for that by
+    /// its path again takes as long as to open it.
+    fn node(&mut self, path: &Path, kind: FileType) -> Result<Option<Entries>> {
         let shown = || format!("cannot read {}", path.display());
         self.strings(&[b"(", b"type"])?;
         if kind.is_file() {
@@ -45,18 +71,15 @@ impl<S: FnMut(&[u8]) -> Result<()>> Nar<'_, S> {
             self.contents(file, metadata.len()).with_context(shown)?;
         } else if kind.is_dir() {
             self.string(b"directory")?;
-            for (name, kind) in entries(path).with_context(shown)? {
-                self.strings(&[b"entry", b"(", b"name", name.as_bytes(), b"node"])?;
-                self.node(&path.join(&name), kind)?;
-                self.string(b")")?;
-            }
+            return Ok(Some(entries(path).with_context(shown)?));
         } else if kind.is_symlink() {
             let target = fs::read_link(path).with_context(shown)?;
             self.strings(&[b"symlink", b"target", target.as_os_str().as_bytes()])?;
         } else {
             bail!("cannot read {}: neither a file, nor a folder, nor a link", path.display());
         }
-        self.string(b")")
+        self.string(b")")?;
+        Ok(None)
     }
 
     fn contents(&mut self, mut file: File, size: u64) -> Result<()> {
@@ -104,16 +127,30 @@ impl<S: FnMut(&[u8]) -> Result<()>> Nar<'_, S> {
 }
 
 /// What is in a folder, by name.
-fn entries(path: &Path) -> std::io::Result<Vec<(OsString, FileType)>> {
+type Entries = std::vec::IntoIter<(OsString, FileType)>;
+
+fn entries(path: &Path) -> std::io::Result<Entries> {
     let entry =
         |entry: std::io::Result<fs::DirEntry>| entry.and_then(|entry| Ok((entry.file_name(), entry.file_type()?)));
     let mut entries = fs::read_dir(path)?.map(entry).collect::<std::io::Result<Vec<_>>>()?;
     entries.sort_unstable_by(|(one, _), (two, _)| one.cmp(two));
-    Ok(entries)
+    Ok(entries.into_iter())
 }
 
 fn padding(length: u64) -> usize {
     (length.next_multiple_of(8) - length) as usize
+}
+
+/// A file with 4 bytes below as many folders as a path has room for; only `rm` can remove them.
+#[cfg(test)]
+pub fn deep(root: &Path) -> PathBuf {
+    let mut path = root.to_path_buf();
+    while path.as_os_str().len() < 4000 {
+        fs::create_dir(&path).unwrap();
+        path.push("a");
+    }
+    fs::write(&path, "deep").unwrap();
+    path
 }
 
 #[cfg(test)]
@@ -170,6 +207,16 @@ mod tests {
             assert!(nar(&path) == dump.stdout, "{}", path.display());
         }
         fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn folders_may_be_as_deep_as_a_path_is_long() {
+        let root = std::env::temp_dir().join(format!("nar-deep-{}", std::process::id()));
+        deep(&root);
+        let dump = Command::new("nix-store").arg("--dump").arg(&root).output().unwrap();
+        assert!(dump.status.success());
+        assert!(nar(&root) == dump.stdout);
+        assert!(Command::new("rm").arg("-r").arg(&root).status().unwrap().success());
     }
 
     #[test]

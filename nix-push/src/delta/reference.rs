@@ -5,6 +5,7 @@
 
 use crate::serve::PathInfo;
 use anyhow::{Context, Result};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -90,34 +91,55 @@ pub fn cut(files: Vec<(PathBuf, u64)>, most: u64) -> Vec<Reference> {
     all
 }
 
-/// Files with their sizes, those of a folder by name, as in a NAR.
+/// Files with their sizes, those of a folder by name, as in a NAR. Folders may be deeper within each other than a
+/// thread's stack.
 fn list(path: &Path, files: &mut Vec<(PathBuf, u64)>) -> Result<()> {
     let shown = || format!("cannot read {}", path.display());
     let metadata = fs::symlink_metadata(path).with_context(shown)?;
-    if metadata.is_dir() {
-        return list_folder(path, files).with_context(shown);
-    }
-    if metadata.is_file() && metadata.len() > 0 {
-        files.push((path.into(), metadata.len()));
-    }
-    Ok(())
-}
-
-fn list_folder(path: &Path, files: &mut Vec<(PathBuf, u64)>) -> std::io::Result<()> {
-    let mut entries = fs::read_dir(path)?.collect::<std::io::Result<Vec<_>>>()?;
-    entries.sort_unstable_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            list_folder(&entry.path(), files)?;
-        } else if kind.is_file() {
-            let size = entry.metadata()?.len();
-            if size > 0 {
-                files.push((entry.path(), size));
+    let mut left: Vec<_> = Entry::of(path.into(), &metadata).into_iter().collect();
+    // The last is the next.
+    while let Some(entry) = left.pop() {
+        match entry {
+            Entry::File(path, size) => files.push((path, size)),
+            Entry::Folder(path) => {
+                let mut inner = entries(&path).with_context(shown)?;
+                inner.sort_unstable_by(|(one, _), (two, _)| two.cmp(one));
+                left.extend(inner.into_iter().map(|(_, entry)| entry));
             }
         }
     }
     Ok(())
+}
+
+enum Entry {
+    File(PathBuf, u64),
+    Folder(PathBuf),
+}
+
+impl Entry {
+    /// What may have something to compare with.
+    fn of(path: PathBuf, metadata: &fs::Metadata) -> Option<Entry> {
+        let size = metadata.len();
+        match metadata {
+            metadata if metadata.is_dir() => Some(Entry::Folder(path)),
+            metadata if metadata.is_file() && size > 0 => Some(Entry::File(path, size)),
+            _ => None,
+        }
+    }
+}
+
+/// What is in a folder, with the names; it is closed by then.
+fn entries(folder: &Path) -> std::io::Result<Vec<(OsString, Entry)>> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // Of links a folder may be full: they are not asked for.
+        if entry.file_type()?.is_symlink() {
+            continue;
+        }
+        entries.extend(Entry::of(entry.path(), &entry.metadata()?).map(|found| (entry.file_name(), found)));
+    }
+    Ok(entries)
 }
 
 #[cfg(test)]
@@ -152,5 +174,15 @@ mod tests {
         let names = format!("{0}/b/x\ny\0{0}/d\0", folder.display());
         assert_eq!(String::from_utf8(cut[4].names()).unwrap(), names);
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn folders_may_be_as_deep_as_a_path_is_long() {
+        let root = std::env::temp_dir().join(format!("reference-deep-{}", std::process::id()));
+        let file = crate::nar::deep(&root);
+        let mut listed = Vec::new();
+        list(&root, &mut listed).unwrap();
+        assert_eq!(listed, [(file, 4)]);
+        assert!(std::process::Command::new("rm").arg("-r").arg(&root).status().unwrap().success());
     }
 }
