@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// How long a connection may lie idle while this computer evaluates, builds and writes to a cache: firewalls
-/// forget silent ones.
-const IDLE: Duration = Duration::from_secs(60);
+/// How long a connection may lie idle while this computer evaluates, builds and writes to a cache: firewalls forget silent
+/// ones, and an sshd may end one that gives no sign of life (`ClientAliveInterval`).
+const IDLE: Duration = Duration::from_secs(10);
 
 /// What to do about a system that was named and is not there.
 pub const NOT_BUILT: &str = "build it first, or name what builds it: nix-push CONFIGURATION";

@@ -127,7 +127,7 @@ fn a_connection_that_lay_idle_while_a_cache_was_written_to_is_made_anew() {
     let top = machines.build(&noise("idle", 3, 1000));
     let at = machines.path().display();
     let script = format!(
-        "mkdir -p bin; printf '#!/bin/sh\nsleep 62; exec %s \"$@\"\n' \"$(command -v nix)\" > bin/nix; chmod +x bin/nix
+        "mkdir -p bin; printf '#!/bin/sh\nsleep 12; exec %s \"$@\"\n' \"$(command -v nix)\" > bin/nix; chmod +x bin/nix
          PATH=$PWD/bin:$PATH nix-push --toplevel {top} --via file://{at}/cache"
     );
     let before = machines.counted(0)[0];
