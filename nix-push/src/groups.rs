@@ -32,8 +32,12 @@ impl Group<'_> {
     /// The same for groups of the same paths and older versions.
     pub fn key(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
-        for info in self.infos.iter().chain(&self.old) {
-            hash.update(info.path.as_str());
+        for infos in [self.infos, &self.old[..]] {
+            for info in infos {
+                hash.update(info.path.as_str());
+                hash.update("\n");
+            }
+            // No path is empty: an older version is not taken for one of the group.
             hash.update("\n");
         }
         hash.finalize().into()
@@ -110,6 +114,15 @@ mod tests {
             assert!(group.infos.len() == 1 || group.infos.iter().all(|info| info.nar_size < LARGE));
         }
         assert!(cut(&[], &none).is_empty());
+    }
+
+    #[test]
+    fn a_difference_has_another_key_than_its_paths_together() {
+        let (one, two) = (info(1, 1), info(2, 1));
+        let (both, first) = ([&one, &two], [&one]);
+        let together = Group { infos: &both, bytes: 2, old: Vec::new() };
+        let difference = Group { infos: &first, bytes: 1, old: vec![&two] };
+        assert_ne!(together.key(), difference.key());
     }
 
     #[test]
