@@ -45,6 +45,8 @@ struct State {
     end: u64,
     /// Threads at work
     making: usize,
+    /// The order that waits for more than one thread: others begin nothing before it
+    first: Option<usize>,
 }
 
 /// What a group is known by: how it is packed, its key, and for one that is kept in memory whose it is.

@@ -34,10 +34,11 @@ impl Order<'_> {
         let mut state = spool.lock();
         loop {
             let next = self.next.load(Ordering::SeqCst);
-            let (group, key) = self.groups.get(next)?;
-            if self.over.load(Ordering::SeqCst) {
+            let over = self.over.load(Ordering::SeqCst);
+            let Some((group, key)) = self.groups.get(next).filter(|_| !over) else {
+                self.be_first(&mut state, false);
                 return None;
-            }
+            };
             let sending = self.sending.load(Ordering::SeqCst);
             let shared = (self.packing, *key, None);
             if state.frames.contains_key(&shared) {
@@ -51,16 +52,35 @@ impl Order<'_> {
             let lean = !shares && spool.machines() > 1;
             let level = if lean { level.min(3) } else { level };
             let need = if lean { 1 } else { self.threads(group, level) };
-            if next > sending + AHEAD || full || state.making + need > spool.makers {
+            let early = next > sending + AHEAD || full;
+            let busy = state.making + need > spool.makers;
+            if early || busy || !self.may_begin(&state) {
+                // While one thread or another is at work for other machines, one that wants both would never begin.
+                self.be_first(&mut state, busy && need > 1 && !early);
                 state = spool.wait(state);
                 continue;
             }
+            self.be_first(&mut state, false);
             state.making += need;
             self.next.store(next + 1, Ordering::SeqCst);
             let own = (self.packing, *key, Some(self.id));
             let name = if shares { shared } else { own };
             state.frames.insert(name, Frame::default());
             return Some((group, Made { order: self, name, level, threads: need, end: None }));
+        }
+    }
+
+    /// Whether no other order is first.
+    fn may_begin(&self, state: &State) -> bool {
+        state.first.is_none_or(|first| first == self.id)
+    }
+
+    /// Makes this order the first, if there is none, or no longer.
+    fn be_first(&self, state: &mut State, wanted: bool) {
+        if wanted {
+            state.first.get_or_insert(self.id);
+        } else if state.first.take_if(|first| *first == self.id).is_some() {
+            self.spool.changed.notify_all();
         }
     }
 
@@ -148,6 +168,7 @@ impl Order<'_> {
         self.over.store(true, Ordering::SeqCst);
         let mut state = self.spool.lock();
         state.frames.retain(|name, _| name.2 != Some(self.id));
+        self.be_first(&mut state, false);
         drop(state);
         self.spool.changed.notify_all();
     }
@@ -209,7 +230,7 @@ impl Made<'_> {
                 spool.changed.notify_all();
             } else if !full && !paused {
                 return Ok(state);
-            } else if !full && state.making + self.threads <= spool.makers {
+            } else if !full && state.making + self.threads <= spool.makers && self.order.may_begin(&state) {
                 state.making += self.threads;
                 paused = false;
                 continue;
@@ -236,10 +257,12 @@ impl Drop for Made<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::groups::LARGE;
     use crate::serve::PathInfo;
     use crate::spool::{Spool, nameless};
     use std::fs::File;
     use std::sync::Arc;
+    use std::time::Duration;
 
     /// The first group of an order in the making, for all machines in `file` or for this one alone.
     fn made<'a>(order: &'a Order<'a>, file: Option<File>) -> Made<'a> {
@@ -252,6 +275,37 @@ mod tests {
         Made { order, name, level: 1, threads: 1, end: None }
     }
 
+    fn group<'a>(infos: &'a [&'a PathInfo]) -> Group<'a> {
+        Group { infos, bytes: infos[0].nar_size, old: Vec::new() }
+    }
+
+    #[test]
+    fn a_group_that_takes_all_threads_begins_before_the_small_ones_of_others() {
+        let info = |name, size| PathInfo::example(&format!("00bgd045z0d4icpbc2yyz4gx48ak44la-{name}"), size);
+        let (one, two, large) = (info("one", 1), info("two", 1), info("large", LARGE));
+        let ([one, two], large) = ([[&one], [&two]], [&large]);
+        let spool = Spool { makers: 2, ..Spool::new() };
+        let others = spool.order(Packing::Zstd, 1, vec![group(&one), group(&two)]);
+        let order = spool.order(Packing::Zstd, 1, vec![group(&large)]);
+        let (_, begun) = others.claim().unwrap();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| order.claim().unwrap().1);
+            while spool.lock().first.is_none() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let next = scope.spawn(|| others.claim().unwrap().1.threads);
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!next.is_finished(), "another one has begun meanwhile");
+            drop(begun);
+            let made = waits.join().unwrap();
+            assert_eq!((made.threads, next.is_finished()), (2, false));
+            drop(made);
+            assert_eq!(next.join().unwrap(), 1);
+        });
+        let state = spool.lock();
+        assert_eq!((state.making, state.first), (0, None));
+    }
+
     fn message(error: &anyhow::Error) -> String {
         Failure::of(error).message
     }
@@ -260,9 +314,7 @@ mod tests {
     fn whoever_waits_for_a_group_hears_why_it_does_not_come() {
         let info = PathInfo::example("00bgd045z0d4icpbc2yyz4gx48ak44la-one", 1);
         let (spool, infos) = (Spool::new(), [&info]);
-        let group = || vec![Group { infos: &infos, bytes: 1, old: Vec::new() }];
-
-        let order = spool.order(Packing::Zstd, 1, group());
+        let order = spool.order(Packing::Zstd, 1, vec![group(&infos)]);
         let full = made(&order, Some(File::options().write(true).open("/dev/full").unwrap()));
         let failure = Failure::of(&full.give(vec![1], Figures::default()).unwrap_err());
         let what = "cannot keep what is sent to several machines: No space left on device";
