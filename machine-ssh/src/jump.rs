@@ -1,15 +1,17 @@
 //! Jump hosts: reached by OpenSSH's own client, with the user's configuration and known hosts.
 
+use crate::complaint::complaint;
 use crate::quote;
+use crate::stderr::Stderr;
 use anyhow::Result;
 use machine_record::{Failure, Kind};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The hosts on the way to a machine, as OpenSSH's `ProxyJump` takes them:
 /// `[user@]host[:port]` or `ssh://[user@]host[:port]`, with commas between, the nearest first.
@@ -65,7 +67,7 @@ impl Jump {
     }
 
     /// Starts the way to a port of the machine.
-    pub(crate) fn dial(&self, host: &str, port: u16, timeout: Duration) -> Result<(OwnedFd, Child)> {
+    pub(crate) fn dial(&self, host: &str, port: u16, timeout: Duration) -> Result<(OwnedFd, Way)> {
         let words = self.words("ssh", &format!("[{host}]:{port}"), timeout);
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
@@ -77,16 +79,46 @@ impl Jump {
     }
 }
 
+/// A command that a connection goes through; it ends with this.
+pub(crate) struct Way {
+    child: Child,
+    stderr: Stderr,
+}
+
 /// Starts a command whose stdin and stdout become the connection.
-pub(crate) fn dial_by(mut command: Command) -> std::io::Result<(OwnedFd, Child)> {
+pub(crate) fn dial_by(mut command: Command) -> std::io::Result<(OwnedFd, Way)> {
     let (ours, theirs) = UnixStream::pair()?;
-    command.stdin(OwnedFd::from(theirs.try_clone()?)).stdout(OwnedFd::from(theirs)).stderr(Stdio::piped());
-    Ok((ours.into(), command.spawn()?))
+    command.stdin(OwnedFd::from(theirs.try_clone()?)).stdout(OwnedFd::from(theirs));
+    let (child, stderr) = Stderr::spawn(&mut command)?;
+    Ok((ours.into(), Way { child, stderr }))
+}
+
+impl Way {
+    /// Why it ended, if it did.
+    pub(crate) fn complaint(&mut self, host: &str) -> Option<Failure> {
+        // It closes its end of the socket a moment before it is gone.
+        let end = Instant::now() + Duration::from_millis(200);
+        while self.child.try_wait().ok()?.is_none() {
+            if Instant::now() > end {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(complaint(&format!("cannot reach {host} by way of others"), &self.stderr.take()))
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn the_last_hop_connects_to_the_machine() {
@@ -96,6 +128,18 @@ mod tests {
         };
         assert_eq!(words("bastion"), "-W [::1]:22 -- ssh://bastion");
         assert_eq!(words("me@a:2222,b,ssh://c:1"), "-J me@a:2222,b -W [::1]:22 -- ssh://c:1");
+    }
+
+    #[test]
+    fn a_way_that_says_much_stays_open() {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "head -c 1000000 /dev/zero >&2; echo through; echo 'no way: Connection refused' >&2"]);
+        let (socket, mut way) = dial_by(command).unwrap();
+        let mut came = String::new();
+        UnixStream::from(socket).read_to_string(&mut came).unwrap();
+        assert_eq!(came, "through\n");
+        let message = way.complaint("web-1").unwrap().message;
+        assert!(message.starts_with("cannot reach web-1 by way of others: ") && message.ends_with("refused"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod libssh2;
 mod openssh;
 mod session;
 mod ssh_config;
+mod stderr;
 
 pub use address::{Address, Client};
 pub use args::LoginArgs;

@@ -1,8 +1,7 @@
 //! One SSH connection over libssh2.
 
 use crate::channel::Wire;
-use crate::complaint::complaint;
-use crate::jump::{Jump, dial_by};
+use crate::jump::{Jump, Way, dial_by};
 use crate::session::{Connection, Opening, ask_after};
 use crate::ssh_config::{self, Configured};
 use crate::{Address, host_key};
@@ -11,11 +10,11 @@ use machine_record::{Failure, Kind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use ssh2::{BlockDirections, ErrorCode, MethodType};
 use std::cell::{Cell, RefCell};
-use std::io::{self, Read};
+use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -146,7 +145,7 @@ impl Link {
 pub(crate) struct Socket {
     fd: OwnedFd,
     /// The ssh that goes by way of a jump host
-    by: Option<Child>,
+    by: Option<Way>,
 }
 
 /// Opens a connection: by way of `jump`, or as the user's configuration says, or to the first
@@ -155,14 +154,14 @@ pub(crate) fn dial(configured: &Configured, jump: Option<&Jump>, timeout: Durati
     let (host, port) = (configured.host.as_str(), configured.port);
     let their_jump = configured.jump()?;
     if let Some(jump) = jump.or(their_jump.as_ref()) {
-        let (fd, child) = jump.dial(host, port, timeout)?;
-        return Ok(Socket { fd, by: Some(child) });
+        let (fd, way) = jump.dial(host, port, timeout)?;
+        return Ok(Socket { fd, by: Some(way) });
     }
     if let Some(script) = configured.proxy_command()? {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("exec {script}")]);
-        let (fd, child) = dial_by(command).context("cannot run /bin/sh")?;
-        return Ok(Socket { fd, by: Some(child) });
+        let (fd, way) = dial_by(command).context("cannot run /bin/sh")?;
+        return Ok(Socket { fd, by: Some(way) });
     }
     let addresses = (host, port).to_socket_addrs().map_err(|error| {
         Failure::new(Kind::Unreachable, format!("cannot look up {host}: {error}"))
@@ -185,37 +184,7 @@ pub(crate) fn dial(configured: &Configured, jump: Option<&Jump>, timeout: Durati
         .into())
 }
 
-impl Socket {
-    /// Why the way by the jump host ended, if it did.
-    fn complaint(&mut self, host: &str) -> Option<Failure> {
-        let child = self.by.as_mut()?;
-        // It closes its end of the socket a moment before it is gone.
-        let end = Instant::now() + Duration::from_millis(200);
-        while child.try_wait().ok()?.is_none() {
-            if Instant::now() > end {
-                return None;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let mut said = Vec::new();
-        // A connection that the user's configuration shares may outlive it and hold its stderr.
-        let mut stderr = child.stderr.take()?;
-        rustix::io::ioctl_fionbio(&stderr, true).ok()?;
-        let _ = stderr.read_to_end(&mut said);
-        Some(complaint(&format!("cannot reach {host} by way of others"), &String::from_utf8_lossy(&said)))
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.by {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// Exchanges keys; the host key is the caller's to check.
+/// Exchanges keys, with these algorithms for the host key; that one is the caller's to check.
 pub(crate) fn shake_hands(
     mut socket: Socket,
     host: &str,
@@ -228,7 +197,7 @@ pub(crate) fn shake_hands(
     ciphers::prefer(&ssh, ciphers::ANY).context("cannot start libssh2")?;
     ssh.set_tcp_stream(socket.fd.try_clone().context("cannot start libssh2")?);
     ciphers::shake_hands(&mut ssh, &socket.fd, timeout).map_err(|error| {
-        if let Some(failure) = socket.complaint(host) {
+        if let Some(failure) = socket.by.as_mut().and_then(|way| way.complaint(host)) {
             return failure;
         }
         let kind = if error.code() == TIMED_OUT { Kind::Timeout } else { Kind::Unreachable };

@@ -8,12 +8,11 @@ use crate::Address;
 use crate::channel::Wire;
 use crate::complaint::complaint;
 use crate::session::{Connection, Opening, ask_after};
+use crate::stderr::Stderr;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, WithHint, WithKind};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use scratch::Scratch;
 use std::cell::RefCell;
-use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -32,6 +31,7 @@ pub(crate) struct Link {
     address: Address,
     scratch: Scratch,
     master: RefCell<Child>,
+    stderr: Stderr,
 }
 
 /// See [`crate::Session::connect`].
@@ -44,23 +44,15 @@ pub(crate) fn connect(program: &Path, address: &Address, timeout: Duration) -> R
             .with_hint(crate::NO_KEY)?;
     }
     let scratch = Scratch::new(address)?;
-    let mut master = Command::new(program)
-        .args(options(program, address, &scratch, timeout))
-        .args(["--", host, HOLD])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| cannot_run(program, &error))?;
-    let mut said = String::new();
+    let mut command = Command::new(program);
+    command.args(options(program, address, &scratch, timeout)).args(["--", host, HOLD]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let (mut master, stderr) = Stderr::spawn(&mut command).map_err(|error| cannot_run(program, &error))?;
     let end = Instant::now() + timeout * 3;
     while !scratch.socket().exists() {
-        let gone = master.try_wait().context("cannot wait for ssh")?.is_some();
-        hear(&mut master, &mut said, Duration::from_millis(if gone { 0 } else { 5 }));
-        if gone {
-            let shown = scratch.shown();
-            let failure = complaint(&format!("cannot log in to {host} as {user}"), &said);
-            return Err(match shown {
+        if master.try_wait().context("cannot wait for ssh")?.is_some() {
+            let failure = complaint(&format!("cannot log in to {host} as {user}"), &stderr.take());
+            return Err(match scratch.shown() {
                 Some(shown) if failure.kind == Kind::HostKey => {
                     crate::host_key::mismatch(host, &shown, &address.host_keys)
                 }
@@ -74,8 +66,12 @@ pub(crate) fn connect(program: &Path, address: &Address, timeout: Duration) -> R
             let text = format!("no login to {host} within {} s", (timeout * 3).as_secs());
             return Err(Failure::new(Kind::Timeout, text).hint("what does `ssh -v` say?").into());
         }
+        std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(Rc::new(Link { program: program.into(), address: address.clone(), scratch, master: RefCell::new(master) }))
+    // What it said so far is no complaint of a connection that is lost later.
+    stderr.take();
+    let (program, address) = (program.into(), address.clone());
+    Ok(Rc::new(Link { program, address, scratch, master: RefCell::new(master), stderr }))
 }
 
 /// The options that the user's configuration does not override: OpenSSH takes the first that it finds.
@@ -166,14 +162,12 @@ impl Link {
     /// The failure behind the end of the connection.
     fn lost(&self) -> anyhow::Error {
         let mut master = self.master.borrow_mut();
-        let mut said = String::new();
         let end = Instant::now() + Duration::from_millis(500);
         while matches!(master.try_wait(), Ok(None)) && Instant::now() < end {
-            hear(&mut master, &mut said, Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
-        hear(&mut master, &mut said, Duration::ZERO);
         let host = &self.address.host;
-        let failure = complaint(&format!("the connection to {host} was lost"), &said);
+        let failure = complaint(&format!("the connection to {host} was lost"), &self.stderr.take());
         match failure.kind {
             Kind::Timeout => failure.hint("look at the machine's console and network, then run the pipe again"),
             _ => Failure { kind: Kind::Unreachable, ..failure }.hint("run the pipe again: what has arrived stays"),
@@ -187,23 +181,6 @@ impl Drop for Link {
         let master = self.master.get_mut();
         let _ = master.kill();
         let _ = master.wait();
-    }
-}
-
-/// Takes what comes on an ssh's stderr within a time. Not until its end: a connection to a jump
-/// host that the user's configuration keeps open may hold it for hours.
-fn hear(child: &mut Child, said: &mut String, within: Duration) {
-    let Some(stderr) = &mut child.stderr else { return };
-    let timeout = Timespec { tv_sec: 0, tv_nsec: within.subsec_nanos().into() };
-    let mut piece = [0; 4096];
-    while matches!(poll(&mut [PollFd::new(&*stderr, PollFlags::IN)], Some(&timeout)), Ok(1..)) {
-        match stderr.read(&mut piece) {
-            Ok(count @ 1..) => said.push_str(&String::from_utf8_lossy(&piece[..count])),
-            _ => {
-                child.stderr = None;
-                return;
-            }
-        }
     }
 }
 

@@ -493,6 +493,27 @@ fn failures_have_their_kinds() {
 }
 
 #[test]
+fn a_way_that_says_much_while_it_carries_the_connection_does_not_stand_still() {
+    let sshd = Sshd::start("loud");
+    let loud = "import os, select, socket, sys
+way = socket.create_connection(('127.0.0.1', int(sys.argv[1])))
+while True:
+    for one in select.select([0, way], [], [])[0]:
+        piece = way.recv(65536) if one is way else os.read(0, 65536)
+        if not piece: sys.exit()
+        os.write(2, b'x' * 1000 + b'\\n')
+        sys.stdout.buffer.write(piece) if one is way else way.sendall(piece)
+        sys.stdout.flush()
+";
+    fs::write(sshd.folder.join("loud"), loud).unwrap();
+    let client = sshd.open_ssh(&format!("ProxyCommand python3 {}/loud {}\n", sshd.folder.display(), sshd.port));
+    let address = Address { client, ..sshd.address() };
+    let session = Session::connect(&address, Duration::from_secs(5)).unwrap();
+    let output = session.run("head -c 30000000 /dev/zero", b"").unwrap();
+    assert_eq!((output.status, output.stdout.len()), (0, 30_000_000));
+}
+
+#[test]
 fn a_lost_connection_and_a_silent_machine_are_told_apart() {
     let sshd = Sshd::start("lost");
     for address in sshd.addresses() {
