@@ -31,7 +31,7 @@ const ALGORITHMS: [&str; 6] = [
 /// Kinds `unreachable` and `timeout`, and `input` where `ssh_config` cannot be used.
 pub fn host_key(host: &str, port: u16, jump: Option<&Jump>, prefer: &[&str], timeout: Duration) -> Result<String> {
     let configured = ssh_config::of(Path::new("ssh"), host, None, Some(port))?;
-    let (session, _socket) = shake_hands(dial(&configured, jump, timeout)?, host, prefer, timeout)?;
+    let (session, _socket) = shake_hands(dial(&configured, jump, timeout)?, host, &algorithms(prefer), timeout)?;
     let blob = shown(&session, host)?;
     let kind = key_type(&blob).unwrap_or("unknown");
     Ok(format!("{kind} {}", STANDARD.encode(&blob)))
@@ -59,12 +59,49 @@ pub(crate) fn shown(session: &ssh2::Session, host: &str) -> Result<Vec<u8>> {
     }
 }
 
+/// An attempt that did not reach the pinned machine.
+pub(crate) struct Unmet {
+    pub(crate) error: anyhow::Error,
+    /// The type of the key that it showed in the place of a pinned one
+    pub(crate) shown: Option<String>,
+}
+
+impl From<anyhow::Error> for Unmet {
+    fn from(error: anyhow::Error) -> Self {
+        Unmet { error, shown: None }
+    }
+}
+
+/// Attempts to reach the pinned machine, with the algorithms that are to be offered. A fingerprint does not tell the type
+/// of its key: where there are such, a machine that shows another key is asked for those of the other types.
+pub(crate) fn meet<T>(pinned: &[String], mut attempt: impl FnMut(&[&str]) -> Result<T, Unmet>) -> Result<T> {
+    let types: Vec<&str> = pinned.iter().filter_map(|pin| pin.split_whitespace().next()).collect();
+    let any_type = pinned.iter().any(|pin| pin.trim().starts_with("SHA256:"));
+    let mut offered = algorithms(&types);
+    let mut first = None;
+    loop {
+        let Unmet { error, shown } = match attempt(&offered) {
+            Ok(met) => return Ok(met),
+            Err(unmet) => unmet,
+        };
+        // That it has no key of another type explains nothing.
+        let error = first.unwrap_or(error);
+        let count = offered.len();
+        offered.retain(|algorithm| shown.as_deref() != Some(type_of(algorithm)));
+        if !any_type || offered.is_empty() || offered.len() == count {
+            return Err(error);
+        }
+        first = Some(error);
+    }
+}
+
 /// Checks a shown key against the pinned ones.
-pub(crate) fn check(blob: &[u8], pinned: &[String], host: &str) -> Result<()> {
+pub(crate) fn check(blob: &[u8], pinned: &[String], host: &str) -> Result<(), Unmet> {
     if pinned.iter().any(|pin| matches(pin, blob)) {
         return Ok(());
     }
-    Err(mismatch(host, &fingerprint_of(blob), pinned).into())
+    let error = mismatch(host, &fingerprint_of(blob), pinned).into();
+    Err(Unmet { error, shown: key_type(blob).map(String::from) })
 }
 
 /// The failure where a machine shows another key than the pinned ones.
@@ -75,17 +112,19 @@ pub(crate) fn mismatch(host: &str, shown: &str, pinned: &[String]) -> Failure {
 }
 
 /// The algorithms to offer so that the machine shows a key of a pinned type, if it can.
-pub(crate) fn algorithms(prefer: &[&str]) -> String {
+pub(crate) fn algorithms(prefer: &[&str]) -> Vec<&'static str> {
     let mut list: Vec<&str> = Vec::new();
     for kind in prefer {
-        match *kind {
-            "ssh-rsa" => list.extend(["rsa-sha2-512", "rsa-sha2-256"]),
-            other => list.extend(ALGORITHMS.iter().find(|known| **known == other)),
-        }
+        list.extend(ALGORITHMS.iter().filter(|known| type_of(known) == *kind));
     }
-    list.extend(ALGORITHMS.iter().filter(|known| !prefer.contains(known)));
+    list.extend(ALGORITHMS.iter().filter(|known| !prefer.contains(&type_of(known))));
     list.dedup();
-    list.join(",")
+    list
+}
+
+/// The type of the keys that an algorithm is for: RSA's are named by how they sign (RFC 8332).
+fn type_of(algorithm: &str) -> &str {
+    if algorithm.starts_with("rsa-sha2-") { "ssh-rsa" } else { algorithm }
 }
 
 fn matches(pin: &str, shown: &[u8]) -> bool {
@@ -139,15 +178,38 @@ mod tests {
         assert!(check(&shown, &[KEY.into()], "h").is_ok());
         assert!(check(&shown, &["SHA256:x".into(), PRINT.into()], "h").is_ok());
         for pins in [vec![], vec![String::new()], vec!["SHA256:".into()], vec!["SHA256:x".into()], vec!["*".into()]] {
-            let failure = Failure::of(&check(&shown, &pins, "h").unwrap_err());
-            assert_eq!(failure.kind, Kind::HostKey);
+            let Err(unmet) = check(&shown, &pins, "h") else { panic!("{pins:?}") };
+            assert_eq!(Failure::of(&unmet.error).kind, Kind::HostKey);
+            assert_eq!(unmet.shown.as_deref(), Some("ssh-ed25519"));
         }
     }
 
     #[test]
     fn pinned_types_are_asked_for_first() {
-        assert!(algorithms(&["ssh-rsa"]).starts_with("rsa-sha2-512,rsa-sha2-256,ssh-ed25519"));
-        assert_eq!(algorithms(&[]), ALGORITHMS.join(","));
-        assert!(!algorithms(&["ssh-dss"]).contains("dss"));
+        assert_eq!(algorithms(&["ssh-rsa"])[..3], ["rsa-sha2-512", "rsa-sha2-256", "ssh-ed25519"]);
+        assert_eq!((algorithms(&["ssh-rsa"]).len(), algorithms(&[])), (ALGORITHMS.len(), ALGORITHMS.to_vec()));
+        assert!(!algorithms(&["ssh-dss"]).contains(&"ssh-dss"));
+    }
+
+    #[test]
+    fn a_machine_is_asked_for_keys_of_each_type_where_a_fingerprint_is_pinned() {
+        let asked = |pins: &[&str], has: &[&str]| {
+            let pins: Vec<String> = pins.iter().map(|pin| pin.to_string()).collect();
+            let mut shown = Vec::new();
+            let met = meet(&pins, |offered| {
+                let error = anyhow::anyhow!("attempt {}", shown.len());
+                let found = offered.iter().map(|algorithm| type_of(algorithm)).find(|kind| has.contains(kind));
+                let Some(kind) = found else { return Err::<(), _>(error.into()) };
+                shown.push(kind.to_string());
+                Err(Unmet { error, shown: Some(kind.into()) })
+            });
+            assert_eq!(met.unwrap_err().to_string(), "attempt 0", "the first is what is told");
+            shown.join(" ")
+        };
+        let both = ["ssh-rsa", "ssh-ed25519"];
+        assert_eq!(asked(&[PRINT], &both), "ssh-ed25519 ssh-rsa");
+        assert_eq!(asked(&["ssh-rsa AAAA", PRINT], &both), "ssh-rsa ssh-ed25519");
+        assert_eq!(asked(&[KEY], &both), "ssh-ed25519", "the type is known");
+        assert_eq!(asked(&[PRINT], &[]), "", "no key exchange");
     }
 }

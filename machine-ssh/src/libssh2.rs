@@ -44,12 +44,13 @@ pub(crate) struct Link {
 
 /// See [`crate::Session::connect`].
 pub(crate) fn connect(address: &Address, timeout: Duration) -> Result<Rc<Link>> {
-    let Address { host, port, user, jump, .. } = address;
-    let types: Vec<&str> = address.host_keys.iter().filter_map(|pin| pin.split_whitespace().next()).collect();
+    let Address { host, port, user, jump, host_keys, .. } = address;
     let configured = ssh_config::of(Path::new("ssh"), host, Some(user), Some(*port))?;
-    let socket = dial(&configured, jump.as_ref(), timeout)?;
-    let (ssh, socket) = shake_hands(socket, host, &types, timeout)?;
-    host_key::check(&host_key::shown(&ssh, host)?, &address.host_keys, host)?;
+    let (ssh, socket) = host_key::meet(host_keys, |offered| {
+        let (ssh, socket) = shake_hands(dial(&configured, jump.as_ref(), timeout)?, host, offered, timeout)?;
+        host_key::check(&host_key::shown(&ssh, host)?, host_keys, host)?;
+        Ok((ssh, socket))
+    })?;
     login::log_in(&ssh, address, &configured.agent())?;
     let (host, silence) = (host.clone(), timeout.max(SILENCE));
     ssh.set_keepalive(true, ask_after(silence) as u32);
@@ -188,12 +189,12 @@ pub(crate) fn dial(configured: &Configured, jump: Option<&Jump>, timeout: Durati
 pub(crate) fn shake_hands(
     mut socket: Socket,
     host: &str,
-    types: &[&str],
+    algorithms: &[&str],
     timeout: Duration,
 ) -> Result<(ssh2::Session, Socket)> {
     let mut ssh = ssh2::Session::new().context("cannot start libssh2")?;
     ssh.set_timeout(milliseconds(timeout));
-    ssh.method_pref(MethodType::HostKey, &host_key::algorithms(types)).context("cannot start libssh2")?;
+    ssh.method_pref(MethodType::HostKey, &algorithms.join(",")).context("cannot start libssh2")?;
     ciphers::prefer(&ssh, ciphers::ANY).context("cannot start libssh2")?;
     ssh.set_tcp_stream(socket.fd.try_clone().context("cannot start libssh2")?);
     ciphers::shake_hands(&mut ssh, &socket.fd, timeout).map_err(|error| {

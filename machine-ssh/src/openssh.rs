@@ -7,6 +7,7 @@
 use crate::Address;
 use crate::channel::Wire;
 use crate::complaint::complaint;
+use crate::host_key::{Unmet, meet, mismatch};
 use crate::session::{Connection, Opening, ask_after};
 use crate::stderr::Stderr;
 use anyhow::{Context, Result};
@@ -36,35 +37,45 @@ pub(crate) struct Link {
 
 /// See [`crate::Session::connect`].
 pub(crate) fn connect(program: &Path, address: &Address, timeout: Duration) -> Result<Rc<Link>> {
-    let Address { host, user, private_key, .. } = address;
-    if let Some(file) = private_key {
+    if let Some(file) = &address.private_key {
         std::fs::File::open(file)
             .with_context(|| format!("cannot read the private key {}", file.display()))
             .with_kind(Kind::Input)
             .with_hint(crate::NO_KEY)?;
     }
+    let mut again = false;
+    meet(&address.host_keys, |offered| {
+        // The first time the user's configuration has its say.
+        let offered = std::mem::replace(&mut again, true).then(|| format!("HostKeyAlgorithms={}", offered.join(",")));
+        log_in(program, address, timeout, offered)
+    })
+}
+
+/// Starts the ssh that makes the connection, with an option more.
+fn log_in(program: &Path, address: &Address, timeout: Duration, option: Option<String>) -> Result<Rc<Link>, Unmet> {
+    let Address { host, user, .. } = address;
     let scratch = Scratch::new(address)?;
     let mut command = Command::new(program);
-    command.args(options(program, address, &scratch, timeout)).args(["--", host, HOLD]);
+    command.args(options(program, address, &scratch, timeout, option)).args(["--", host, HOLD]);
     command.stdin(Stdio::piped()).stdout(Stdio::null());
-    let (mut master, stderr) = Stderr::spawn(&mut command).map_err(|error| cannot_run(program, &error))?;
+    let (mut master, stderr) =
+        Stderr::spawn(&mut command).map_err(|error| anyhow::Error::from(cannot_run(program, &error)))?;
     let end = Instant::now() + timeout * 3;
     while !scratch.socket().exists() {
         if master.try_wait().context("cannot wait for ssh")?.is_some() {
             let failure = complaint(&format!("cannot log in to {host} as {user}"), &stderr.take());
             return Err(match scratch.shown() {
-                Some(shown) if failure.kind == Kind::HostKey => {
-                    crate::host_key::mismatch(host, &shown, &address.host_keys)
+                Some((print, kind)) if failure.kind == Kind::HostKey => {
+                    Unmet { error: mismatch(host, &print, &address.host_keys).into(), shown: Some(kind) }
                 }
-                _ => failure,
-            }
-            .into());
+                _ => anyhow::Error::from(failure).into(),
+            });
         }
         if Instant::now() > end {
             let _ = master.kill();
             let _ = master.wait();
             let text = format!("no login to {host} within {} s", (timeout * 3).as_secs());
-            return Err(Failure::new(Kind::Timeout, text).hint("what does `ssh -v` say?").into());
+            return Err(anyhow::Error::from(Failure::new(Kind::Timeout, text).hint("what does `ssh -v` say?")).into());
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -75,7 +86,13 @@ pub(crate) fn connect(program: &Path, address: &Address, timeout: Duration) -> R
 }
 
 /// The options that the user's configuration does not override: OpenSSH takes the first that it finds.
-fn options(program: &Path, address: &Address, scratch: &Scratch, timeout: Duration) -> Vec<String> {
+fn options(
+    program: &Path,
+    address: &Address,
+    scratch: &Scratch,
+    timeout: Duration,
+    option: Option<String>,
+) -> Vec<String> {
     let seconds = timeout.as_secs().max(1);
     let interval = ask_after(timeout);
     let mut options: Vec<String> = [
@@ -102,6 +119,7 @@ fn options(program: &Path, address: &Address, scratch: &Scratch, timeout: Durati
     .map(String::from)
     .to_vec();
     options.extend(scratch.options());
+    options.extend(option);
     options.push(format!("ConnectTimeout={seconds}"));
     options.push(format!("ServerAliveInterval={interval}"));
     options.push(format!("ServerAliveCountMax={}", seconds.div_ceil(interval)));

@@ -259,8 +259,13 @@ fn only_the_pinned_machine_is_logged_in_to() {
         Session::connect(&address, SECONDS).unwrap();
         address.host_keys = vec![print("stranger"), format!("{} a comment", sshd.public_key("host").trim())];
         Session::connect(&address, SECONDS).unwrap();
-        address.host_keys = vec![sshd.public_key("host_rsa")];
-        Session::connect(&address, SECONDS).unwrap();
+        // Of a type that is not the one that the machine shows by itself.
+        for pins in
+            [vec![sshd.public_key("host_rsa")], vec![print("host_rsa")], vec![print("stranger"), print("host_rsa")]]
+        {
+            address.host_keys = pins;
+            Session::connect(&address, SECONDS).unwrap();
+        }
         for pins in [vec![], vec![sshd.public_key("stranger")], vec![print("stranger")], vec!["*".into()]] {
             address.host_keys = pins;
             let refused = failure(Session::connect(&address, SECONDS));

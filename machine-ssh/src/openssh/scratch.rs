@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// (`%f %H %t %K` of ssh_config, `KnownHostsCommand`), then the pinned fingerprints: says whether
 /// it is one of them, and notes it down for the error. Before the key exchange they are `NONE`.
 const PINS: &str = r#"
-[ "$1" = NONE ] || echo "$1" >"${0%/*}/shown"
+[ "$1" = NONE ] || echo "$1 $3" >"${0%/*}/shown"
 shown=$1 line="$2 $3 $4"
 shift 4
 for pin; do
@@ -75,10 +75,11 @@ impl Scratch {
         self.folder.join("socket")
     }
 
-    /// The fingerprint of the key that the machine showed.
-    pub(super) fn shown(&self) -> Option<String> {
-        let print = fs::read_to_string(self.folder.join("shown")).ok()?;
-        Some(print.trim().to_string()).filter(|print| !print.is_empty())
+    /// The fingerprint of the key that the machine showed, and its type.
+    pub(super) fn shown(&self) -> Option<(String, String)> {
+        let shown = fs::read_to_string(self.folder.join("shown")).ok()?;
+        let (print, kind) = shown.trim().split_once(' ')?;
+        Some((print.into(), kind.into()))
     }
 
     pub(super) fn options(&self) -> Vec<String> {
