@@ -173,7 +173,7 @@ fn killed_anywhere_and_run_again_the_pipe_ends_as_if_undisturbed() {
     let pipe = deployment.pipe(start, "changed.nix");
     let (undisturbed, ends) = deployment.timed(&pipe);
     assert_eq!(undisturbed["activation"]["outcome"], "switched");
-    let points = sample(20, 4);
+    let points = sample(20, 2);
     // All of them at once, or one of them while it works: from the end of the tool before to its own.
     let whole = ends.len();
     let victims = [whole, 3, 2, 4, 1, 0];

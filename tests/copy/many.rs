@@ -115,6 +115,7 @@ fn a_slow_machine_slows_nobody_and_one_that_fails_takes_nobody_along() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn machines_that_lack_different_paths_get_what_they_lack() {
     let machines = Machines::new("various", 3);
     let top = machines.build(&noise("various", 120, 30_000));

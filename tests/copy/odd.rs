@@ -141,6 +141,7 @@ fn a_path_that_is_damaged_here_is_refused() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_store_whose_files_are_elsewhere_is_read_through_nix() {
     let machines = Machines::new("elsewhere", 1);
     let seed = format!("elsewhere-{}", std::process::id());

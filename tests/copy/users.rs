@@ -65,6 +65,7 @@ fn users_other_than_root_push_through_the_daemon_what_is_signed() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn machines_fetch_from_caches_what_they_can_and_are_sent_the_rest() {
     let machines = Machines::new("caches", 1);
     // A folder of the machine that this computer sees at the same place.

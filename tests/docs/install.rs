@@ -62,6 +62,7 @@ fn cargo_install_makes_a_tool() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn the_debian_package_installs_and_its_tools_run() {
     let folder = Folder::new("deb");
     let package = project().join("scripts/package-deb");
@@ -141,6 +142,7 @@ fn the_flake_offers_a_package_and_every_tool() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn the_licences_of_all_that_is_shipped_are_permitted_and_listed() {
     let folder = Folder::new("licences");
     let script = project().join("scripts/dependencies");

@@ -53,6 +53,7 @@ impl Drop for Server {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn certificates_are_checked_and_proxies_of_the_environment_are_used() {
     let region = Region::new("https");
     let certificate = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -addext basicConstraints=critical,CA:FALSE -subj /CN=localhost \

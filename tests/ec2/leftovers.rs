@@ -74,6 +74,7 @@ ec2.get_waiter('instance_terminated').wait(InstanceIds=['{id}'], WaiterConfig={{
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn what_another_deployment_has_left_is_not_taken_for_ones_own() {
     let region = Region::new("whose");
     machine(&region, "--deployment staging --elastic-ip");
@@ -106,6 +107,7 @@ fn what_another_deployment_has_left_is_not_taken_for_ones_own() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_group_that_something_else_than_a_machine_uses_stays_at_once() {
     let region = Region::new("interface");
     let (_, group) = machine(&region, "");

@@ -47,6 +47,7 @@ fn two_at_once_with_different_wishes_end_in_one_machine() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_machine_that_nobody_waits_for_is_one_and_goes_before_ec2_shows_it() {
     let region = Region::new("unseen");
     for _ in 0..sample(5, 1) {

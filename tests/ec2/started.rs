@@ -105,6 +105,7 @@ fn spot_and_credits_are_as_wished_and_compared() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn an_instance_profile_is_given_by_name_or_arn_and_never_quietly_changed() {
     let region = Region::new("profile");
     let profile = |name: &str| {

@@ -98,6 +98,7 @@ fn each_call_that_is_denied_says_what_it_was_for() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_machines_life_is_told_line_by_line_and_what_stands_in_its_way() {
     let (region, place) = region("errors-life");
     let says = |command: &str, status: i32, words: &[&str]| {
@@ -213,6 +214,7 @@ fn a_time_limit_names_the_step_that_it_cut() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn what_others_have_done_is_told_and_left_alone() {
     let (region, place) = region("errors-others");
     let says = |command: &str, status: i32, words: &[&str]| {

@@ -54,6 +54,7 @@ fn a_system_that_does_not_work_is_rolled_back() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_system_that_cannot_be_entered_or_kept_is_rolled_back() {
     let mut machine = Machine::new("unkept");
     let old = machine.push_greeter("old", "");
@@ -155,6 +156,7 @@ fn an_activation_that_ignores_sigterm_is_killed() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_slow_activation_is_no_failure() {
     let machine = Machine::new("slow");
     let seconds = sample(90, 15);

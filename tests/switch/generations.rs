@@ -90,6 +90,7 @@ fn old_generations_are_listed_and_deleted_only_when_asked() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn going_back_is_as_safe_as_going_on() {
     let machine = Machine::new("back");
     let (old, new) = (machine.push_greeter("old", ""), machine.push_greeter("new", ""));

@@ -251,6 +251,7 @@ fn a_crash_in_the_last_step_of_going_back_does_not_hold_the_machine() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn a_reboot_without_a_way_back_must_be_asked_for_by_name() {
     let machine = Machine::new("unprotected");
     let old = machine.push_greeter("old", "");

@@ -416,6 +416,7 @@ fn a_set_of_secrets_is_whole_or_none() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn secrets_in_memory_are_back_after_a_reboot_before_anybody_judges() {
     let machine = Machine::new("refill");
     let secrets = Secrets::new(&machine.folder, "s");

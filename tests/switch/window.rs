@@ -218,6 +218,7 @@ fn tools_are_those_of_the_system_that_runs_when_the_lock_is_had() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
 fn deployers_at_once_take_turns() {
     let machine = Machine::new("turns");
     let names = ["a", "b", "c", "d", "e"];
