@@ -177,11 +177,22 @@ fn retry_drops_our_own_errors_and_those_that_are_settled() {
         )
     };
     let settled = r#","ami":{"id":"ami-0abc"}"#;
+    let closure = |more: &str| {
+        let path = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nixos-system";
+        record("nix-push", &format!(",\"closure\":{{\"toplevel\":\"{path}\"{more}}}"))
+    };
     for (input, status) in [
         (record("keygen", ""), 0),
         (record("nixos-ami", settled), 0),
         (record("nixos-ami", ""), 1),
         (record("nixos-switch", ""), 1),
+        // What a tool writes beside its error is no sign that its work is there.
+        (record("ec2-up", r#","instance":{"id":"i-1"}"#), 1),
+        (record("ec2-up", r#","instance":{"id":"i-1"},"ssh":{"host":"h"}"#), 0),
+        (closure(""), 1),
+        (closure(r#","sentPaths":null,"phases":{"root":0.1}"#), 1),
+        (closure(r#","sentPaths":1,"phases":{"send":0.1}"#), 1),
+        (closure(r#","sentPaths":1,"phases":{"root":0.1}"#), 0),
     ] {
         let ran = folder.sh("keygen --retry", &input);
         assert_eq!(ran.status, status, "{input}");

@@ -1,6 +1,6 @@
 //! The stream: records from stdin to a tool's step and out to stdout.
 
-use crate::{Failure, Kind, Record, Records, StreamArgs, check_name, live, log};
+use crate::{Closure, Failure, Kind, Record, Records, Section, StreamArgs, check_name, live, log};
 use anyhow::Result;
 use rustix::fs::FileType;
 use std::collections::HashSet;
@@ -23,11 +23,12 @@ pub struct Tool {
     pub jobs: u16,
 }
 
-/// The tools and the sections that they own.
+/// The tools, and the section that each adds last.
 const OWNERS: [(&str, &str); 5] = [
     ("nixos-ami", "ami"),
     ("keygen", "keyPair"),
-    ("ec2-up", "instance"),
+    // Its `instance` stands beside its errors, too.
+    ("ec2-up", "ssh"),
     ("nix-push", "closure"),
     ("nixos-switch", "activation"),
 ];
@@ -271,11 +272,17 @@ impl Reader {
         Ok(())
     }
 
-    /// An error of this tool, or one of a tool whose section is there by now.
+    /// An error of this tool, or one of a tool whose work is there by now.
     fn may_retry(&self, record: &Record) -> bool {
         let Ok(Some(error)) = record.read::<Error>("error") else { return false };
-        error.tool == self.tool.name
-            || OWNERS.iter().any(|(tool, section)| *tool == error.tool && record.text(section).is_some())
+        let is_done = |section: &str| match section {
+            // A push that failed writes what it came to: no machine has that.
+            Closure::NAME => record.section::<Closure>().is_ok_and(|closure| {
+                closure.is_some_and(|closure| closure.sent_paths.is_some() && closure.phases.root.is_some())
+            }),
+            _ => record.text(section).is_some(),
+        };
+        error.tool == self.tool.name || OWNERS.iter().any(|(tool, section)| *tool == error.tool && is_done(section))
     }
 }
 
