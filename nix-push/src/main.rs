@@ -11,7 +11,7 @@ use evaluate::Settings;
 use evaluators::Evaluators;
 use local::Store;
 use lock::Locks;
-use machine_record::{Failure, Kind, Record, StreamArgs, Tool, log};
+use machine_record::{Closure, Failure, Kind, Record, Section, StreamArgs, Tool, log};
 use machine_ssh::LoginArgs;
 use plan::Plans;
 use share::Shared;
@@ -244,13 +244,21 @@ fn main() -> ExitCode {
     let settings = args.settings();
     let begin = Once::new();
     machine_record::for_each(TOOL, &args.stream, |record| {
-        let source = args.source(record)?;
-        begin.call_once(|| settings.store.begin());
-        if args.stream.plan {
-            plan::plan(&args, &settings, &source, record)
-        } else {
-            push::push(&args, &settings, &source, record)
+        // The system of an earlier run is not what this one is to come to. A null keeps its place.
+        if record.text(Closure::NAME).is_some() {
+            record.set(Closure::NAME, &None::<Closure>)?;
         }
+        let result = args.source(record).and_then(|source| {
+            begin.call_once(|| settings.store.begin());
+            match args.stream.plan {
+                true => plan::plan(&args, &settings, &source, record),
+                false => push::push(&args, &settings, &source, record),
+            }
+        });
+        if record.text(Closure::NAME).is_none() {
+            record.remove(Closure::NAME);
+        }
+        result
     })
 }
 
