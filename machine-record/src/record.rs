@@ -90,6 +90,16 @@ impl Record {
         })
     }
 
+    /// Whether it is known where ssh reaches the machine: the user may have written no more than the hosts on the way.
+    pub fn has_address(&self) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Known {
+            host: Option<serde::de::IgnoredAny>,
+        }
+        // What is wrong there is said by whoever needs it.
+        self.read::<Known>("ssh").map_or(true, |ssh| ssh.is_some_and(|ssh| ssh.host.is_some()))
+    }
+
     /// Writes a section: in its place if it is there, else at the end.
     pub fn put<T: Section>(&mut self, section: &T) -> Result<(), Failure> {
         self.set(T::NAME, section)
@@ -286,6 +296,20 @@ mod tests {
         let failure = record(r#"{"seconds":"1"}"#).read::<f64>("seconds").unwrap_err();
         let cause = "invalid type: string \"1\", expected a number";
         assert_eq!(failure.message, format!("cannot use the record's `seconds`: {cause}"));
+    }
+
+    #[test]
+    fn a_machine_behind_others_has_no_address_until_it_is_there() {
+        for (ssh, known) in [
+            (r#"{"host":"h"}"#, true),
+            (r#"{"host":null,"jump":"j"}"#, false),
+            (r#"{"jump":"j"}"#, false),
+            ("null", false),
+            (r#""h""#, true),
+        ] {
+            assert_eq!(record(&format!(r#"{{"ssh":{ssh}}}"#)).has_address(), known, "{ssh}");
+        }
+        assert!(!Record::default().has_address());
     }
 
     #[test]

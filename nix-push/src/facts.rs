@@ -17,11 +17,13 @@ const UNKNOWN: &str = "nixpipe-unknown";
 /// The record as a plan sees it: of a machine that is yet to be made, nobody knows what those sections will hold.
 pub fn foreseen(record: &Record) -> Result<Record> {
     let mut record = record.clone();
-    if record.text("ssh").is_none() {
-        for (section, tool) in
-            LATER.into_iter().filter(|(section, _)| record.text(section).is_none()).collect::<Vec<_>>()
-        {
-            record.set(section, &Map::from_iter([(UNKNOWN.into(), tool.into())]))?;
+    if !record.has_address() {
+        // The hosts on the way are not all of `ssh`.
+        record.remove("ssh");
+        for (section, tool) in LATER {
+            if record.text(section).is_none() {
+                record.set(section, &Map::from_iter([(UNKNOWN.into(), tool.into())]))?;
+            }
         }
     }
     Ok(record)

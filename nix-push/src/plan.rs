@@ -11,7 +11,7 @@ use crate::send::size;
 use crate::source::Source;
 use crate::{Args, TOOL, about, build, facts, nix_files, push};
 use anyhow::{Result, bail};
-use machine_record::{Failure, Kind, PlanEntry, Record, Ssh, StorePath, log};
+use machine_record::{Failure, Instance, Kind, PlanEntry, Record, Section, StorePath, log};
 use machine_ssh::Address;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -19,7 +19,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// Evaluates, and says what is to be done; writes nothing but derivations in the local store.
+/// Evaluates, and says what is to be done; writes nothing but derivations in the local store, and in the record
+/// which system it is.
 pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Record) -> Result<()> {
     let machine = record.name();
     let (evaluated, toplevel) = match source {
@@ -37,6 +38,7 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
         }
     };
     let toplevel = &toplevel;
+    record.put(&push::begun(evaluated.as_ref(), toplevel))?;
     let resource = format!("closure/{}", toplevel.base_name());
     let there = push::lock(&settings.store, toplevel, evaluated.as_ref())?;
     let by_itself = match &evaluated {
@@ -50,9 +52,20 @@ pub fn plan(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
                 .into());
         };
         let (reason, details) = settings.plans.of(&machine, settings, evaluated)?.told();
-        log::event(&machine, &format!("+ {resource}: {reason}; what is to be sent is known after that"));
+        log::event(&machine, &format!("+ {resource}: {reason}"));
         record.plan(&PlanEntry::new(TOOL.name, "build", &resource, reason).details(details))?;
+        // A system that is not here may be there all the same.
+        if known(args, record, toplevel, &[])?.is_some_and(|known| known.contains(toplevel)) {
+            log::event(&machine, &format!("nothing to send: the machine has {toplevel}"));
+            return Ok(());
+        }
+        log::event(&machine, "what is to be sent is known after that");
         return Ok(record.plan(&PlanEntry::new(TOOL.name, "send", &resource, "known after it is built"))?);
+    }
+    if !record.has_address() && record.text(Instance::NAME).is_some() {
+        // One that is stopped keeps what it has, and cannot be asked.
+        log::event(&machine, &format!("+ {resource}: what is missing there is known once the machine runs"));
+        return Ok(record.plan(&PlanEntry::new(TOOL.name, "send", &resource, "known once the machine runs"))?);
     }
     // What is sent of a system that the machine builds are its derivations.
     let evaluated = evaluated.filter(|_| by_itself);
@@ -94,22 +107,33 @@ fn missing(
 ) -> Result<Option<(usize, u64, usize)>> {
     let closure = settings.closures.of(&settings.store, root, None)?;
     let all = closure.infos.len();
-    if record.section::<Ssh>()?.is_none() {
-        // The machine is one that an earlier step would make.
-        return Ok(Some((all, closure.bytes(), all)));
+    let paths: Vec<&StorePath> = closure.infos.iter().map(|info| &info.path).collect();
+    let Some(known) = known(args, record, toplevel, &paths)? else { return Ok(Some((all, closure.bytes(), all))) };
+    let missing = deliver::lacking(&closure.infos.iter().collect::<Vec<_>>(), &known);
+    let bytes = missing.iter().map(|info| info.nar_size).sum();
+    Ok((!known.contains(toplevel)).then_some((missing.len(), bytes, all)))
+}
+
+/// What the machine has of a system and of other paths, as far as it is asked; none where it is one that an earlier
+/// step would make.
+fn known(
+    args: &Args,
+    record: &Record,
+    toplevel: &StorePath,
+    others: &[&StorePath],
+) -> Result<Option<HashSet<StorePath>>> {
+    if !record.has_address() {
+        return Ok(None);
     }
     let remote = Remote::connect(&Address::of(record, &args.login)?, args.timeout, &OnceLock::new())?;
     if remote.facts.has.contains(toplevel) {
-        return Ok(None);
+        return Ok(Some(HashSet::from([toplevel.clone()])));
     }
     let mut serve = remote.script.serve(&[])?;
-    let asked: Vec<StorePath> = closure.infos.iter().map(|info| &info.path).chain([toplevel]).cloned().collect();
+    let asked: Vec<StorePath> = others.iter().copied().chain([toplevel]).cloned().collect();
     serve.ask_valid_paths(false, false, &asked)?;
     serve.greeted()?;
-    let valid: HashSet<StorePath> = serve.valid_paths()?;
-    let missing = deliver::lacking(&closure.infos.iter().collect::<Vec<_>>(), &valid);
-    let bytes = missing.iter().map(|info| info.nar_size).sum();
-    Ok((!valid.contains(toplevel)).then_some((missing.len(), bytes, all)))
+    Ok(Some(serve.valid_paths()?))
 }
 
 /// The plans of this run: Nix is asked once for what several machines get.

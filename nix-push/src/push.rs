@@ -47,6 +47,26 @@ pub fn push(args: &Args, settings: &Settings, source: &Source, record: &mut Reco
     result
 }
 
+/// The section of a system that is known, and with which nothing is done yet.
+pub fn begun(evaluated: Option<&Evaluated>, toplevel: &StorePath) -> Section {
+    Section {
+        drv: evaluated.map(|evaluated| evaluated.drv.clone()),
+        toplevel: toplevel.clone(),
+        paths: None,
+        bytes: None,
+        sent_paths: None,
+        sent_bytes: None,
+        compressed_bytes: None,
+        saved_bytes: None,
+        round_trips: None,
+        rate: None,
+        evaluated: evaluated.is_some_and(|evaluated| evaluated.fresh),
+        built: false,
+        seconds: 0.0,
+        phases: Phases::default(),
+    }
+}
+
 /// Seconds since then, to the millisecond.
 pub fn seconds(began: Instant) -> f64 {
     (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0
@@ -120,29 +140,14 @@ fn prepare<'a>(
     let machine = record.name();
     let signer = settings.signer()?;
     let mut phases = Phases::default();
-    let (drv, toplevel, evaluated) = match source {
-        Source::Toplevel(toplevel) => (None, toplevel.clone(), None),
+    let (toplevel, evaluated) = match source {
+        Source::Toplevel(toplevel) => (toplevel.clone(), None),
         _ => {
             let evaluated = timed(&mut phases.evaluate, || evaluate(settings, source, record))?;
-            (Some(evaluated.drv.clone()), evaluated.toplevel.clone(), Some(evaluated))
+            (evaluated.toplevel.clone(), Some(evaluated))
         }
     };
-    let section = written.insert(Section {
-        drv,
-        toplevel: toplevel.clone(),
-        paths: None,
-        bytes: None,
-        sent_paths: None,
-        sent_bytes: None,
-        compressed_bytes: None,
-        saved_bytes: None,
-        round_trips: None,
-        rate: None,
-        evaluated: evaluated.as_ref().is_some_and(|evaluated| evaluated.fresh),
-        built: false,
-        seconds: 0.0,
-        phases,
-    });
+    let section = written.insert(Section { phases, ..begun(evaluated.as_ref(), &toplevel) });
     if stop.load(Ordering::SeqCst) {
         return Err(Failure::new(Kind::NotStarted, "the machine cannot be reached").into());
     }

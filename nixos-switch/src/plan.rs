@@ -5,7 +5,7 @@ use crate::deploy::{self, Wish};
 use crate::difference::{self, Package, signed};
 use crate::{Action, Args, Reboot, TOOL};
 use anyhow::Result;
-use machine_record::{Activation, Closure, PlanEntry, Record, Section, Ssh, StorePath, log};
+use machine_record::{Activation, Closure, PlanEntry, Record, Section, StorePath, log};
 use serde_json::json;
 use std::time::Instant;
 
@@ -19,8 +19,7 @@ const WORDS: [(&str, &str); 4] = [
 
 /// True if an earlier step of the pipe would first have to make what the switch is about.
 pub fn is_unknown(args: &Args, record: &Record) -> bool {
-    let lacks = |section| record.text(section).is_none();
-    lacks(Ssh::NAME) || (lacks(Closure::NAME) && !args.rollback)
+    !record.has_address() || (record.text(Closure::NAME).is_none() && !args.rollback)
 }
 
 /// Adds to the plan that the system changes, to one that is not known yet.
@@ -85,7 +84,9 @@ fn show(wish: &Wish, answers: &Answers) -> Vec<PlanEntry> {
         let count = log::count(rebuilt.len(), "package");
         say(&format!("~ {count} rebuilt in the same version ({})", signed(growth(&rebuilt))));
     }
-    say(&summary(&entries, growth(&rebuilt) + growth(&packages)));
+    if answers.stage() != Some("absent") {
+        say(&summary(&entries, growth(&rebuilt) + growth(&packages)));
+    }
     entries.extend(rebuilt.iter().map(|package| package.entry(TOOL.name)));
     entries
 }

@@ -47,8 +47,8 @@ fn an_evaluation_that_nix_does_not_end_well_is_told_apart() {
     says(&folder, dead, MACHINE, 1, &["cannot run nix-instantiate: Permission denied", "hint: is it a program that"]);
     folder.sh("rm bin/nix-instantiate", "").ok();
     // More than there may be: it goes on, and says so.
-    let words = ["warning: this evaluation alone takes more than --eval-memory: ", " of 1 MiB"];
-    says(&folder, &plan.replace("--plan", "--plan --eval-memory 1M"), MACHINE, 0, &words);
+    let words = ["warning: this evaluation alone takes more than --eval-memory: ", " of 1 MiB", ": + closure/"];
+    says(&folder, &plan.replace("--plan", "--plan --eval-memory 1M"), MACHINE, 1, &words);
     let gone = "mkdir -p gone; cd gone; rmdir ../gone; nix-push --plan --expr '{ }'";
     says(&folder, gone, MACHINE, 1, &["hint: "]);
 }

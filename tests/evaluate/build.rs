@@ -10,7 +10,7 @@ fn once() -> u128 {
     *ONCE.get_or_init(|| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos())
 }
 
-fn module(name: &str, more: &str) -> String {
+pub fn module(name: &str, more: &str) -> String {
     format!(
         "{{ pkgs, ... }}: {{ imports = [ <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];
           system.stateVersion = \"20.09\"; environment.etc.unique.text = \"{name} {}\"; {more} }}",
@@ -19,7 +19,7 @@ fn module(name: &str, more: &str) -> String {
 }
 
 /// A path that takes a word with each line that it says while it is built.
-fn built(script: &str) -> String {
+pub fn built(script: &str) -> String {
     format!("environment.etc.made.source = pkgs.runCommand \"made\" {{ }} ''\n# {}\n{script}'';", once())
 }
 

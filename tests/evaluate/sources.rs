@@ -130,7 +130,8 @@ fn value(folder: &Folder, expression: &str, record: &str) -> Result<Value, Ran> 
     );
     std::fs::write(folder.path().join("value.nix"), text).unwrap();
     let ran = folder.sh("nix-push --plan --hermetic value.nix", record);
-    if ran.status != 0 {
+    // A machine that cannot be asked has a plan as far as it is known.
+    if !ran.stdout.contains("\"plan\":[{") {
         return Err(ran);
     }
     let drv = ran.record()["plan"][0]["details"]["build"][0].as_str().unwrap().to_string();
