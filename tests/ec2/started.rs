@@ -152,3 +152,26 @@ print(iam.create_instance_profile(InstanceProfileName='{name}', Path='/machines/
     assert!(error["hint"].as_str().unwrap().contains("aws iam list-instance-profiles"), "{error}");
     assert_eq!(region.sh("ec2-ls -q", "").ok().stdout, "");
 }
+
+#[test]
+fn a_plan_keeps_no_address_that_a_run_would_learn_anew() {
+    let region = Region::new("plan-address");
+    region.sh("ec2-up -q --wait running < web-1.json > up.json", "").ok();
+    let plan = |input: &str, flags: &str| {
+        let record = region.sh(&format!("{input} | ec2-up -q --plan {flags}"), "").ok().record();
+        ["/instance/id", "/ssh/host", "/ssh/jump"].map(|member| record.pointer(member).is_some_and(Value::is_string))
+    };
+    let (plain, behind) = ("cat up.json", "jq -c '.ssh.jump = \"bastion\"' up.json");
+    assert_eq!(plan(behind, ""), [true, true, true]);
+    // A run would refuse it: the machine stays.
+    assert_eq!(plan(plain, "--spot"), [true, true, false]);
+    assert_eq!(plan(plain, "--spot --replace"), [false, false, false]);
+    assert_eq!(plan(behind, "--spot --replace"), [false, false, true]);
+    let id = described(&region)["InstanceId"].as_str().unwrap().to_string();
+    region.boto(&format!("ec2.stop_instances(InstanceIds=['{id}'])"));
+    assert_eq!(plan(plain, ""), [true, false, false]);
+    assert_eq!(plan(behind, ""), [true, false, true]);
+    region.sh(&format!("{DOWN} -n --name web-1"), "").ok();
+    assert_eq!(plan(plain, ""), [false, false, false]);
+    assert_eq!(plan(behind, ""), [false, false, true]);
+}
