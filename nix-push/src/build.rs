@@ -5,13 +5,21 @@ use crate::nix::{self, Outcome};
 use crate::once::Once;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, StorePath, WithHint, WithKind, log};
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The builds of this run: equal systems of several machines are built once.
-pub type Builds = Once<StorePath, Built>;
+/// The builds of this run.
+#[derive(Default)]
+pub struct Builds {
+    /// Equal systems of several machines are built once
+    systems: Once<StorePath, Built>,
+    /// Derivations that failed, each with the machine that it was built for: nothing that needs one can be built
+    failed: Mutex<Vec<(String, String)>>,
+}
 
-pub type Built = Result<(), Failure>;
+type Built = Result<(), Failure>;
 
 /// This Nix's settings, as it shows them; it is asked once.
 pub type Config = Once<(), String>;
@@ -21,12 +29,16 @@ pub type Config = Once<(), String>;
 /// # Errors
 /// Kind `build`; the last lines of the log have been shown.
 pub fn build(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<()> {
-    let built = settings.builds.get(evaluated.toplevel.clone(), || realise(machine, settings, evaluated))?;
+    let built = settings.builds.systems.get(evaluated.toplevel.clone(), || realise(machine, settings, evaluated))?;
     Ok(built?)
 }
 
 fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Built> {
     let Evaluated { drv, toplevel, about, .. } = evaluated;
+    let mut needs = Needs { builds: &settings.builds, machine, drv, all: None, seen: 0, failed: None };
+    if let Some(failure) = needs.failure(toplevel) {
+        return Ok(Err(failure));
+    }
     log::event(machine, &format!("building {toplevel}"));
     let _step = log::step(machine, "building");
     let mut arguments: Vec<String> = ["--realise", drv.as_str()].map(String::from).to_vec();
@@ -36,11 +48,20 @@ fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<
     }
     arguments.extend(about.caches());
     arguments.extend(building(settings));
-    let outcome = nix::run_within(settings.build_timeout, machine, "nix-store", &arguments)?;
+    // Another machine's build may fail while this one is at something else, or waits for the same.
+    let useless = || needs.failure(toplevel).is_some();
+    let outcome = nix::run_within(settings.build_timeout, machine, "nix-store", &arguments, useless)?;
+    if !outcome.success
+        && failed(&outcome.stderr).is_none()
+        && let Some(failure) = needs.failure(toplevel)
+    {
+        return Ok(Err(failure));
+    }
     if let (Some(limit), true) = (settings.build_timeout, outcome.late) {
         return Ok(Err(nix::late(&format!("building {toplevel}"), "--build-timeout", limit)));
     }
     if !outcome.success {
+        settings.builds.note(machine, &outcome);
         outcome.show_error(machine);
         return Ok(Err(explain(drv, toplevel, &outcome, !building(settings).is_empty())));
     }
@@ -51,6 +72,58 @@ fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<
         .hint("run the pipe again, with --no-eval-cache")))
 }
 
+impl Builds {
+    /// Keeps in mind what a build failed at, if it would fail again.
+    fn note(&self, machine: &str, outcome: &Outcome) {
+        if let Some(drv) = failed(&outcome.stderr)
+            && outcome.said("failed with exit code")
+            && !outcome.is_full()
+        {
+            self.failed().push((drv.into(), machine.into()));
+        }
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Vec<(String, String)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A system that is built, and what of all that it needs has failed.
+struct Needs<'a> {
+    builds: &'a Builds,
+    machine: &'a str,
+    drv: &'a StorePath,
+    /// Its derivations, asked for once something has failed
+    all: Option<HashSet<String>>,
+    /// How many of those that failed were looked up
+    seen: usize,
+    failed: Option<(String, String)>,
+}
+
+impl Needs<'_> {
+    /// Why it cannot be built, if that is known by now.
+    fn failure(&mut self, toplevel: &StorePath) -> Option<Failure> {
+        let new = self.builds.failed().get(self.seen..).unwrap_or_default().to_vec();
+        if self.failed.is_none() && !new.is_empty() {
+            self.seen += new.len();
+            let all = self.all.get_or_insert_with(|| {
+                let asked = nix::run(self.machine, "nix-store", &["-qR".into(), self.drv.to_string()], String::new());
+                // Where Nix does not say, it is built as if nothing had failed.
+                asked.map_or_else(|_| HashSet::new(), |asked| asked.stdout.lines().map(String::from).collect())
+            });
+            self.failed = new.into_iter().find(|(drv, _)| all.contains(drv));
+        }
+        let (drv, machine) = self.failed.as_ref()?;
+        let message = format!("cannot build {toplevel}: {drv} has failed for {machine}");
+        Some(Failure::new(Kind::Build, message).hint(see(drv)))
+    }
+}
+
+/// What to do about a derivation that fails.
+fn see(drv: &str) -> String {
+    format!("for the whole log, run: nix-store --read-log {drv}")
+}
+
 /// `options`: whether Nix was given some that a daemon takes of trusted users alone.
 fn explain(drv: &StorePath, toplevel: &StorePath, outcome: &Outcome, options: bool) -> Failure {
     let nobody = outcome.error().contains("nable to start any build"); // newer: Unable
@@ -58,7 +131,6 @@ fn explain(drv: &StorePath, toplevel: &StorePath, outcome: &Outcome, options: bo
     let unusable = outcome.stderr.iter().find(|line| nobody && line.starts_with("cannot build on '"));
     let error = unusable.cloned().unwrap_or_else(|| outcome.error());
     let failure = Failure::new(Kind::Build, format!("cannot build {toplevel}: {error}"));
-    let log = |drv: &str| format!("for the whole log, run: nix-store --read-log {drv}");
     let said = |list: &[&str]| list.iter().any(|words| outcome.said(words));
     let other = said(&["is required to build", "required system or feature not available"]);
     // Nix 2.8 is silent where its daemon takes no options.
@@ -67,7 +139,7 @@ fn explain(drv: &StorePath, toplevel: &StorePath, outcome: &Outcome, options: bo
     if outcome.is_full() {
         failure.hint("make room in this computer's store, for example with nix-collect-garbage")
     } else if let Some(failed) = failed(&outcome.stderr) {
-        failure.hint(log(failed))
+        failure.hint(see(failed))
     } else if ignored {
         failure.hint("the Nix daemon takes no options from a user that is not among the trusted-users of its nix.conf")
     } else if other {
@@ -77,7 +149,7 @@ fn explain(drv: &StorePath, toplevel: &StorePath, outcome: &Outcome, options: bo
     } else if nobody {
         failure.hint("see to the builders of nix.conf, name others with --builders, or build there: --build-on machine")
     } else {
-        failure.hint(log(drv.as_str()))
+        failure.hint(see(drv.as_str()))
     }
 }
 

@@ -72,7 +72,7 @@ pub fn lock(
     arguments.extend(options.iter().cloned());
     arguments.push(reference.into());
     let _step = log::step(machine, "locking the flake");
-    let outcome = nix::run_within(limit, machine, "nix", &arguments)?;
+    let outcome = nix::run_within(limit, machine, "nix", &arguments, || false)?;
     if let (Some(limit), true) = (limit, outcome.late) {
         return Ok(Err(nix::late(&format!("locking {reference}"), "--eval-timeout", limit)));
     }

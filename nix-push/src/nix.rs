@@ -124,18 +124,26 @@ fn heard(said: JoinHandle<Said>) -> Option<Said> {
     said.is_finished().then(|| said.join().ok())?
 }
 
-/// The same without input, in a stated time: it is ended then, and killed where it does not end.
-pub fn run_within(limit: Option<Duration>, machine: &str, program: &str, arguments: &[String]) -> Result<Outcome> {
+/// The same without input, in a stated time and as long as it is not `useless`: it is ended then, and killed where it
+/// does not end.
+pub fn run_within(
+    limit: Option<Duration>,
+    machine: &str,
+    program: &str,
+    arguments: &[String],
+    mut useless: impl FnMut() -> bool,
+) -> Result<Outcome> {
     log::detail(machine, &format!("{program} {}", arguments.join(" ")));
-    let (began, mut told) = (Instant::now(), false);
+    let (began, mut told, mut end) = (Instant::now(), false, None);
     let mut command = Command::new(program);
     let outcome = run_beside(vec![machine.into()], command.args(arguments), String::new(), false, |child, _| {
-        let over = limit.and_then(|limit| began.elapsed().checked_sub(limit));
-        match (child, over) {
-            (Some(child), Some(over)) if over > ENDING => drop(child.kill()),
-            (Some(child), Some(_)) if !told => {
-                told = kill_process(Pid::from_child(child), Signal::TERM).is_ok();
-            }
+        let Some(child) = child else { return };
+        if end.is_none() && (limit.is_some_and(|limit| began.elapsed() >= limit) || useless()) {
+            end = Some(Instant::now());
+        }
+        match end {
+            Some(end) if end.elapsed() > ENDING => drop(child.kill()),
+            Some(_) if !told => told = kill_process(Pid::from_child(child), Signal::TERM).is_ok(),
             _ => {}
         }
     })?;

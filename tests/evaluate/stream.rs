@@ -79,3 +79,31 @@ fn no_machine_waits_for_anothers_evaluation_and_what_is_equal_is_done_once() {
     let all = toplevels(machines.folder.sh(push, &input).ok());
     assert_eq!((all.len(), &all[0], asked(&machines)), (2, &all[1], (2, 1)));
 }
+
+#[test]
+fn what_all_need_and_cannot_be_built_is_built_once() {
+    let machines = Machines::new("once", 3);
+    let text = module("once").replace("{ ... }:", "{ config, machine, pkgs, ... }:").replace(
+        "environment",
+        "networking.hostName = machine.name;
+         environment.etc.shared.source = pkgs.runCommand \"shared\" { } ''
+           # ${config.environment.etc.unique.text}
+           echo >> ${toString ./.}/tries; sleep 1; echo no >&2; exit 3'';
+         environment",
+    );
+    machines.write("fails.nix", &text);
+    // One after the other, and while others wait for it.
+    for jobs in ["-j 1", "-j 3"] {
+        let ran =
+            machines.folder.sh(&format!("rm -f tries; nix-push {jobs} fails.nix"), records(&machines, |_| json!({})));
+        assert_eq!((ran.status, ran.records().len()), (1, 3), "{}", ran.stderr);
+        for record in ran.records() {
+            assert_eq!(record["error"]["kind"], "build", "{record}");
+            let hint = record["error"]["hint"].as_str().unwrap();
+            assert!(hint.contains("--read-log /nix/store/") && hint.ends_with("-shared.drv"), "{record}");
+        }
+        let tries = std::fs::read_to_string(machines.folder.path().join("tries")).unwrap();
+        assert_eq!(tries.lines().count(), 1, "{jobs}: {}", ran.stderr);
+        assert_eq!(ran.stderr.matches("-shared.drv has failed for once-").count(), 2, "{}", ran.stderr);
+    }
+}
