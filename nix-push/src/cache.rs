@@ -43,7 +43,7 @@ pub struct Cache {
 #[derive(Deserialize, Serialize)]
 pub struct Kept {
     pub evaluated: Evaluated,
-    /// What Nix said to people: warnings of the configuration
+    /// What Nix said to people: warnings and traces of the configuration
     pub said: Vec<String>,
     inputs: String,
 }
@@ -64,7 +64,7 @@ impl Key {
     /// `expression` is without the facts of a machine, `arguments` are what nix-instantiate is told
     /// besides.
     pub fn new(expression: &str, arguments: &[&[String]]) -> Result<Key> {
-        let mut hash = Sha256::new_with_prefix(concat!("nixpipe evaluation 4 ", env!("CARGO_PKG_VERSION"), "\0"));
+        let mut hash = Sha256::new_with_prefix(concat!("nixpipe evaluation 5 ", env!("CARGO_PKG_VERSION"), "\0"));
         let folder = std::env::current_dir().context("the current folder is gone")?;
         for text in [expression, &format!("{arguments:?}"), &format!("{folder:?} {:?}", rustix::process::getuid())] {
             hash.update(text);

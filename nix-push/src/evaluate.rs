@@ -15,6 +15,7 @@ use crate::nix::{self, Outcome};
 use crate::nix_files;
 use crate::plan::Plans;
 use crate::recorder::Beginning;
+use crate::remarks::remarks;
 use crate::share::{Shared, Turn, Verdict};
 use crate::sign::Signer;
 use crate::source::Source;
@@ -201,7 +202,7 @@ impl Job<'_> {
         {
             let watched = self.template.sight == Sight::Watched;
             let looked_at = (watched.then_some(outcome.reads.as_slice()), &**beginning);
-            cache.keep(self.machine, key, used, facts, (evaluated, &outcome.stderr), looked_at);
+            cache.keep(self.machine, key, used, facts, (evaluated, &remarks(&outcome.stderr)), looked_at);
         }
         Ok((verdict, used))
     }

@@ -4,6 +4,7 @@ use crate::evaluators::{Evaluators, Wanted};
 use crate::memory::Held;
 use crate::nix::{self, Event, Outcome};
 use crate::recorder::Beginning;
+use crate::remarks::remarks;
 use crate::room::{Taken, Waiting};
 use anyhow::Result;
 use machine_record::log;
@@ -82,8 +83,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Tells whom it is about. What Nix says to people is not known to be about one machine alone: it
-    /// says once what several have in common.
+    /// Tells whom it is about. What Nix says of a configuration is not known to be about one machine alone: it says once
+    /// what several have in common.
     fn hear(&mut self, event: Event) {
         if self.taken.talks {
             return;
@@ -93,7 +94,7 @@ impl<'a> Run<'a> {
             Event::Looks(..) => {}
             Event::Done(outcome) => {
                 let outcome = Outcome { facts: std::mem::take(&mut self.facts), ..outcome };
-                self.taken.talks = !outcome.stderr.is_empty();
+                self.taken.talks = !remarks(&outcome.stderr).is_empty();
                 self.grown();
                 // Each has the whole time.
                 self.started = Instant::now();

@@ -61,6 +61,7 @@ mod plan;
 mod push;
 mod read;
 mod recorder;
+mod remarks;
 mod remote;
 mod room;
 mod send;

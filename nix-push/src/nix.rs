@@ -2,6 +2,7 @@
 
 use crate::expression::{DONE, FACT, READ};
 use crate::inputs::COPIED;
+use crate::remarks::is_list;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, log};
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,7 +25,14 @@ const BEAT: Duration = Duration::from_millis(20);
 const ENDING: Duration = Duration::from_secs(10);
 
 /// How lines begin that Nix says for the sake of [`COPIED`] alone (`-vv`).
-const CHATTER: [&str; 3] = ["evaluating file '", "instantiated '", "executing builder '"];
+const CHATTER: [&str; 6] = [
+    "evaluating file '",
+    "instantiated '",
+    "executing builder '",
+    "querying info about '",
+    "downloading '",
+    "linking '",
+];
 
 /// What a watched evaluation looked at and nobody can look up, in the words of `watch.nix`.
 const UNSURE: &str = r#"["unsure","a file whose name is no UTF-8"]"#;
@@ -301,7 +309,8 @@ pub fn follow(
                 arguments = text == ARGUMENTS || !text.ends_with('\'');
                 continue;
             }
-            if CHATTER.iter().any(|start| text.starts_with(start)) {
+            // Builds, which may say the same, are not asked for it.
+            if hold && CHATTER.iter().any(|start| text.starts_with(start)) {
                 continue;
             }
             // Here it is -v that shows the trace.
@@ -340,8 +349,7 @@ fn about<'a>(line: &'a str, start: &str) -> Option<(usize, &'a str)> {
 
 /// Shows a line of Nix; long lists of what is to be built or fetched, and their headlines, only with `-v`.
 pub fn show(machine: &str, line: &str) {
-    let listed = line.starts_with("  /nix/store/") || [" built:", " fetched:"].iter().any(|end| line.ends_with(end));
-    let show = if listed || line.contains(" will be fetched (") { log::detail } else { log::event };
+    let show = if is_list(line) { log::detail } else { log::event };
     show(machine, &format!("nix: {line}"));
 }
 

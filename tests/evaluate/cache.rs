@@ -475,12 +475,19 @@ fn nobody_else_can_read_what_is_kept() {
 
 #[test]
 fn warnings_of_the_configuration_are_said_again() {
-    let case = Case::new("said", "builtins.trace \"warning: old option\" 1");
-    for _ in 0..2 {
+    // What is built for it is built once.
+    let case = Case::new(
+        "said",
+        "let made = import (derivation { name = \"made\"; system = builtins.currentSystem; builder = \"/bin/sh\"; once = toString ./.;
+           args = [ \"-c\" \"echo hello; echo 1 > $out\" ]; }); in builtins.trace \"warning: old option\\nof two lines\" made",
+    );
+    for built in [true, false] {
         std::thread::sleep(Duration::from_millis(100));
         let script = format!("{}; nix-push --plan {}", case.before, case.flags);
         let ran = case.folder.sh(&script, r#"{"name":"a"}"#).ok();
-        assert!(ran.stderr.contains("warning: old option"), "{}", ran.stderr);
+        let said = |words: &str| ran.stderr.contains(&format!("a: nix: {words}"));
+        assert!(said("trace: warning: old option") && said("of two lines"), "{}", ran.stderr);
+        assert!(said("building '") == built && said("hello") == built, "{}", ran.stderr);
     }
     assert!(!case.run().evaluated);
 }

@@ -95,6 +95,20 @@ fn what_nix_says_is_said_for_each_machine() {
 }
 
 #[test]
+fn what_is_built_for_one_keeps_nobody_apart() {
+    let module = format!(
+        "networking.hostName = machine.name; environment.etc.made.text = import (derivation {{ name = \"made\"; system = builtins.currentSystem;
+           builder = \"/bin/sh\"; args = [ \"-c\" \"echo hello; echo '\\\"${{machine.name}} {}\\\"' > $out\" ]; }});",
+        std::process::id()
+    );
+    let folder = fleet("together-built", &module);
+    let input = records(6, |i| format!("\"x\":{i}"));
+    let ran = folder.sh(&format!("{TOGETHER} c.nix"), &input).ok();
+    assert_eq!((evaluations(&ran), ran.stderr.matches(": nix: building '").count()), (6, 6), "{}", ran.stderr);
+    assert!(processes(&ran) < 4, "{}", ran.stderr);
+}
+
+#[test]
 fn machines_that_are_too_much_together_are_evaluated_each_alone() {
     let module = "networking.hostName = machine.name; nixpipe.evaluation.megabytes = machine.megabytes;";
     let folder = fleet("together-large", module);
