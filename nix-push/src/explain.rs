@@ -15,8 +15,16 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
     let named = facts.and_then(|facts| facts.blamed(&error, &outcome.stderr, &outcome.facts));
     let is_flake = |start: &str| matches!(source, Source::Flake { reference, .. } if reference.starts_with(start));
     let is_encoded = matches!(source, Source::Flake { reference, .. } if reference.contains('%'));
-    if error.contains("Nix search path") && error.contains("nixpkgs") {
-        failure.hint("Nix does not find <nixpkgs>: set NIX_PATH=nixpkgs=PATH, or say --nixpkgs PATH")
+    if let Some(file) = sought(&error) {
+        let (entry, rest) = file.split_once('/').unwrap_or((file, ""));
+        failure.hint(match (entry, rest) {
+            // What is asked for without the configuration's doing.
+            ("nixpkgs", "" | "nixos" | "nixos/lib/eval-config.nix") => {
+                "Nix does not find <nixpkgs>: set NIX_PATH=nixpkgs=PATH, or say --nixpkgs PATH".into()
+            }
+            ("nixpkgs", _) => "is that its name? nix-instantiate --find-file nixpkgs says where <nixpkgs> is".into(),
+            _ => format!("name the place of <{entry}> with -I {entry}=PATH, or in NIX_PATH"),
+        })
     } else if let Some(hint) = store_hint(outcome) {
         failure.hint(hint)
     } else if error.contains("requires lock file changes") {
@@ -60,6 +68,11 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
     }
 }
 
+/// What Nix does not find in its search path, as the configuration names it between `<` and `>`.
+fn sought(error: &str) -> Option<&str> {
+    error.split_once("' was not found in the Nix search path")?.0.rsplit('\'').next()
+}
+
 /// The failure of a program that works on the local store, of which Nix left `outcome`.
 pub fn explain_store(program: &str, outcome: &Outcome) -> Failure {
     let hint = store_hint(outcome).unwrap_or("is the local store whole? Try: nix-store --verify");
@@ -90,6 +103,14 @@ mod tests {
             (
                 "file 'nixpkgs/nixos/lib/eval-config.nix' was not found in the Nix search path (add it using $NIX_PATH or -I)",
                 "--nixpkgs",
+            ),
+            (
+                "file 'nixpkgs/nixos/amazon-imge.nix' was not found in the Nix search path (add it using $NIX_PATH or -I)",
+                "is that its name? nix-instantiate --find-file nixpkgs",
+            ),
+            (
+                "file 'nixpkgs-unstable' was not found in the Nix search path (add it using $NIX_PATH or -I)",
+                "name the place of <nixpkgs-unstable> with -I nixpkgs-unstable=PATH, or in NIX_PATH",
             ),
             (
                 "cannot connect to socket at '/nix/var/nix/daemon-socket/socket': No such file or directory",

@@ -313,6 +313,12 @@ fn what_is_missing_here_has_a_message_and_a_hint() {
     for (command, kind, words) in [
         ("NIX_PATH= nix-push --plan c.nix", "evaluation", "--nixpkgs PATH"),
         (
+            "nix-push --plan --expr '{ imports = [ <nixpkgs/nixos/amazon-imge.nix> ]; }'",
+            "evaluation",
+            "--find-file nixpkgs says where",
+        ),
+        ("nix-push --plan --expr '{ imports = [ <stable/x.nix> ]; }'", "evaluation", "with -I stable=PATH"),
+        (
             "mkdir -p bin; ln -sf $(command -v nix-push) bin; PATH=$PWD/bin nix-push --plan c.nix",
             "not-found",
             "install Nix",
