@@ -147,9 +147,10 @@ impl<'a> Iterator for Tokens<'a> {
     }
 }
 
-/// A string literal of the Nix language.
+/// A string literal of the Nix language, which takes a carriage return for a newline if it is not escaped.
 pub fn nix_string(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$"))
+    let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$").replace('\r', "\\r");
+    format!("\"{text}\"")
 }
 
 #[cfg(test)]
@@ -227,5 +228,6 @@ mod tests {
     #[test]
     fn nothing_in_a_string_is_code() {
         assert_eq!(nix_string(r#"a"b\c${d}$$"#), r#""a\"b\\c\${d}\$\$""#);
+        assert_eq!(nix_string("a\r\nb\rc"), "\"a\\r\nb\\rc\"");
     }
 }

@@ -291,6 +291,9 @@ fn arguments_reach_each_source() {
         }
     }
     assert_ne!(resource("--argstr word x --arg number 2 module.nix"), same);
+    // Nix takes a carriage return in its text for a newline.
+    let escaped = resource(r#"--arg word '"a\r\nb\rc"' --arg number 2 module.nix"#);
+    assert_eq!(resource(r"--argstr word $'a\r\nb\rc' --arg number 2 module.nix"), escaped);
 }
 
 #[test]
