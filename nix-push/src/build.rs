@@ -206,22 +206,28 @@ fn config(machine: &str, settings: &Settings) -> String {
 fn builds(config: &str, system: &str) -> bool {
     let value = |name: &str| config.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
     let builders = value("builders").unwrap_or_default();
-    let builders = match builders.strip_prefix('@') {
-        Some(file) => std::fs::read_to_string(file).unwrap_or_default(),
-        None => builders.into(),
-    };
     let own = value("system").map_or_else(|| format!("{}-linux", std::env::consts::ARCH), String::from);
     let more = value("extra-platforms").unwrap_or_default();
     let here = value("max-jobs") != Some("0") && (own == system || more.split_whitespace().any(|word| word == system));
-    here || serves(&builders, system, &own)
+    here || serves(builders, system, &own)
 }
 
 /// Whether one of the builders takes `system`: the second word of each, with commas; one that says none takes `own`
 /// (manual of Nix, "Remote Builds").
 fn serves(builders: &str, system: &str, own: &str) -> bool {
-    let lines = builders.split(['\n', ';']).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let systems = lines.map(|line| line.split_whitespace().nth(1).filter(|word| *word != "-").unwrap_or(own));
-    systems.flat_map(|systems| systems.split(',')).any(|word| word == system)
+    let of = |line: &str| line.split_whitespace().nth(1).filter(|word| *word != "-").unwrap_or(own).to_string();
+    lines(builders, 3).iter().any(|line| of(line).split(',').any(|word| word == system))
+}
+
+/// The builders, one each, with those of the files that stand among them as `@FILE`; files name others so many deep.
+fn lines(builders: &str, deep: usize) -> Vec<String> {
+    let lines = builders.split(['\n', ';']).map(|line| line.split('#').next().unwrap_or_default().trim());
+    let lines = lines.filter(|line| !line.is_empty()).map(|line| match line.strip_prefix('@') {
+        Some(_) if deep == 0 => Vec::new(),
+        Some(file) => self::lines(&std::fs::read_to_string(file.trim()).unwrap_or_default(), deep - 1),
+        None => vec![line.to_string()],
+    });
+    lines.flatten().collect()
 }
 
 /// The derivation that failed first: those after it failed for want of it, which newer Nix says in
@@ -280,6 +286,12 @@ mod tests {
         assert!(!serves("ssh://a", "aarch64-linux") && !serves("# x aarch64-linux", "aarch64-linux"));
         assert!(serves("ssh://a", "x86_64-linux") && serves("ssh://a - /key", "x86_64-linux"));
         assert!(!serves("\n# x\n", "x86_64-linux"));
+        // What Nix takes apart before it opens a file.
+        let path = std::env::temp_dir().join(format!("nixpipe-builders-{}", std::process::id()));
+        std::fs::write(&path, format!("ssh://c riscv64-linux # x\n@{}\n", path.display())).unwrap();
+        let among = format!("@{} ; ssh://b aarch64-linux", path.display());
+        assert!(serves(&among, "riscv64-linux") && serves(&among, "aarch64-linux") && !serves(&among, "x86_64-linux"));
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]
