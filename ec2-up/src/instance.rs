@@ -69,17 +69,22 @@ pub fn is_machine(region: &Region, machine: &str, found: &Instance) -> bool {
     tag(tags::NAME) == Some(machine) && tag(tags::DEPLOYMENT) == Some(&region.deployment)
 }
 
-/// Takes out of the record what is of an instance that is gone: another one runs another system, at another address. The
-/// way there stays, which only the user knows.
+/// Takes out of the record what is of an instance that is gone: another one runs another system, at another address.
 pub fn forget(record: &mut Record) -> Result<(), Failure> {
+    for member in [Section::NAME, "closure", "activation", "status", "generations"] {
+        record.remove(member);
+    }
+    forget_address(record)
+}
+
+/// Takes out the address that a run would learn anew; the hosts on the way are the user's to know.
+pub fn forget_address(record: &mut Record) -> Result<(), Failure> {
     #[derive(serde::Serialize, serde::Deserialize)]
     struct Way {
         jump: Option<serde_json::Value>,
     }
     let way = record.read::<Way>("ssh")?.filter(|way| way.jump.is_some());
-    for member in [Section::NAME, "ssh", "closure", "activation", "status", "generations"] {
-        record.remove(member);
-    }
+    record.remove("ssh");
     way.map_or(Ok(()), |way| record.set("ssh", &way))
 }
 

@@ -93,7 +93,7 @@ pub async fn look(
         let entry = entry("create", resource, "no machine has its tags");
         let details = ready.map(|ready| compare::new_machine(wish, &ready.image)).unwrap_or_default();
         plan.add(record, entry.details(details))?;
-        return forget(record);
+        return Ok(instance::forget(record)?);
     };
     for difference in &differences {
         let action = match difference.mend {
@@ -111,29 +111,14 @@ pub async fn look(
         plan.add(record, entry(action, resource.clone(), &difference.words()).details(difference.details()))?;
     }
     if kept.is_none() {
-        return forget(record);
+        return Ok(instance::forget(record)?);
     }
     record.put(&instance::section(found, false))?;
     if matches!(instance::state(found), "stopped" | "stopping") {
         plan.add(record, entry("start", resource, "it is stopped"))?;
-        return forget_ssh(record);
+        return Ok(instance::forget_address(record)?);
     }
     add_ssh(record, found, None, &way(record)?)
-}
-
-/// Takes out what another machine is known by than the one that would be made: later tools would ask it.
-fn forget(record: &mut Record) -> Result<()> {
-    record.remove("instance");
-    forget_ssh(record)
-}
-
-/// Takes out the address that a run would learn anew; the hosts on the way are the user's to know.
-fn forget_ssh(record: &mut Record) -> Result<()> {
-    match way(record)? {
-        Some(way) => record.set("ssh", &json!({ "jump": way.to_string() }))?,
-        None => record.remove("ssh"),
-    }
-    Ok(())
 }
 
 /// Says what would be done about the machine's Elastic IP; without an `id` the machine is a new one.
