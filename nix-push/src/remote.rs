@@ -270,7 +270,8 @@ pub fn complaint(stderr: &[u8], tells: impl Fn(&str) -> bool) -> Option<String> 
 /// A command for any login shell that runs `script` under /bin/sh.
 pub fn shell(script: &str, arguments: &[&str]) -> String {
     let arguments: String = arguments.iter().map(|argument| format!(" {}", quote(argument))).collect();
-    format!("exec /bin/sh -c {} nix-push{arguments}", quote(&format!("echo {} >&2\n{script}", BEGUN.trim_end())))
+    let script = format!("echo {} >&2\n{script}", BEGUN.trim_end());
+    format!("exec /bin/sh -c {} nix-push{arguments}", quote(&script))
 }
 
 #[cfg(test)]
