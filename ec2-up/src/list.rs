@@ -174,7 +174,7 @@ pub async fn whole(region: &Region) -> Result<Vec<Record>, Failure> {
     let mut records = machines(region).await?;
     // Two machines of one name go together: their tags are the same.
     let mut seen = BTreeSet::new();
-    records.retain(|record| record.text("name").is_none_or(|name| seen.insert(name.into())));
+    records.retain(|record| record.text("name").is_none() || seen.insert(record.name()));
     // Those that live go with all that is theirs.
     records.extend(leftovers::find(region, &seen).await?);
     Ok(records)
