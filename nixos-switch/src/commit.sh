@@ -42,7 +42,7 @@ commit() {
   old=${entry:-$path}
   # Begun before, and cut short: what was there was noted then.
   line_of "$pending"
-  [ "$line" != "$toplevel" ] || { read -r _ && read -r link && read -r old && read -r generation; } <"$pending"
+  [ "$line" != "$toplevel" ] || { read -r _ && read -r link && read -r old && read -r was && generation=${generation:-$was}; } <"$pending"
   if [ -n "$secrets_dir" ]; then
     # Without an activation they have not come into place before.
     if [ "$action" = boot ]; then place_secrets; own_secrets || :; fi

@@ -83,12 +83,10 @@ revive() {
       if [ "$(boot_id)" = "$(cat "$dir/boot")" ]; then systemctl -q is-active nixpipe-once.service || job once
       else revive_boot; fi ;;
     rebooting)
-      if [ -e "$dir/boot" ] && [ "$(boot_id)" != "$(cat "$dir/boot")" ]; then revive_boot
-      else
-        systemctl -q is-active nixpipe-once.service nixpipe-commit.service nixpipe-rescue.service nixpipe-window.service \
-          nixpipe-return.service nixpipe-reboot.service ||
-          systemctl start --no-block nixpipe-reboot.service 2>/dev/null || job reboot
-      fi ;;
+      if systemctl -q is-active nixpipe-boot.service nixpipe-once.service nixpipe-commit.service nixpipe-rescue.service \
+        nixpipe-window.service nixpipe-return.service nixpipe-reboot.service; then :
+      elif [ -e "$dir/boot" ] && [ "$(boot_id)" != "$(cat "$dir/boot")" ]; then revive_boot
+      else systemctl start --no-block nixpipe-reboot.service 2>/dev/null || job reboot; fi ;;
     activating)
       systemctl -q is-active nixpipe-activate.service || [ -e "$dir/result" ] || ! stage_is activating || rescue_now ;;
     committing) systemctl -q is-active nixpipe-commit.service nixpipe-rescue.service nixpipe-window.service || job commit ;;

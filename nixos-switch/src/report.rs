@@ -76,7 +76,9 @@ fn verdict(wish: &Wish, answers: &Answers, booted: bool) -> (Option<&'static str
         }
         "left" => {
             let result = answers.one("result").unwrap_or_default();
-            let (why, hint) = match answers.one("reason") {
+            // Where the activation went well, it is the way back that did not.
+            let went_well = result.starts_with("ok") || result.starts_with("units-failed");
+            let (why, hint) = match answers.one("reason").filter(|_| went_well) {
                 Some(reason) => (reason.into(), "reboot it into the previous system from its console"),
                 None => (
                     format!("the activation failed: {result}"),
