@@ -189,6 +189,8 @@ fn retry_drops_our_own_errors_and_those_that_are_settled() {
         // What a tool writes beside its error is no sign that its work is there.
         (record("ec2-up", r#","instance":{"id":"i-1"}"#), 1),
         (record("ec2-up", r#","instance":{"id":"i-1"},"ssh":{"host":"h"}"#), 0),
+        // What the user has written is none either.
+        (record("ec2-up", r#","ssh":{"jump":"j"}"#), 1),
         (closure(""), 1),
         (closure(r#","sentPaths":null,"phases":{"root":0.1}"#), 1),
         (closure(r#","sentPaths":1,"phases":{"send":0.1}"#), 1),

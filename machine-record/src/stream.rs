@@ -1,6 +1,6 @@
 //! The stream: records from stdin to a tool's step and out to stdout.
 
-use crate::{Closure, Failure, Kind, Record, Records, Section, StreamArgs, check_name, live, log};
+use crate::{Closure, Failure, Kind, Record, Records, Section, Ssh, StreamArgs, check_name, live, log};
 use anyhow::Result;
 use rustix::fs::FileType;
 use std::collections::HashSet;
@@ -280,6 +280,8 @@ impl Reader {
             Closure::NAME => record.section::<Closure>().is_ok_and(|closure| {
                 closure.is_some_and(|closure| closure.sent_paths.is_some() && closure.phases.root.is_some())
             }),
+            // The user may have written the way to it before.
+            Ssh::NAME => record.has_address(),
             _ => record.text(section).is_some(),
         };
         error.tool == self.tool.name || OWNERS.iter().any(|(tool, section)| *tool == error.tool && is_done(section))

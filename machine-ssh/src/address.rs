@@ -4,7 +4,7 @@ use crate::args::LoginArgs;
 use crate::elevate::Elevation;
 use crate::jump::Jump;
 use crate::ssh_config;
-use machine_record::{Failure, KeyPair, Kind, Record, Ssh};
+use machine_record::{Failure, KeyPair, Kind, Record, Section as _, Ssh};
 use std::path::{Path, PathBuf};
 
 /// How to reach a machine and what it must show.
@@ -52,7 +52,8 @@ impl Address {
     /// Kind `input` where `ssh` is missing, or names what could be no host, user or jump host, or
     /// `ssh_config` cannot be used; kind `host-key` where no host key is known.
     pub fn of(record: &Record, args: &LoginArgs) -> Result<Address, Failure> {
-        let ssh: Ssh = record.require()?;
+        // The hosts on the way alone are no address.
+        let ssh: Ssh = if record.has_address() { record.require()? } else { record.without(&[Ssh::NAME]).require()? };
         let key_pair: Option<KeyPair> = record.section()?;
         if ssh.host_keys.is_empty() {
             return Err(Failure::new(Kind::HostKey, format!("no host key of {} is known", ssh.host)).hint(

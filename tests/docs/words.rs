@@ -47,6 +47,7 @@ fn a_record_without_a_section_names_the_tool_to_run_first() {
     let folder = Folder::new("sections");
     for (tool, record, section, first) in [
         ("nix-push configuration.nix", r#"{"name":"a"}"#, "ssh", "ec2-up"),
+        ("nix-push configuration.nix", r#"{"name":"a","ssh":{"jump":"j"}}"#, "ssh", "ec2-up"),
         (
             "nixos-switch",
             r#"{"name":"a","ssh":{"host":"192.0.2.1","hostKeys":["SHA256:HnASBmKSSgnTGtyrojxTIRh1amvuoWaTDCy0o2PKkM8"]}}"#,
