@@ -60,6 +60,10 @@ fn the_examples_deploy_as_they_stand() {
     assert_eq!(deployed(2), ["web-1", "web-2"]);
     folder.sh("head -n 1 lines > all", "").ok();
     assert_eq!(deployed(0), ["web-1"]);
+    // What cannot be read is kept beside.
+    folder.sh("echo '{' >> all.deployed", "").ok();
+    assert_eq!(deployed(0), ["web-1"]);
+    assert!(folder.sh("tail -n 1 all.deployed.old; ls", "").ok().stdout.starts_with("{\n"));
     folder.sh("mv lines all", "").ok();
     folder.sh("make down", "").ok();
     assert_eq!(folder.sh("ec2-ls", "").ok().stdout, "");
