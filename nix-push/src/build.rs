@@ -3,6 +3,7 @@
 use crate::evaluate::{Evaluated, Settings};
 use crate::nix::{self, Outcome};
 use crate::once::Once;
+use crate::plan::Work;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, StorePath, WithHint, WithKind, log};
 use std::collections::HashSet;
@@ -35,7 +36,9 @@ pub fn build(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Resul
 
 fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Built> {
     let Evaluated { drv, toplevel, about, .. } = evaluated;
-    let mut needs = Needs { builds: &settings.builds, machine, drv, all: None, seen: 0, failed: None };
+    let options: Vec<String> = about.caches().into_iter().chain(building(settings)).collect();
+    let mut needs =
+        Needs { builds: &settings.builds, machine, drv, options: &options, all: None, seen: 0, failed: None };
     if let Some(failure) = needs.failure(toplevel) {
         return Ok(Err(failure));
     }
@@ -46,8 +49,7 @@ fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<
         // Nix then shows the last lines of a failed build's log, instead of every line of all.
         arguments.push("--no-build-output".into());
     }
-    arguments.extend(about.caches());
-    arguments.extend(building(settings));
+    arguments.extend(options.iter().cloned());
     // Another machine's build may fail while this one is at something else, or waits for the same.
     let useless = || needs.failure(toplevel).is_some();
     let outcome = nix::run_within(settings.build_timeout, machine, "nix-store", &arguments, useless)?;
@@ -93,7 +95,8 @@ struct Needs<'a> {
     builds: &'a Builds,
     machine: &'a str,
     drv: &'a StorePath,
-    /// Its derivations, asked for once something has failed
+    options: &'a [String],
+    /// The derivations that Nix would build for it, asked for once something has failed
     all: Option<HashSet<String>>,
     /// How many of those that failed were looked up
     seen: usize,
@@ -107,9 +110,12 @@ impl Needs<'_> {
         if self.failed.is_none() && !new.is_empty() {
             self.seen += new.len();
             let all = self.all.get_or_insert_with(|| {
-                let asked = nix::run(self.machine, "nix-store", &["-qR".into(), self.drv.to_string()], String::new());
+                let mut arguments: Vec<String> =
+                    ["--realise", "--dry-run", self.drv.as_str()].map(String::from).to_vec();
+                arguments.extend_from_slice(self.options);
+                let asked = nix::run(self.machine, "nix-store", &arguments, String::new());
                 // Where Nix does not say, it is built as if nothing had failed.
-                asked.map_or_else(|_| HashSet::new(), |asked| asked.stdout.lines().map(String::from).collect())
+                asked.map_or_else(|_| HashSet::new(), |asked| Work::parse(&asked.stderr).build.into_iter().collect())
             });
             self.failed = new.into_iter().find(|(drv, _)| all.contains(drv));
         }

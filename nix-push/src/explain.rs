@@ -22,7 +22,7 @@ pub fn explain(source: &Source, outcome: &Outcome, facts: Option<&Facts>) -> Fai
             ("nixpkgs", "" | "nixos" | "nixos/lib/eval-config.nix") => {
                 "Nix does not find <nixpkgs>: set NIX_PATH=nixpkgs=PATH, or say --nixpkgs PATH".into()
             }
-            ("nixpkgs", _) => "is that its name? nix-instantiate --find-file nixpkgs says where <nixpkgs> is".into(),
+            ("nixpkgs", _) => "is that its name, and is <nixpkgs> there (nix-instantiate --find-file nixpkgs)? --nixpkgs PATH names another".into(),
             _ => format!("name the place of <{entry}> with -I {entry}=PATH, or in NIX_PATH"),
         })
     } else if let Some(hint) = store_hint(outcome) {
@@ -106,7 +106,7 @@ mod tests {
             ),
             (
                 "file 'nixpkgs/nixos/amazon-imge.nix' was not found in the Nix search path (add it using $NIX_PATH or -I)",
-                "is that its name? nix-instantiate --find-file nixpkgs",
+                "is that its name, and is <nixpkgs> there",
             ),
             (
                 "file 'nixpkgs-unstable' was not found in the Nix search path (add it using $NIX_PATH or -I)",

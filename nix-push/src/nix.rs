@@ -142,12 +142,13 @@ pub fn run_within(
     mut useless: impl FnMut() -> bool,
 ) -> Result<Outcome> {
     log::detail(machine, &format!("{program} {}", arguments.join(" ")));
-    let (began, mut told, mut end) = (Instant::now(), false, None);
+    let (began, mut told, mut over, mut end) = (Instant::now(), false, false, None);
     let mut command = Command::new(program);
     let outcome = run_beside(vec![machine.into()], command.args(arguments), String::new(), false, |child, _| {
         let Some(child) = child else { return };
-        if end.is_none() && (limit.is_some_and(|limit| began.elapsed() >= limit) || useless()) {
-            end = Some(Instant::now());
+        if end.is_none() {
+            over = limit.is_some_and(|limit| began.elapsed() >= limit);
+            end = (over || useless()).then(Instant::now);
         }
         match end {
             Some(end) if end.elapsed() > ENDING => drop(child.kill()),
@@ -155,7 +156,7 @@ pub fn run_within(
             _ => {}
         }
     })?;
-    Ok(Outcome { late: told && !outcome.success, ..outcome })
+    Ok(Outcome { late: over && told && !outcome.success, ..outcome })
 }
 
 /// The same with a command made elsewhere, which may evaluate several machines, one after the other.

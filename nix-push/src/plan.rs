@@ -229,7 +229,7 @@ impl Plans {
 /// What stands between a derivation and its output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    build: Vec<String>,
+    pub build: Vec<String>,
     fetch: Vec<String>,
     /// Bytes of what is to be fetched, as it comes and as it is then, if Nix says so
     download: Option<u64>,
@@ -279,7 +279,7 @@ impl Work {
     }
 
     /// Reads the lists that Nix prints: a headline, then an indented path each.
-    fn parse(lines: &[String]) -> Self {
+    pub fn parse(lines: &[String]) -> Self {
         let mut work = Work { download: Some(0), unpacked: Some(0), ..Work::default() };
         let mut fetching = false;
         for line in lines {

@@ -10,14 +10,16 @@ use crate::spool::Counted;
 use crate::{Args, BuildOn, about, build};
 use anyhow::{Context, Result, anyhow};
 use machine_record::{Closure as Section, Failure, Kind, Phases, Record, StorePath};
-use machine_ssh::Address;
+use machine_ssh::{Address, Client};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long a connection may lie idle while this computer evaluates, builds and writes to a cache: firewalls forget silent
-/// ones, and an sshd may end one that gives no sign of life (`ClientAliveInterval`).
-const IDLE: Duration = Duration::from_secs(10);
+/// ones, and an sshd may end one that gives no sign of life (`ClientAliveInterval`), as OpenSSH's client does by itself.
+fn idle(client: &Client) -> Duration {
+    Duration::from_secs(if matches!(client, Client::Libssh2) { 10 } else { 60 })
+}
 
 /// What to do about a system that was named and is not there.
 pub const NOT_BUILT: &str = "build it first, or name what builds it: nix-push CONFIGURATION";
@@ -116,7 +118,7 @@ fn work(
         via.upload(&record.name(), cargo.build.as_ref().unwrap_or(&cargo.toplevel), settings.signer()?)?;
     }
     let mut round_trips = 0;
-    if connected.elapsed() > IDLE {
+    if connected.elapsed() > idle(&address.client) {
         round_trips = remote.session.round_trips();
         remote = Remote::connect(&address, args.timeout, &known)?;
     }

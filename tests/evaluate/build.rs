@@ -315,7 +315,7 @@ fn what_is_missing_here_has_a_message_and_a_hint() {
         (
             "nix-push --plan --expr '{ imports = [ <nixpkgs/nixos/amazon-imge.nix> ]; }'",
             "evaluation",
-            "--find-file nixpkgs says where",
+            "--find-file nixpkgs)?",
         ),
         ("nix-push --plan --expr '{ imports = [ <stable/x.nix> ]; }'", "evaluation", "with -I stable=PATH"),
         (
