@@ -43,6 +43,7 @@ print(a['PublicIp'], spare['VolumeId'])"
     // All that is a machine's goes with it, and is named once.
     let everything = region.sh("ec2-down -n --all --plan", "").ok();
     assert!(everything.stderr.contains("plan: 0 to add, 0 to change, 4 to destroy"), "{}", everything.stderr);
+    assert_eq!(everything.records().len(), 1);
     assert_eq!(region.changes().len(), before);
 
     let down = region.sh("ec2-ls -q --orphans | ec2-down", "").ok();
