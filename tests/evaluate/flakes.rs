@@ -220,7 +220,7 @@ fn each_change_counts(flakes: &Flakes, update: &str) {
     let references = ["git", "deep/in", "path"];
     let mut last = references.map(|reference| {
         // Another test may have just changed what Nix looks at: then nothing is kept.
-        let kept = (0..3).any(|_| {
+        let kept = (0..20).any(|_| {
             flakes.settle();
             flakes.same_as_nix(reference).lost.is_none()
         });
