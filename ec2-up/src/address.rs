@@ -2,7 +2,7 @@
 
 use crate::region::{Region, filter};
 use crate::{instance, tags};
-use aws_sdk_ec2::types::{Address, DomainType, Instance, ResourceType};
+use aws_sdk_ec2::types::{Address, DomainType, Filter, Instance, ResourceType};
 use machine_record::{Failure, Kind, log};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -189,12 +189,17 @@ pub async fn user<'a>(region: &Region, address: &'a Address, gone: &[String]) ->
 
 /// The deployment that an address is tagged with, whatever it is.
 pub async fn deployment(region: &Region, ip: &str) -> Result<Option<String>, Failure> {
-    let by = filter("public-ip", [ip.to_string()]);
-    let found =
-        region.aws.call("", "DescribeAddresses", ip, |client| client.describe_addresses().filters(by.clone()).send());
+    let found = by(region, &filter("public-ip", [ip.to_string()])).await?;
+    Ok(found.first().and_then(|address| tags::value(address.tags(), tags::DEPLOYMENT)).map(String::from))
+}
+
+/// Addresses by a filter, whosever they are.
+pub async fn by(region: &Region, filter: &Filter) -> Result<Vec<Address>, Failure> {
+    let found = region
+        .aws
+        .call("", "DescribeAddresses", "", |client| client.describe_addresses().filters(filter.clone()).send());
     let found = found.await.map_err(|error| error.failure("cannot look for Elastic IPs"))?;
-    let address = found.addresses().first();
-    Ok(address.and_then(|address| tags::value(address.tags(), tags::DEPLOYMENT)).map(String::from))
+    Ok(found.addresses.unwrap_or_default())
 }
 
 /// False where EC2 sees it in use.

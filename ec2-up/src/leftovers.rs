@@ -28,11 +28,8 @@ pub async fn find(region: &Region, but: &BTreeSet<String>) -> Result<Vec<Record>
     for group in groups.iter().filter(|group| !group.group_id().is_some_and(|id| used.contains(id))) {
         add(group.tags(), format!("security-group/{}", group.group_name().unwrap_or_default()));
     }
-    let addresses =
-        region.aws.call("", "DescribeAddresses", "", |client| client.describe_addresses().filters(ours.clone()).send());
-    let addresses = addresses.await.map_err(|error| error.failure("cannot look for Elastic IPs"))?;
-    for address in addresses.addresses() {
-        if address::user(region, address, &[]).await?.is_none() {
+    for address in address::by(region, &ours).await? {
+        if address::user(region, &address, &[]).await?.is_none() {
             add(address.tags(), format!("elastic-ip/{}", address.public_ip().unwrap_or_default()));
         }
     }
