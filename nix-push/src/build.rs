@@ -3,7 +3,7 @@
 use crate::evaluate::{Evaluated, Settings};
 use crate::nix::{self, Outcome};
 use crate::once::Once;
-use crate::plan::Work;
+use crate::plan::{Work, dry_run};
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, StorePath, WithHint, WithKind, log};
 use std::collections::HashSet;
@@ -36,7 +36,7 @@ pub fn build(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Resul
 
 fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Built> {
     let Evaluated { drv, toplevel, about, .. } = evaluated;
-    let options: Vec<String> = about.caches().into_iter().chain(building(settings)).collect();
+    let options = [about.caches(), building(settings)].concat();
     let mut needs =
         Needs { builds: &settings.builds, machine, drv, options: &options, all: None, seen: 0, failed: None };
     if let Some(failure) = needs.failure(toplevel) {
@@ -110,10 +110,7 @@ impl Needs<'_> {
         if self.failed.is_none() && !new.is_empty() {
             self.seen += new.len();
             let all = self.all.get_or_insert_with(|| {
-                let mut arguments: Vec<String> =
-                    ["--realise", "--dry-run", self.drv.as_str()].map(String::from).to_vec();
-                arguments.extend_from_slice(self.options);
-                let asked = nix::run(self.machine, "nix-store", &arguments, String::new());
+                let asked = nix::run(self.machine, "nix-store", &dry_run(self.drv, self.options), String::new());
                 // Where Nix does not say, it is built as if nothing had failed.
                 asked.map_or_else(|_| HashSet::new(), |asked| Work::parse(&asked.stderr).build.into_iter().collect())
             });

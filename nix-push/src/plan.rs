@@ -244,9 +244,13 @@ impl From<Missing> for Work {
     }
 }
 
+/// What nix-store is asked with for [`Work`].
+pub fn dry_run(drv: &StorePath, options: &[String]) -> Vec<String> {
+    [&["--realise", "--dry-run", drv.as_str()].map(String::from)[..], options].concat()
+}
+
 fn work(machine: &str, settings: &Settings, drv: &StorePath, options: Vec<String>) -> Result<Work> {
-    let mut arguments: Vec<String> = ["--realise", "--dry-run", drv.as_str()].map(String::from).to_vec();
-    arguments.extend(options);
+    let arguments = dry_run(drv, &options);
     // Measured and bounded as evaluations are.
     let command = || {
         log::detail(machine, &format!("nix-store {}", arguments.join(" ")));
