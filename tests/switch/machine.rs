@@ -10,6 +10,9 @@ use tests::{Cloud, Computer, Folder, Ran, cloud};
 static CASES: AtomicUsize = AtomicUsize::new(0);
 static LOST: AtomicUsize = AtomicUsize::new(0);
 
+/// A kernel that is not the usual one: it takes a reboot.
+pub const KERNEL: &str = "boot.kernelPackages = pkgs.linuxPackages_6_18;";
+
 /// Says how the suite stands. Not by a macro: what those print is kept back where a test succeeds.
 fn tally(name: &str, case: &str) {
     let (cases, lost) = (CASES.load(Ordering::Relaxed), LOST.load(Ordering::Relaxed));

@@ -1,14 +1,22 @@
 //! Systems that only a reboot brings: confirmed like any other, or the old one boots again.
 
-use crate::machine::{Machine, said, toplevel};
+use crate::machine::{KERNEL, Machine, said, toplevel};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 use tests::sample;
 
-const KERNEL: &str = "boot.kernelPackages = pkgs.linuxPackages_6_18;";
-
 fn booted(machine: &Machine) -> String {
     machine.ssh("readlink -f /run/booted-system").ok().stdout.trim().into()
+}
+
+/// Waits until the machine's console shows a word, at most so many seconds.
+#[track_caller]
+fn await_word(machine: &Machine, word: &str, seconds: u64) {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while !machine.cloud.run(&["console", &machine.id()]).contains(word) {
+        assert!(Instant::now() < end, "the console does not show {word}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]
@@ -99,10 +107,7 @@ fn a_reboot_that_nobody_confirms_is_undone_by_another() {
         &format!("{KERNEL} system.extraSystemBuilderCmds = \"printf '#!/bin/sh\\\\nexit 1\\\\n' > $out/init\";"),
     );
     let child = machine.begin(&dead, "--reboot if-needed --connect-timeout 5s");
-    let end = Instant::now() + Duration::from_secs(120);
-    while !machine.cloud.run(&["console", &machine.id()]).contains("Kernel panic") && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    await_word(&machine, "Kernel panic", 120);
     machine.power_cycle();
     let output = child.wait_with_output().unwrap();
     let record: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -205,11 +210,7 @@ fn a_crash_in_the_last_step_of_a_reboot_is_followed_by_no_other() {
     machine.switch(&old, "").ok();
     let new = machine.push_greeter("new", KERNEL);
     assert_eq!(said(&machine.switch(&new, "--reboot if-needed").ok()).0, "rebooted");
-    let end = Instant::now() + Duration::from_secs(60);
-    while !machine.cloud.run(&["console", &machine.id()]).contains("clearing away") {
-        assert!(Instant::now() < end, "it did not hang");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    await_word(&machine, "clearing away", 60);
     machine.power_cycle();
     // The way back has nothing to go by any more: had it begun, it would reboot, and again after that.
     let unit = machine.ssh("systemctl show --value -p ActiveState nixpipe-boot").ok().stdout;
@@ -236,11 +237,7 @@ fn a_crash_in_the_last_step_of_going_back_does_not_hold_the_machine() {
     machine.switch(&old, "").ok();
     let new = machine.push_greeter("new", KERNEL);
     let mut child = machine.begin(&new, "--reboot if-needed --health false --confirm-timeout 3s");
-    let end = Instant::now() + Duration::from_secs(120);
-    while !machine.cloud.run(&["console", &machine.id()]).contains("hanging") {
-        assert!(Instant::now() < end, "it did not hang");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    await_word(&machine, "hanging", 120);
     child.kill().unwrap();
     child.wait().unwrap();
     machine.power_cycle();

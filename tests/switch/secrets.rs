@@ -1,6 +1,6 @@
 //! Secrets arrive whole, where they belong and nowhere else, and go back with the system.
 
-use crate::machine::{Machine, said};
+use crate::machine::{KERNEL, Machine, said};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -315,8 +315,7 @@ fn secrets_on_a_disk_go_with_the_system_that_boots() {
     let flags = "--secrets s --secrets-dir /var/keys --reboot if-needed --confirm-timeout 10s";
     let old = machine.push_greeter("old", reader);
     machine.switch(&old, flags).ok();
-    let kernel = "boot.kernelPackages = pkgs.linuxPackages_6_18;";
-    let new = machine.push_greeter("new", &format!("{kernel} {reader}"));
+    let new = machine.push_greeter("new", &format!("{KERNEL} {reader}"));
     secrets.set("a", "two");
     let ran = machine.switch(&new, &format!("{flags} --health 'grep -q two /var/read' --health false"));
     assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
@@ -335,7 +334,7 @@ fn secrets_on_a_disk_go_with_the_system_that_boots() {
         if text == "alone" {
             machine.ssh("mkdir -p /var/lib/nixpipe && mount -t tmpfs none /var/lib").ok();
         }
-        let mut owned = machine.push_greeter(text, &format!("{kernel} {owner}"));
+        let mut owned = machine.push_greeter(text, &format!("{KERNEL} {owner}"));
         owned["secrets"] = json!({ "hers": { "path": "s/a", "owner": "alice", "group": "alice" } });
         let ran = machine.switch(&owned, &format!("--secrets-dir /var/keys {way} --health 'systemctl is-active hers'"));
         assert_eq!(said(&ran), ("rebooted".into(), String::new()), "{text}: {}", ran.stderr);

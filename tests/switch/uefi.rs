@@ -1,11 +1,10 @@
 //! A computer whose whole boot is real: firmware, systemd-boot, kernel and initrd, in a processor of software.
 
-use crate::machine::{Machine, said, toplevel};
+use crate::machine::{KERNEL, Machine, said, toplevel};
 use serde_json::{Value, json};
 
 /// A login takes a computer seconds, and minutes where others are at work: that is not what is asked here.
 const SLOW: &str = "--connect-timeout 3m --confirm-timeout 10m --reboot-timeout 15m --return-timeout 10m";
-const KERNEL: &str = "boot.kernelPackages = pkgs.linuxPackages_6_18;";
 
 fn booted(machine: &Machine) -> String {
     machine.ssh("readlink -f /run/booted-system").ok().stdout.trim().into()
