@@ -394,8 +394,14 @@ impl<'a> Run<'a> {
                 && let Some(secrets) = secrets.take()
             {
                 log::event(&address.machine, &format!("sending secrets: {}", secrets.names(numbers)));
-                for content in secrets.contents(numbers) {
-                    channel.write_all(content)?;
+                let sent = secrets.contents(numbers).try_for_each(|content| channel.write_all(content));
+                if let Err(error) = sent {
+                    // The machine may have said why it takes no more.
+                    channel.last_words();
+                    while let Ok(Some(count @ 1..)) = channel.try_read(&mut piece) {
+                        reader.take(&piece[..count]);
+                    }
+                    return Err(error);
                 }
                 channel.finish_input()?;
             }
