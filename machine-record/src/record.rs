@@ -3,6 +3,7 @@
 use crate::{Failure, Kind, PlanEntry, Section, failure::without_number};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 /// The version of the record that this library writes.
 ///
@@ -92,12 +93,9 @@ impl Record {
 
     /// Whether it is known where ssh reaches the machine: the user may have written no more than the hosts on the way.
     pub fn has_address(&self) -> bool {
-        #[derive(serde::Deserialize)]
-        struct Known {
-            host: Option<serde::de::IgnoredAny>,
-        }
+        let more = |(name, value): (&String, &Value)| name != "jump" && !value.is_null();
         // What is wrong there is said by whoever needs it.
-        self.read::<Known>("ssh").map_or(true, |ssh| ssh.is_some_and(|ssh| ssh.host.is_some()))
+        self.read::<Map<String, Value>>("ssh").map_or(true, |ssh| ssh.is_some_and(|ssh| ssh.iter().any(more)))
     }
 
     /// Writes a section: in its place if it is there, else at the end.
@@ -304,6 +302,7 @@ mod tests {
             (r#"{"host":"h"}"#, true),
             (r#"{"host":null,"jump":"j"}"#, false),
             (r#"{"jump":"j"}"#, false),
+            (r#"{"hostname":"h","jump":"j"}"#, true),
             ("null", false),
             (r#""h""#, true),
         ] {
