@@ -189,8 +189,9 @@ is_specialisation() {
 }
 is_etc_of() { [ ! -e /etc/static ] || [ /etc/static -ef "$1/etc" ]; }
 
-# What a killed switch-to-configuration leaves behind: units it had yet to start.
-leftover() { [ -e /run/nixos/start-list ] || [ -e /run/nixos/restart-list ] || [ -e /run/nixos/reload-list ]; }
+# What a killed switch-to-configuration leaves behind: units it had yet to start. Where the last of them has come to be
+# started instead of reloaded, NixOS's own leaves an empty list.
+leftover() { [ -s /run/nixos/start-list ] || [ -s /run/nixos/restart-list ] || [ -s /run/nixos/reload-list ]; }
 
 failed_units() { systemctl list-units --failed --plain --no-legend --no-pager; }
 # Those that have failed since `failed-before` was written.
@@ -243,7 +244,12 @@ rescue_now() { systemctl start --no-block nixpipe-rescue.service 2>/dev/null || 
 finish() {
   if [ -n "$secrets_dir" ]; then
     keys_in "$secrets_dir"
-    case $1 in switched* | rebooted* | booted-next* | units-failed* | left*) keep_secrets ;; *) put_secrets_back ;; esac
+    case $1 in
+      switched* | rebooted* | booted-next* | units-failed*) keep_secrets ;;
+      # Neither is confirmed: the next run puts those before back.
+      left*) ;;
+      *) put_secrets_back ;;
+    esac
   fi
   put "$dir/outcome" "$1"
   rm -rf "$run/last" "$run/last.new" "$dir/reserve"

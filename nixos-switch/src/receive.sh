@@ -57,7 +57,7 @@ receive_secrets() {
   (umask 027 && mkdir -p "$keys") && chgrp keys "$keys" && chmod 750 "$keys" && (umask 027 && mkdir -p "$ours") &&
     chgrp keys "$ours" || fail input "cannot keep secrets in $keys" 'is there a group keys? NixOS has one'
   clear_sets
-  (umask 077 && mkdir "$ours/$token") || fail internal "cannot make a set of secrets in $ours" 'is there space left?'
+  note_folder && (umask 077 && mkdir "$ours/$token") || fail internal "cannot make a set of secrets in $ours" 'is there space left?'
   fact send "$send"
   secret() { receive_one "$@"; }
   eval "$secrets"

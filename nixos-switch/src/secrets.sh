@@ -11,6 +11,18 @@
 
 keys_in() { keys=$1 ours=$1/.nixpipe; }
 
+# All folders that secrets were ever kept in, and today's; those of --secrets-dir are noted, a line each.
+noted=/var/lib/nixpipe/secrets-dirs
+# shellcheck disable=SC2086  # it has no white space
+keys_folders() {
+  [ ! -e "$noted" ] || cat "$noted"
+  echo /run/keys /var/keys $secrets_dir
+}
+note_folder() {
+  case $keys in /run/keys | /var/keys) return ;; esac
+  mkdir -p -m 0700 "${noted%/*}" && { grep -qxF "$keys" "$noted" 2>/dev/null || printf '%s\n' "$keys" >>"$noted"; }
+}
+
 # Who may read a file, last of all: until then it is root's. False if there is no such user yet.
 own() { chown "$3:$4" "$1" 2>/dev/null && chmod "$2" "$1"; }
 
@@ -66,9 +78,11 @@ clear_sets() {
   done
 }
 
-# What a crash left: what was not confirmed goes back, what was goes with its system.
+# What a crash left: what was not confirmed goes back, what was goes with its system. A commit that was cut short is undone
+# where its system does not run, whatever the profile is.
 settle_secrets() {
-  if [ -L "$ours/committing" ] && [ "$(target "$profile")" = "$(readlink "$ours/system")" ]; then keep_secrets; fi
+  if [ -L "$ours/committing" ] && [ "$(target "$profile")" = "$(readlink "$ours/system")" ] &&
+    { [ ! -e "$pending" ] || runs "$ours/system"; }; then keep_secrets; fi
   if unsettled_secrets; then put_secrets_back; else clear_sets; fi
 }
 unsettled_secrets() { [ -L "$ours/before" ] || [ -L "$ours/committing" ]; }

@@ -166,12 +166,12 @@ unchanged() {
 
 same_secrets() { compare_secrets; [ -z "$differs" ]; }
 
-# Every folder that secrets were ever kept in is looked at, whatever is wished today.
+# Whatever is wished today.
 settle_keys() {
-  for folder in /run/keys /var/keys $secrets_dir; do keys_in "$folder"; settle_secrets; done
+  for folder in $(keys_folders); do keys_in "$folder"; settle_secrets; done
 }
 unsettled_keys() {
-  for folder in /run/keys /var/keys $secrets_dir; do
+  for folder in $(keys_folders); do
     keys_in "$folder"
     if unsettled_secrets; then return 0; fi
   done
@@ -240,7 +240,6 @@ choose_way() {
     # What it takes to go back is kept with it.
     folder "$running/sw/bin"
     if [ -x "$path/sh" ]; then tools=$path shell=$path/sh; fi
-    fact previous "$running"
     fact rebooting "${reasons:-it was asked for}"
     return
   fi
@@ -318,5 +317,7 @@ give_up() {
   unroot
   [ -z "$secrets_dir" ] || clear_sets
   disarm
+  # Nothing was begun.
+  fact previous ''
   fail internal "$1: see the messages above" 'run it again; is there space left on the machine?'
 }

@@ -50,14 +50,14 @@ pub struct State {
 const LOOK: &str = r#"
 left() {
     systemctl list-units 'nixpipe*' --all --plain --no-legend | cut -d' ' -f1
-    (cd /run/nixos && ls | grep list)
+    find /run/nixos -name '*list' -size +0
     (cd /nix/var/nix/gcroots/nixpipe 2>/dev/null && for root in *; do [ ! -e $root ] || echo $root; done | grep -v pushed)
     ls /nix/var/nix/profiles/system-profiles 2>/dev/null
     ls /etc/systemd/system.control 2>/dev/null
     grub-editenv /boot/grub/grubenv list 2>/dev/null
     grep -o "Profile 'nixpipe'" /boot/grub/grub.cfg 2>/dev/null
     ls /boot/loader/entries /sys/firmware/efi/efivars 2>/dev/null | grep -e nixpipe -e OneShot
-    ls /var/lib/nixpipe 2>/dev/null
+    ls /var/lib/nixpipe 2>/dev/null | grep -v secrets-dirs
     ls /run/nixpipe 2>/dev/null | grep -v -e lock -e last -e proven
 }
 left=$(left)

@@ -1,6 +1,6 @@
 //! Secrets arrive whole, where they belong and nowhere else, and go back with the system.
 
-use crate::machine::{KERNEL, Machine, said};
+use crate::machine::{KERNEL, Machine, said, toplevel};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -273,11 +273,14 @@ fn secrets_on_a_disk_survive_a_power_cut_and_those_unconfirmed_do_not() {
     let secrets = Secrets::new(&machine.folder, "web-disk");
     secrets.set("a", "one");
     let system = machine.push_greeter("old", "");
-    let flags = "--secrets web-{name} --secrets-dir /var/keys";
+    let flags = "--secrets web-{name} --secrets-dir /persist/keys";
     machine.switch(&system, flags).ok();
-    assert_eq!(machine.ssh("stat -Lc '%a %U %G' /var/keys /var/keys/a").ok().stdout, "750 root keys\n640 root keys\n");
+    assert_eq!(
+        machine.ssh("stat -Lc '%a %U %G' /persist/keys /persist/keys/a").ok().stdout,
+        "750 root keys\n640 root keys\n"
+    );
     machine.power_cycle();
-    assert_has(&machine, &secrets, "/var/keys");
+    assert_has(&machine, &secrets, "/persist/keys");
     assert_eq!(said(&machine.switch(&system, flags).ok()).0, "unchanged");
 
     secrets.set("a", "two");
@@ -286,16 +289,51 @@ fn secrets_on_a_disk_survive_a_power_cut_and_those_unconfirmed_do_not() {
     while machine.ssh("rm /tmp/in-the-window").status != 0 {
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert_has(&machine, &secrets, "/var/keys");
+    assert_has(&machine, &secrets, "/persist/keys");
     child.kill().unwrap();
     child.wait().unwrap();
     machine.power_cycle();
+    let unsettled = json!(["secrets that were not confirmed"]);
+    assert_eq!(machine.switch(&system, "--status").ok().record()["status"]["left"], unsettled);
     // The next run puts back what nobody confirmed, whatever else it is to do.
     machine.switch(&system, "").ok();
-    assert_eq!(machine.ssh("cat /var/keys/a; ls -A /var/keys /var/keys/.nixpipe | wc -l").ok().stdout.trim(), "one7");
+    assert_eq!(
+        machine.ssh("cat /persist/keys/a; ls -A /persist/keys /persist/keys/.nixpipe | wc -l").ok().stdout.trim(),
+        "one7"
+    );
     machine.switch(&system, flags).ok();
-    assert_has(&machine, &secrets, "/var/keys");
+    assert_has(&machine, &secrets, "/persist/keys");
     machine.assert_keeps(&system, "old", "a power cut with unconfirmed secrets");
+
+    // What stays as it failed is not confirmed.
+    let put_back = |case: &str| {
+        machine.switch(&system, "").ok();
+        assert_eq!(
+            machine.ssh("cat /persist/keys/a; ls -A /persist/keys/.nixpipe | wc -l").ok().stdout,
+            "two2\n",
+            "{case}"
+        );
+        machine.assert_keeps(&system, "old", case);
+    };
+    secrets.set("a", "three");
+    let broken = machine.push_greeter("broken", "system.activationScripts.broken = \"false\";");
+    let ran = machine.switch(&broken, &format!("{flags} --no-auto-rollback"));
+    assert_eq!(said(&ran).1, "activation", "{}", ran.stderr);
+    assert_eq!(machine.switch(&system, "--status").ok().record()["status"]["left"], unsettled);
+    put_back("secrets of a system that failed and stayed");
+
+    // A loss of power between profile and boot entry.
+    let new = machine.push_greeter("new", "");
+    let (old, new) = (toplevel(&system), toplevel(&new));
+    machine
+        .ssh(&format!(
+            "set -e; cd /persist/keys/.nixpipe; cp -a $(readlink set) later; rm -f later/a; echo later > later/a
+             ln -s $(readlink set) committing; ln -s {new} system; ln -sfn later set
+             printf '%s\\n' {new} \"$(readlink /nix/var/nix/profiles/system)\" {old} '' > /var/lib/nixpipe/commit-pending
+             nix-env -p /nix/var/nix/profiles/system --set {new}"
+        ))
+        .ok();
+    put_back("a crash between profile and boot entry, with secrets");
     // A folder of somebody else's is closed to nobody.
     machine.ssh("mkdir -m 755 /var/theirs && touch /var/theirs/file").ok();
     let ran = machine.switch(&system, "--secrets web-{name} --secrets-dir /var/theirs");
