@@ -253,7 +253,13 @@ impl<'a> Run<'a> {
         loop {
             let error = match self.ask("confirm", proof) {
                 Asked::Stage(stage) => return Ok(stage),
-                Asked::Refused(failure) => return Err(failure.into()),
+                // Such as a disk that has no room for the secrets.
+                Asked::Refused(failure) => {
+                    self.say(&format!(
+                        "not confirmed: {failure}; the machine goes back to the previous system by itself"
+                    ));
+                    return self.ask_again("attach");
+                }
                 Asked::Lost(error) => error,
             };
             // Another host key does not become the right one.

@@ -38,10 +38,11 @@ tidy() {
     [ $ranks -gt "$keep_generations" ] || { [ "$n" -ge "$current" ] || neighbour=${neighbour:-$n}; continue; }
     [ "$n" != "$current" ] || continue
     if [ "$n" -lt "$current" ] && [ -z "$neighbour" ]; then neighbour=$n; continue; fi
-    case $(target "$profile-$n-link") in
-      "$running" | "$booted" | "$entry" | "$before") ;;
-      *) old="$old $n" ;;
-    esac
+    path=$(target "$profile-$n-link")
+    for kept in "$running" "$booted" "$entry" "$before"; do
+      if [ "$path" = "$kept" ] || is_specialisation "$path" "$kept"; then continue 2; fi
+    done
+    old="$old $n"
   done
   if [ -z "$old" ]; then unlock; return; fi
   # shellcheck disable=SC2086

@@ -135,15 +135,18 @@ judge() {
   folder /etc/static
   runs "$previous" && [ "$path" = "$static" ] && unchanged=1
   case $1:$unchanged in
-    0:?)
-      # The link to the running system is set before units start, so it proves little.
+    0:? | 4:?)
       verdict=ok
-      if leftover || ! runs "$system" || ! is_etc_of "$system"; then verdict=incomplete; fi ;;
-    4:?) verdict=units-failed ;;
+      [ "$1" = 0 ] || verdict=units-failed
+      # The link to the running system is set before units start, so it proves little; and units that fail hide that the
+      # activation script has.
+      if grep -q '^Failed to run activate script' "$dir/log"; then verdict=failed
+      elif leftover || ! runs "$system" || ! is_etc_of "$system"; then verdict=incomplete; fi ;;
     100:1) verdict=reboot-needed ;;
     # switch-inhibitors lists what only a reboot may change; then the pre-switch check says no.
     1:1) if inhibited "$system"; then verdict=reboot-needed; else verdict=refused; fi ;;
-    11:1) verdict=locked ;;
+    # It did not begin: whatever has changed is another's.
+    11:?) verdict=locked ;;
     *) verdict=failed ;;
   esac
 }
@@ -152,6 +155,10 @@ judge() {
 name_units() {
   sed -n 's/^warning: the following units failed: //p' "$dir/log" | tr -d ' ' | tr ',' '\n' | sort -u >"$dir/failed.new"
   [ -s "$dir/failed.new" ] || newly_failed >"$dir/failed.new"
+  # What could not even be tried has not failed, to systemd.
+  [ -s "$dir/failed.new" ] ||
+    sed -n -e 's/^Failed to [a-z]* \([^ ]*\): .*/\1/p' -e 's/^A dependency job for \([^ ]*\) failed.*/\1/p' "$dir/log" |
+    sort -u >"$dir/failed.new"
   mv -T "$dir/failed.new" "$dir/failed"
   last_words
 }
@@ -238,7 +245,9 @@ reason() {
         echo 'the activation was cut short'
       fi ;;
     ok*) echo "nobody confirmed the new system within $confirm_timeout s" ;;
-    units-failed*) echo "units failed: $(paste -sd' ' "$dir/failed")" ;;
+    units-failed*)
+      units=$(paste -sd' ' "$dir/failed")
+      echo "units failed${units:+: $units}" ;;
     incomplete*) echo "the activation ended half-way" ;;
     failed*) echo "the activation failed with status ${result#* }" ;;
   esac
@@ -264,6 +273,9 @@ restore() {
     while read -r unit; do echo "$unit $(invocation "$unit")"; done <"$dir/restart" >"$dir/restart-from"
     put_secrets_back
   fi
+  # It has run here: its own checks before a switch have no say.
+  NIXOS_NO_CHECK=1
+  export NIXOS_NO_CHECK
   stc "$previous" test 100
   status=$?
   [ -z "$secrets_dir" ] || restart_units back || status=4

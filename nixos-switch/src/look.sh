@@ -17,7 +17,17 @@ dry() {
   tell_reasons "$system"
   difference "$running" "$system"
   if [ "$action" != boot ]; then
-    "$system/bin/switch-to-configuration" dry-activate 2>&1 </dev/null | sed 's/^/says=/'
+    says=$("$system/bin/switch-to-configuration" dry-activate 2>&1 </dev/null)
+    ended=$?
+    [ -z "$says" ] || printf '%s\n' "$says" | sed 's/^/says=/'
+    case $ended in
+      0) ;;
+      11) fail locked "another switch-to-configuration holds NixOS's own lock" 'wait for it' ;;
+      # What only a reboot may change is told of already.
+      *) [ -n "$(reboot_reasons "$system")" ] ||
+        fail activation "the new system would refuse to start: $(printf '%s\n' "$says" | tail -n 3 | paste -sd' ')" \
+          "on the machine, $system/bin/switch-to-configuration dry-activate says all of it" ;;
+    esac
     new_units "$running" "$system"
   fi
   fact stage dry

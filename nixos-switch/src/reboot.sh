@@ -63,7 +63,7 @@ not_protected() {
 # What is to run at the next boots: if the notes cannot be reached, the new system must not stay.
 arm_boot() {
   mkdir -p "$control/sysinit.target.wants" || return
-  cat >"$control/nixpipe-boot.sh" <<END
+  cat >"$control/nixpipe-boot.sh" <<END || return
 PATH=$tools
 export PATH
 [ -e $control/nixpipe-boot.service ] || exit 0
@@ -75,7 +75,7 @@ done
 if [ -r $lasting/job.sh ] && $shell $lasting/job.sh boot $token; then exit 0; fi
 [ "\$(readlink -e /run/current-system)" != $system ]
 END
-  cat >"$control/nixpipe-boot.service" <<END
+  cat >"$control/nixpipe-boot.service" <<END || return
 [Unit]
 Description=The way back of nixos-switch
 DefaultDependencies=no

@@ -70,20 +70,19 @@ fn verdict(wish: &Wish, answers: &Answers, booted: bool) -> (Option<&'static str
         "booted-next" => (Some("booted-next"), Ok(())),
         "units-failed" if wish.args.allow_failed_units => (Some("units-failed"), Ok(())),
         "units-failed" => {
-            let text = format!("units failed: {units}; the new system stays{}", last_words(answers));
+            let which = if units.is_empty() { String::new() } else { format!(": {units}") };
+            let text = format!("units failed{which}; the new system stays{}", last_words(answers));
             let failure = Failure::new(Kind::Activation, text);
             (Some("units-failed"), Err(failure.hint("nixos-switch --rollback goes back to the previous one").into()))
         }
         "left" => {
             let result = answers.one("result").unwrap_or_default();
+            let why = answers.one("reason").map_or_else(|| format!("the activation failed: {result}"), String::from);
             // Where the activation went well, it is the way back that did not.
-            let went_well = result.starts_with("ok") || result.starts_with("units-failed");
-            let (why, hint) = match answers.one("reason").filter(|_| went_well) {
-                Some(reason) => (reason.into(), "reboot it into the previous system from its console"),
-                None => (
-                    format!("the activation failed: {result}"),
-                    "the boot entry is the previous system's: a reboot goes back",
-                ),
+            let hint = if result.starts_with("ok") || result.starts_with("units-failed") {
+                "reboot it into the previous system from its console"
+            } else {
+                "the boot entry is the previous system's: a reboot goes back"
             };
             (None, Err(Failure::new(Kind::Activation, format!("{why}; it is left as it is")).hint(hint).into()))
         }

@@ -91,6 +91,15 @@ fn every_end_has_its_outcome_and_says_what_to_do() {
         assert_eq!((failure.message.as_str(), failure.hint.as_deref()), (message, hint), "{ended}");
     }
     assert_eq!(of("", "", false, "outcome=switched 0\nstage=done\n"), (Some("switched".into()), None));
+    // Where the machine knows better what failed, it is that.
+    for (result, hint) in [
+        ("failed 2", "the boot entry is the previous system's: a reboot goes back"),
+        ("ok", "reboot it into the previous system from its console"),
+    ] {
+        let said = format!("result={result}\nreason=no room\noutcome=left 0\nstage=done\n");
+        let failure = of("", "", false, &said).1.unwrap();
+        assert_eq!((&*failure.message, failure.hint.as_deref()), ("no room; it is left as it is", Some(hint)));
+    }
 }
 
 #[test]

@@ -54,6 +54,44 @@ fn a_system_that_does_not_work_is_rolled_back() {
 }
 
 #[test]
+fn what_a_switch_says_is_held_against_the_machine() {
+    let machine = Machine::new("judged");
+    let pair = |text: &str| {
+        let service = |more: &str| {
+            format!(
+                "{{ wantedBy = [ \"multi-user.target\" ]; environment.TEXT = \"{text}\"; script = \"exec sleep infinity\"; {more} }}"
+            )
+        };
+        let atop = "requires = [ \"base.service\" ]; after = [ \"base.service\" ]; reloadIfChanged = true;";
+        format!("systemd.services.base = {}; systemd.services.atop = {};", service(""), service(atop))
+    };
+    let veto = "system.preSwitchChecks.veto = \"[ ! -e /run/veto ]\";";
+    let old = machine.push_greeter("old", &format!("{} {veto}", pair("old")));
+    machine.switch(&old, "").ok();
+
+    // The status tells of the units alone. The old system's own checks have no say in the way back.
+    let both = "systemd.services.failing = { wantedBy = [ \"multi-user.target\" ]; serviceConfig.Type = \"oneshot\"; script = \"exit 7\"; };
+        system.activationScripts.broken = \"touch /run/veto; false\";";
+    let new = machine.push_greeter("new", both);
+    let message = rolled_back(&machine, &old, &new, "--allow-failed-units", "a unit fails, and the activation script");
+    assert!(message.contains("the activation failed with status 4"), "{message}");
+    machine.ssh("rm /run/veto").ok();
+
+    let new = machine.push_greeter("new", "systemd.services.greeter.requires = [ \"nowhere.service\" ];");
+    let message = rolled_back(&machine, &old, &new, "", "a unit that cannot even be tried");
+    assert!(message.contains("units failed: greeter.service"), "{message}");
+
+    // The last unit to be reloaded had stopped with another, and is started.
+    let new = machine.push_greeter("new", &format!("{} {veto}", pair("new")));
+    machine.switch(&new, "").ok();
+    assert_eq!(machine.ssh("stat -c %s /run/nixos/reload-list; systemctl is-active atop").ok().stdout, "0\nactive\n");
+    machine.assert_keeps(&new, "new", "an empty list is left");
+    assert_eq!(said(&machine.switch(&new, "").ok()).0, "unchanged");
+    machine.switch(&old, "").ok();
+    machine.assert_keeps(&old, "old", "an empty list was there");
+}
+
+#[test]
 #[ignore = "long: scripts/test --all"]
 fn a_system_that_cannot_be_entered_or_kept_is_rolled_back() {
     let mut machine = Machine::new("unkept");
@@ -73,6 +111,11 @@ fn a_system_that_cannot_be_entered_or_kept_is_rolled_back() {
     assert!(message.contains("boot entry"), "{message}");
     let other = machine.push_greeter("other", "");
     assert_eq!(said(&machine.switch(&other, "")).1, "limit");
+    // The installer of systemd-boot makes room first.
+    machine.ssh("mv /boot/grub /root; mkdir /boot/loader && : > /boot/loader/loader.conf").ok();
+    let ran = machine.switch(&other, "--plan").ok();
+    assert!(ran.stderr.contains("are free in /boot: there may be no room for the new kernel"), "{}", ran.stderr);
+    machine.ssh("rm -r /boot/loader; mv /root/grub /boot").ok();
     machine.ssh("rm /boot/filler").ok();
     machine.assert_keeps(&old, "old", "/boot is full");
 

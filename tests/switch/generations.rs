@@ -61,6 +61,17 @@ fn old_generations_are_listed_and_deleted_only_when_asked() {
     }
     assert_intact(&machine, "after a garbage collection");
 
+    // So does one of which a specialisation was booted.
+    let bright = machine.push_greeter("bright", "specialisation.dim.configuration.environment.etc.dim.text = \"\";");
+    machine.switch(&bright, "").ok();
+    machine.switch(&systems[4], "").ok();
+    let booted = "readlink -e /run/booted-system > /run/booted; ln -sfn";
+    machine.ssh(&format!("{booted} $(readlink -e {}/specialisation/dim) /run/booted-system", toplevel(&bright))).ok();
+    machine.switch(&systems[3], "--keep-generations 1").ok();
+    assert_eq!(machine.ssh(&format!("nix-store --check-validity {}", toplevel(&bright))).status, 0);
+    machine.ssh("ln -sfn $(cat /run/booted) /run/booted-system").ok();
+    machine.switch(&systems[4], "--keep-generations 2").ok();
+
     // Again: nothing to do. And with one wished, the one before stays all the same.
     let ran = machine.switch(&systems[4], "--keep-generations 2").ok();
     assert!(said(&ran).0 == "unchanged" && !ran.stderr.contains("deleted"), "{}", ran.stderr);

@@ -199,6 +199,18 @@ fn what_a_machine_cannot_do_is_told_with_what_helps() {
     machine.ssh("mount --bind /dev/null $(readlink -e /sys/class/dmi/id/board_asset_tag)").ok();
     let ran = machine.switch(&old, "").ok();
     assert!(ran.stderr.contains("warning: the machine does not tell its instance id"), "{}", ran.stderr);
+
+    // Nitro's board does; a Xen instance's metadata service does, to the curl that NixOS has.
+    let curl = machine.push_greeter("curl", "environment.systemPackages = [ pkgs.curl ];");
+    machine.switch(&curl, "").ok();
+    let ran = machine.switch(&curl, "").ok();
+    assert_eq!(said(&ran).0, "unchanged", "{}", ran.stderr);
+    assert!(!ran.stderr.contains("warning: "), "{}", ran.stderr);
+    let mut other = curl.clone();
+    other["instance"]["id"] = "i-00000000000000000".into();
+    let ran = machine.switch(&other, "");
+    assert_eq!(said(&ran).1, "wrong-machine", "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("this is {}", machine.id())), "{}", ran.stderr);
 }
 
 /// What boots is read as the loader's own files say it, whichever loader it is.

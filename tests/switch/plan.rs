@@ -93,4 +93,26 @@ fn the_plan_names_units_packages_and_a_reboot_and_writes_nothing() {
         entries.contains(&"secret/token".into()) && !entries.iter().any(|entry| entry.starts_with("system/")),
         "{entries:?}"
     );
+
+    // What would not even begin is no plan.
+    let vetoed = machine.push_greeter("new", "system.preSwitchChecks.no = \"echo it may not >&2; false\";");
+    let refused = |flags: &str| {
+        let ran = machine.switch(&vetoed, flags);
+        let error = ran.record()["error"].clone();
+        (error["kind"].as_str().unwrap().to_string(), error["message"].as_str().unwrap().to_string())
+    };
+    for flags in ["--plan", "--action dry-activate"] {
+        let (kind, message) = refused(flags);
+        assert_eq!(kind, "activation");
+        assert!(message.starts_with("the new system would refuse to start: it may not"), "{message}");
+    }
+    machine
+        .ssh(
+            "systemd-run --quiet --unit=theirs \
+             $(command -v flock) /run/nixos/switch-to-configuration.lock $(command -v sleep) 60",
+        )
+        .ok();
+    let locked = ("locked".to_string(), "another switch-to-configuration holds NixOS's own lock".to_string());
+    assert_eq!(refused("--plan"), locked);
+    machine.ssh("systemctl stop theirs").ok();
 }

@@ -112,6 +112,28 @@ fn what_somebody_else_switched_to_in_the_window_stays() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --all"]
+fn what_somebody_else_is_switching_to_is_not_gone_back_from() {
+    let machine = Machine::new("theirs");
+    let slow = |when: &str| {
+        format!(
+            "systemd.services.slow = {{ wantedBy = [ \"multi-user.target\" ]; {when} script = \"exec sleep infinity\"; }};"
+        )
+    };
+    let old = machine.push_greeter("old", &slow("preStop = \"sleep 4\";"));
+    machine.switch(&old, "").ok();
+    let new = machine.push_greeter("new", &slow("preStart = \"sleep 10\";"));
+    machine.ssh(&format!("systemd-run --quiet --unit=theirs {}/bin/switch-to-configuration test", toplevel(&new))).ok();
+    // It gives up when the other one is half-way: what runs is what was wished.
+    let ran = machine.switch(&new, "--lock-timeout 7s");
+    assert_eq!(said(&ran), ("refused".into(), "locked".into()), "{}", ran.stderr);
+    machine.ssh("while systemctl -q is-active theirs; do sleep 0.2; done").ok();
+    assert_eq!(machine.state().running, toplevel(&new), "theirs has ended undisturbed");
+    assert_eq!(said(&machine.switch(&new, "").ok()).0, "switched");
+    machine.assert_keeps(&new, "new", "after somebody else's switch to the same");
+}
+
+#[test]
 fn a_kept_connection_of_the_users_proves_nothing() {
     let machine = Machine::new("master");
     let old = machine.push_greeter("old", "");

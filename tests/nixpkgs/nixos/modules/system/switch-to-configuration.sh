@@ -85,6 +85,13 @@ remember() { # LIST UNIT
         echo "$2" >> "$lists/$1-list"
     fi
 }
+forget() { # LIST UNIT: an empty list stays
+    if [ -e "$lists/$1-list" ]; then
+        grep -vxF -- "$2" "$lists/$1-list" > "$lists/$1-list.new"
+        cat "$lists/$1-list.new" > "$lists/$1-list"
+        rm "$lists/$1-list.new"
+    fi
+}
 recall() { # LIST: prints the units that an interrupted run left
     if [ -e "$lists/$1-list" ]; then
         cat "$lists/$1-list"
@@ -321,6 +328,7 @@ $systemctl restart sysinit-reactivation.target || code=4
 for unit in "${!reload[@]}"; do
     if ! $systemctl --quiet is-active "$unit"; then
         unset "reload[$unit]"
+        forget reload "$unit"
         start[$unit]=1
         remember start "$unit"
     fi
@@ -328,18 +336,18 @@ done
 if [ ${#reload[@]} -gt 0 ]; then
     tell "reloading the following units" "${!reload[@]}"
     $systemctl reload -- "${!reload[@]}" || code=4
+    rm -f $lists/reload-list
 fi
-rm -f $lists/reload-list
 if [ ${#restart[@]} -gt 0 ]; then
     tell "restarting the following units" "${!restart[@]}"
     $systemctl restart -- "${!restart[@]}" || code=4
+    rm -f $lists/restart-list
 fi
-rm -f $lists/restart-list
 if [ ${#start[@]} -gt 0 ]; then
     tell "starting the following units" "${!start[@]}"
     $systemctl start -- "${!start[@]}" || code=4
+    rm -f $lists/start-list
 fi
-rm -f $lists/start-list
 
 # What fails a moment after its start is seen, too; NixOS waits as long for quiet.
 sleep 0.25
