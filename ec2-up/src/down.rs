@@ -56,7 +56,7 @@ pub fn run(args: DownArgs) -> ExitCode {
         log::error("no machine is named: by --name, --all, or records on stdin");
         return ExitCode::from(2);
     }
-    let tool = Tool { name: NAME, starts, names: false, jobs: 250 };
+    let tool = Tool { name: NAME, starts, names: false, takes_failed: true, jobs: 250 };
     let stream = args.stream.clone();
     let context = Context {
         regions: Regions::new(&args.account),
@@ -116,6 +116,11 @@ async fn one(context: Rc<Context>, mut job: Job) {
     let limit = context.args.account.timeout;
     let result = step.within(limit, context.machine(&mut job.record, &step)).await;
     context.plan.looked(&result);
+    // What failed is gone, unless the machine is one from elsewhere.
+    let is_settled = result.is_ok() && !context.args.stream.plan && !job.record.has_address();
+    if is_settled && job.record.text("error").is_some() {
+        job.record.remove("error");
+    }
     job.finish(result);
 }
 

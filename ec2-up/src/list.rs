@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-const TOOL: Tool = Tool { name: "ec2-ls", starts: true, names: false, jobs: 1 };
+const TOOL: Tool = Tool { name: "ec2-ls", starts: true, names: false, takes_failed: false, jobs: 1 };
 
 /// The flags of ec2-ls.
 #[derive(clap::Args, Clone, Debug)]

@@ -19,7 +19,7 @@ use machine_ssh::Jump;
 use std::process::ExitCode;
 use std::rc::Rc;
 
-pub const TOOL: Tool = Tool { name: "ec2-up", starts: false, names: true, jobs: 250 };
+pub const TOOL: Tool = Tool { name: "ec2-up", starts: false, names: true, takes_failed: false, jobs: 250 };
 
 /// The flags of ec2-up.
 #[derive(clap::Args, Clone, Debug)]

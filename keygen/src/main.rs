@@ -13,7 +13,7 @@ mod agent;
 mod key;
 mod key_file;
 
-const TOOL: Tool = Tool { name: "keygen", starts: true, names: false, jobs: 4 };
+const TOOL: Tool = Tool { name: "keygen", starts: true, names: false, takes_failed: false, jobs: 4 };
 
 const EXAMPLES: &str = "\
 Input: records of machines; or -n, and one is made from the flags.

@@ -8,7 +8,9 @@
 //!
 //! A machine that fails is written out too, with the member `error` added, and
 //! every later tool hands such a record on as it came. So the end of a pipe
-//! lists every machine that entered it.
+//! lists every machine that entered it. Only a tool that says so
+//! ([`Tool::takes_failed`]) works on them: ec2-down, which removes a machine
+//! whatever has failed on it.
 //!
 //! | exit | meaning |
 //! |---|---|

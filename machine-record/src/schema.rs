@@ -56,7 +56,7 @@ enum PathOrSecret {
     Secret(Secret),
 }
 
-/// Why the machine failed; later tools hand it on untouched.
+/// Why the machine failed; later tools but ec2-down hand it on untouched.
 #[derive(JsonSchema)]
 #[schemars(rename = "Error")]
 struct Error {

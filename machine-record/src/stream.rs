@@ -19,6 +19,8 @@ pub struct Tool {
     pub starts: bool,
     /// True if it names a machine that has no name: `machine`, as the tutorial does
     pub names: bool,
+    /// True if a machine that failed before is work for it as any other: its `error` is the tool's to take out
+    pub takes_failed: bool,
     /// How many machines it works on side by side unless `--jobs` says
     pub jobs: u16,
 }
@@ -47,8 +49,11 @@ impl Job {
     /// Writes the record out, with `error` if the work failed.
     pub fn finish(mut self, result: Result<()>) {
         self.done = true;
-        if let Err(error) = result {
-            self.output.fail(&mut self.record, &Failure::of(&error));
+        match result {
+            Err(error) => self.output.fail(&mut self.record, &Failure::of(&error)),
+            // One that failed before, and the tool has not changed that.
+            Ok(()) if self.record.text("error").is_some() => self.output.failed.store(true, Ordering::SeqCst),
+            Ok(()) => {}
         }
         live::count(0, 1);
         self.output.write(&self.record);
@@ -226,7 +231,7 @@ impl Reader {
     }
 
     fn admit(&mut self, mut record: Record) -> Result<(), String> {
-        if record.text("error").is_some() {
+        if record.text("error").is_some() && !self.tool.takes_failed {
             if !(self.args.retry && self.may_retry(&record)) {
                 self.output.failed.store(true, Ordering::SeqCst);
                 self.output.write(&record);
@@ -353,19 +358,5 @@ impl Output {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_machine_that_a_tool_lets_fall_leaves_with_an_error() {
-        let stdout = Mutex::default();
-        let (failed, closed) = (AtomicBool::new(false), AtomicBool::new(false));
-        let output = Arc::new(Output { tool: "ec2-up", failed, closed, stdout });
-        let mut record = Record::default();
-        record.set("name", &"web-1").unwrap();
-        drop(Job { record, output: output.clone(), done: false });
-        let left = output.stdout.lock().unwrap();
-        assert_eq!((left.count, left.failed.as_slice()), (1, &["web-1 (ec2-up: internal)".to_string()][..]));
-        assert!(output.failed.load(Ordering::SeqCst), "the tool gave up this machine");
-    }
-}
+#[path = "stream_tests.rs"]
+mod tests;

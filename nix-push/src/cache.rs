@@ -72,7 +72,9 @@ impl Key {
         }
         let mut variables: Vec<_> = std::env::vars_os().filter(|(name, _)| nix_files::reads(name)).collect();
         variables.sort();
-        hash.update(format!("{variables:?} {:?}", nix_files::programs("nix-instantiate").last()));
+        // Where HOME is another user's nothing is certain, nor is what was kept while it was not.
+        let started = (nix_files::programs("nix-instantiate").pop(), nix_files::is_home_taken());
+        hash.update(format!("{variables:?} {started:?}"));
         Ok(Key(hex(hash)))
     }
 }

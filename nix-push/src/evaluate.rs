@@ -84,7 +84,7 @@ pub struct Evaluated {
 /// Evaluates the configuration; its derivation is then in the local store.
 ///
 /// # Errors
-/// Kind `evaluation`, after Nix's own trace on stderr; kind `input` for what Nix cannot hold.
+/// Kind `evaluation`, after Nix's own trace on stderr; kind `timeout`; kind `input` for what Nix cannot hold.
 pub fn evaluate(settings: &Settings, source: &Source, record: &Record) -> Result<Evaluated> {
     let machine = record.name();
     let job = Job {
@@ -103,7 +103,13 @@ pub fn evaluate(settings: &Settings, source: &Source, record: &Record) -> Result
                 Evaluated { fresh: false, ..(*verdict)? }
             }
             Turn::Work(work) => {
-                let (verdict, used) = job.find_or_evaluate(&facts, |looked_at| work.looks(looked_at))?;
+                let (verdict, used) = match job.find_or_evaluate(&facts, |looked_at| work.looks(looked_at)) {
+                    Ok(came) => came,
+                    Err(error) => {
+                        work.failed(&Failure::of(&error));
+                        return Err(error);
+                    }
+                };
                 if let Some(used) = used {
                     work.done(&used, verdict.clone());
                 }

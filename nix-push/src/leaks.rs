@@ -8,16 +8,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Refuses a flake with which Nix would copy the record's private key or one of its `secrets`: of a folder it copies
-/// everything, of a git repository what git tracks (manual of Nix, "nix flake", *path* and *git*).
+/// Refuses a flake with which Nix would copy the record's private key, one of its `secrets` or a private host key: of a
+/// folder it copies everything, of a git repository what git tracks (manual of Nix, "nix flake", *path* and *git*).
 ///
 /// # Errors
 /// Kind `input`, naming the file.
 pub fn check(reference: &str, record: &Record) -> Result<(), Failure> {
     let Some((folder, git)) = local(reference) else { return Ok(()) };
     let here = |(what, path): (_, String)| Some((what, fs::canonicalize(&path).ok()?, path));
-    let inside: Vec<_> =
-        secrets(record)?.into_iter().filter_map(here).filter(|(_, file, _)| file.starts_with(&folder)).collect();
+    let inside: Vec<_> = secrets(record, &folder)?
+        .into_iter()
+        .filter_map(here)
+        .filter(|(_, file, _)| file.starts_with(&folder))
+        .collect();
     let files: Vec<_> = inside.iter().map(|(_, file, _)| file.as_path()).collect();
     // Git is asked about all at once, and which it is only where it has one.
     if git && !files.is_empty() && !are_tracked(&folder, &files) {
@@ -46,7 +49,7 @@ fn local(reference: &str) -> Option<(PathBuf, bool)> {
 }
 
 /// The files that nobody but the deployer is to read, and what each is.
-fn secrets(record: &Record) -> Result<Vec<(&'static str, String)>, Failure> {
+fn secrets(record: &Record, flake: &Path) -> Result<Vec<(&'static str, String)>, Failure> {
     let pair: Option<Value> = record.read("keyPair")?;
     let own: Option<BTreeMap<String, Value>> = record.read("secrets")?;
     let key = pair.as_ref().and_then(|pair| pair["privateKeyFile"].as_str());
@@ -56,7 +59,17 @@ fn secrets(record: &Record) -> Result<Vec<(&'static str, String)>, Failure> {
         .into_iter()
         .chain(own.map(|path| ("the secret", path)))
         .map(|(what, path)| (what, path.to_string()))
+        .chain(host_keys(key.map(Path::new), flake).into_iter().map(|path| ("the private host key", path)))
         .collect())
+}
+
+/// What ec2-up keeps for `--host-key user-data`, of whatever deployment and machine: beside the private key, or where it
+/// is run, if the ssh-agent has that.
+fn host_keys(key: Option<&Path>, flake: &Path) -> Vec<String> {
+    let folders = [key.and_then(Path::parent), Some(Path::new(".")), Some(flake)].into_iter().flatten();
+    let files = folders.flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+    let keys = files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|kind| kind == "host-key"));
+    keys.filter_map(|path| path.to_str().map(String::from)).collect()
 }
 
 /// Whether git tracks any of the files, as far as is known.

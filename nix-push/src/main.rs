@@ -77,7 +77,7 @@ mod used;
 mod via;
 mod wire;
 
-const TOOL: Tool = Tool { name: "nix-push", starts: false, names: false, jobs: 8 };
+const TOOL: Tool = Tool { name: "nix-push", starts: false, names: false, takes_failed: false, jobs: 8 };
 
 const EXAMPLES: &str = "\
 Input: machine records with `ssh`, as ec2-up writes them. A record's own `configuration` wins over

@@ -4,7 +4,8 @@ use crate::places::is_stored;
 use serde_json::json;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -54,6 +55,9 @@ pub fn reads_at_start() -> Vec<String> {
         Some(Err(error)) => say("unsure", Path::new(error)),
         None => {}
     }
+    if !is_home_taken() {
+        say("unsure", Path::new("HOME, which is not a folder of this user"));
+    }
     all_settings(&mut say);
     channels().iter().for_each(|path| say("kind", path));
     reads
@@ -86,7 +90,16 @@ fn users() -> Vec<PathBuf> {
 
 /// Whether the user has settings of their own, which a client of Nix's daemon would tell it.
 pub fn has_own_settings() -> bool {
-    variable("NIX_CONFIG").is_some() || users().iter().any(|file| file.exists())
+    variable("NIX_CONFIG").is_some() || !is_home_taken() || users().iter().any(|file| file.exists())
+}
+
+/// Whether any Nix takes HOME for the user's own folder. Newer Nix does where it is theirs or not there, and else takes that
+/// of passwd(5) (src/libutil/unix/users.cc, getHome): with `sudo -E`, say.
+pub fn is_home_taken() -> bool {
+    variable("HOME").is_some_and(|home| match fs::metadata(home) {
+        Ok(meta) => meta.uid() == rustix::process::geteuid().as_raw(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    })
 }
 
 fn variable(name: &str) -> Option<OsString> {

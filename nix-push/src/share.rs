@@ -5,7 +5,7 @@ use crate::tree::{At, Tree};
 use crate::used::{Facts, Used};
 use machine_record::Failure;
 use std::collections::HashMap;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 
 /// What an evaluation came to: an error of the configuration is the same for its like.
 pub type Verdict = Result<Evaluated, Failure>;
@@ -32,7 +32,11 @@ struct Running {
     told: (usize, Option<At>),
     /// Where it is sure to come; None if nobody can tell
     sure: Option<At>,
+    fate: Arc<Fate>,
 }
+
+/// Where an evaluation ended without a verdict, and why: for those who wait for it there.
+type Fate = OnceLock<(At, Failure)>;
 
 /// What is to be done for a machine.
 pub enum Turn<'a> {
@@ -55,18 +59,27 @@ impl Shared {
     pub fn turn<'a>(&'a self, template: &'a str, facts: &Facts) -> Turn<'a> {
         let mut templates = self.lock();
         let mut at = Some(At::default());
+        let mut awaited: Option<Arc<Fate>> = None;
         loop {
             let known = templates.entry(template.into()).or_default();
             at = at.and_then(|at| known.tree.walk(at, facts));
             if let Some(verdict) = at.and_then(|at| known.tree.end(at)) {
                 return Turn::Done(Box::new(verdict.clone()));
             }
-            if at.is_none() || known.running.values().all(|running| running.sure != at) {
+            if let Some((end, failure)) = awaited.as_ref().and_then(|fate| fate.get())
+                && at == Some(*end)
+            {
+                return Turn::Done(Box::new(Err(failure.clone())));
+            }
+            let same = known.running.values().find(|running| at.is_some() && running.sure == at);
+            let Some(same) = same else {
                 known.next += 1;
-                let running = Running { facts: facts.clone(), told: (0, Some(At::default())), sure: at };
+                let facts = facts.clone();
+                let running = Running { facts, told: (0, Some(At::default())), sure: at, fate: Arc::default() };
                 known.running.insert(known.next, running);
                 return Turn::Work(Work { shared: self, template, id: known.next });
-            }
+            };
+            awaited = Some(same.fate.clone());
             templates = self.changed.wait(templates).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
     }
@@ -117,6 +130,16 @@ impl Work<'_> {
     pub fn done(self, used: &Used, verdict: Verdict) {
         if let Some(known) = self.shared.lock().get_mut(self.template) {
             known.ends(self.id, used, verdict);
+        }
+    }
+
+    /// Tells those who wait for it now why it came to nothing, as it took too long: they would wait as long again, one
+    /// after the other. Who comes later tries again.
+    pub fn failed(self, failure: &Failure) {
+        let templates = self.shared.lock();
+        let running = templates.get(self.template).and_then(|known| known.running.get(&self.id));
+        if let Some((at, running)) = running.and_then(|running| Some((running.sure?, running))) {
+            let _ = running.fate.set((at, failure.clone()));
         }
     }
 }
@@ -172,6 +195,29 @@ mod tests {
             drop(first);
             assert!(second.join().unwrap());
         });
+    }
+
+    #[test]
+    fn one_that_fails_fails_for_those_who_wait_for_it_and_for_nobody_else() {
+        let shared = Shared::default();
+        let Turn::Work(first) = shared.turn("t", &facts("a", "db")) else { panic!("nothing is known") };
+        std::thread::scope(|scope| {
+            let failed = |one: Facts| match shared.turn("t", &one) {
+                Turn::Done(verdict) => verdict.err().map(|failure| failure.message),
+                Turn::Work(_) => None,
+            };
+            let other = scope.spawn(move || failed(facts("b", "web")));
+            let same = scope.spawn(move || failed(facts("c", "db")));
+            // Both wait.
+            while shared.lock()["t"].running.values().all(|one| Arc::strong_count(&one.fate) < 3) {
+                std::thread::yield_now();
+            }
+            first.looks(&["[]".into(), r#"["role"]"#.into()]);
+            first.failed(&Failure::new(Kind::Timeout, "x"));
+            assert_eq!(same.join().unwrap().as_deref(), Some("x"));
+            assert_eq!(other.join().unwrap(), None, "it is another evaluation");
+        });
+        assert!(matches!(shared.turn("t", &facts("d", "db")), Turn::Work(_)), "who comes later tries again");
     }
 
     #[test]

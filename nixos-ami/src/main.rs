@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const TOOL: Tool = Tool { name: "nixos-ami", starts: true, names: false, jobs: 16 };
+const TOOL: Tool = Tool { name: "nixos-ami", starts: true, names: false, takes_failed: false, jobs: 16 };
 
 const EXAMPLES: &str = "\
 Input: records of machines; or -n, and one is made from the flags.

@@ -22,7 +22,7 @@ mod report;
 mod script;
 mod secrets;
 
-const TOOL: Tool = Tool { name: "nixos-switch", starts: false, names: false, jobs: 16 };
+const TOOL: Tool = Tool { name: "nixos-switch", starts: false, names: false, takes_failed: false, jobs: 16 };
 
 const HELP: &str = "\
 Input: records with `closure` (from nix-push) and `ssh` (from ec2-up).

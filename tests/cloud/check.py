@@ -186,6 +186,7 @@ def refusals(group: str) -> None:
         ("InvalidBlockDeviceMapping", {"BlockDeviceMappings": small}),
         ("InvalidParameterValue", {"UserData": "x" * 16385}),
         ("InvalidParameterValue", {"ClientToken": "x" * 65}),
+        ("InvalidParameterValue", {"MinCount": 2}),
         ("DryRunOperation", {"DryRun": True}),
     ):
         with refused(code):
@@ -194,8 +195,9 @@ def refusals(group: str) -> None:
         describe("i-nonsense")
     with refused("InvalidInstanceID.NotFound"):
         describe("i-00000000000000000")
-    with refused("InvalidParameterValue"):
-        ec2.describe_instances(Filters=[{"Name": "nonsense", "Values": ["x"]}])
+    for look in (ec2.describe_instances, ec2.describe_instance_status):
+        with refused("InvalidParameterValue"):
+            look(Filters=[{"Name": "nonsense", "Values": ["x"]}])
 
 
 def instance(group: str) -> str:
@@ -220,6 +222,19 @@ def instance(group: str) -> str:
         s for s in ec2.describe_instance_status(InstanceIds=[identifier])["InstanceStatuses"]
         if s["InstanceStatus"]["Status"] == "ok"
     ])
+    for name, same, other in (
+        ("availability-zone", found["Placement"]["AvailabilityZone"], "eu-central-1z"),
+        ("instance-state-code", "16", "80"),
+        ("instance-state-name", "running", "stopped"),
+        ("instance-status.reachability", "passed", "failed"),
+        ("instance-status.status", "ok", "impaired"),
+        ("system-status.reachability", "passed", "failed"),
+        ("system-status.status", "ok", "impaired"),
+    ):
+        for value, count in ((same, 1), (other, 0)):
+            filters = [{"Name": name, "Values": [value]}]
+            seen = ec2.describe_instance_status(InstanceIds=[identifier], Filters=filters)["InstanceStatuses"]
+            check(len(seen) == count, f"a status by {name} {value}: {len(seen)}, expected {count}")
     with refused("DependencyViolation"):
         ec2.delete_security_group(GroupId=group)
     return identifier

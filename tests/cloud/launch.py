@@ -75,6 +75,8 @@ class LaunchCalls:
 
     def _check_launch(self):
         backend = self.ec2_backend
+        if self._get_param("MinCount", 1) > self._get_param("MaxCount", 1):
+            raise EC2ClientError("InvalidParameterValue", "The minimum instance count must not exceed the maximum.")
         image_id = self._get_param("ImageId")
         if not image_id:
             raise EC2ClientError("MissingParameter", "The request must contain the parameter ImageId")

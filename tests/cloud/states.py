@@ -55,12 +55,9 @@ class StateCalls:
         if not self._get_param("IncludeAllInstances", False):
             instances = [i for i in instances if i.state == "running"]
         for name, values in self._filters_from_querystring().items():
-            if name == "instance-state-name":
-                instances = [i for i in instances if i.state in values]
-            elif name == "instance-status.status":
-                instances = [i for i in instances if i.instance_status["Status"] in values]
-            else:
+            if name not in STATUS_FILTERS:
                 raise EC2ClientError("InvalidParameterValue", f"The filter '{name}' is invalid")
+            instances = [i for i in instances if STATUS_FILTERS[name](i) in values]
         instances, token = self._page(instances)
         return ActionResult({"InstanceStatuses": instances, "NextToken": token})
 
@@ -232,6 +229,22 @@ class StateCalls:
         if missing:
             raise InvalidInstanceIdError(missing if len(missing) > 1 else missing[0])
         return [self.cloud.lives[i] for i in ids]
+
+
+def reachability(status: dict) -> str | None:
+    return next((check["Status"] for check in status.get("Details", []) if check["Name"] == "reachability"), None)
+
+
+# EC2 API reference, DescribeInstanceStatus; those of scheduled events are left out, as there are none here.
+STATUS_FILTERS = {
+    "availability-zone": lambda instance: instance.placement.zone,
+    "instance-state-code": lambda instance: str(instance.state_code),
+    "instance-state-name": lambda instance: instance.state,
+    "instance-status.reachability": lambda instance: reachability(instance.instance_status),
+    "instance-status.status": lambda instance: instance.instance_status["Status"],
+    "system-status.reachability": lambda instance: reachability(instance.system_status),
+    "system-status.status": lambda instance: instance.system_status["Status"],
+}
 
 
 def wrong_state(life, wish: str) -> EC2ClientError:

@@ -221,6 +221,13 @@ fn what_takes_longer_than_it_may_is_ended() {
         assert!(error["hint"].as_str().unwrap().ends_with("or see with -v what takes so long"), "{error}");
         assert!(began.elapsed().as_secs() < 60, "{flags}");
     }
+    // Machines that wait for one evaluation do not wait for the next ones, each as long.
+    let same = (0..4).map(|i| format!("{{\"name\":\"m{i}\"}}\n")).collect::<String>();
+    let ran = machines.folder.sh("nix-push --plan --eval-timeout 3s busy.nix", same);
+    let evaluated = ran.stderr.lines().filter(|line| line.contains(": evaluating ") && line.ends_with("busy.nix"));
+    assert_eq!((ran.status, evaluated.count()), (1, 1), "{}", ran.stderr);
+    assert!(ran.records().iter().all(|record| record["error"]["kind"] == "timeout"), "{}", ran.stdout);
+    assert_eq!(ran.records().len(), 4);
 }
 
 #[test]

@@ -265,6 +265,19 @@ fn what_nix_is_started_with() {
 }
 
 #[test]
+fn a_home_of_somebody_else_is_one_that_not_every_nix_takes() {
+    let mut case = Case::new("foreign", "1");
+    case.before += "; export HOME=$PWD/own";
+    case.change("mkdir own");
+    case.is_kept();
+    // As with sudo -E.
+    case.change("chown 65534 own");
+    assert!(case.run().evaluated && case.run().evaluated);
+    case.change("chown 0 own");
+    assert!(!case.run().evaluated);
+}
+
+#[test]
 fn another_nix_is_another_evaluation() {
     let mut case = Case::new("nix", "1");
     case.change("mkdir bin; printf '#!/bin/sh\nexec %s \"$@\"\n' \"$(command -v nix-instantiate)\" > bin/nix-instantiate; chmod +x bin/*");

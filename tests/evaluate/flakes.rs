@@ -1,6 +1,6 @@
 //! Flakes are evaluated as Nix does by itself, and again only if what they are locked to has changed.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::{Folder, Ran, project, sample};
 
 /// A flake that depends on all that a flake can see.
@@ -161,6 +161,32 @@ fn a_flake_that_holds_a_secret_is_not_copied_to_the_store() {
     let repository = "cd path && git init -q && git add flake.nix flake.lock value && cd ..";
     plan(repository, "path/keys/id", "nix-push --plan --flake path#a").ok();
     refused(plan("git -C path add keys", "path/keys/id", "nix-push --plan --flake path#a"), "path/keys/id");
+}
+
+#[test]
+fn a_flake_that_a_private_host_key_lies_in_is_not_copied_to_the_store() {
+    let flakes = Flakes::new("host-keys");
+    let plan = |before: &str, key: Value, flake: &str| {
+        let record = json!({ "name": "a", "keyPair": { "name": "k", "privateKeyFile": key } });
+        let command = format!("{}; {before}; nix-push --plan --flake {flake}#a", flakes.before);
+        flakes.folder.sh(&command, record.to_string())
+    };
+    let refused = |ran: Ran| {
+        let error = &ran.record()["error"];
+        assert_eq!(error["kind"], "input", "{}", ran.stderr);
+        let words = ["the private host key ", "default-b.host-key lies in the flake"];
+        assert!(words.iter().all(|words| error["message"].as_str().unwrap().contains(words)), "{error}");
+    };
+    // The ssh-agent has the key: ec2-up wrote it where it was run.
+    refused(plan("echo s > path/default-b.host-key", Value::Null, "path"));
+    refused(plan("cd path", Value::Null, "path:$PWD"));
+    refused(plan("mkdir path/deep; mv path/*.host-key path/deep; cd path/deep", Value::Null, ".."));
+    // Beside the key that the record names.
+    refused(plan("true", json!("path/deep/id"), "path"));
+    // Of a repository counts what git tracks.
+    let repository = "cd path; git init -q; git add flake.nix flake.lock value; mv deep/*.host-key .";
+    plan(repository, Value::Null, ".").ok();
+    refused(plan("cd path; git add .", Value::Null, "."));
 }
 
 #[test]
