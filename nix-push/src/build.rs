@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::Instant;
 
 /// The builds of this run.
 #[derive(Default)]
@@ -39,9 +39,9 @@ pub fn build(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Resul
 fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Built> {
     let Evaluated { drv, toplevel, about, .. } = evaluated;
     let options = [about.caches(), building(settings)].concat();
-    let limit = settings.build_timeout.map_or(ANSWERED, |limit| limit.min(ANSWERED));
+    let until = Instant::now() + settings.build_timeout.map_or(ANSWERED, |limit| limit.min(ANSWERED));
     let mut needs =
-        Needs { builds: &settings.builds, machine, drv, options: &options, limit, all: None, seen: 0, failed: None };
+        Needs { builds: &settings.builds, machine, drv, options: &options, until, all: None, seen: 0, failed: None };
     if let Some(failure) = needs.failure(toplevel) {
         return Ok(Err(failure));
     }
@@ -99,8 +99,8 @@ struct Needs<'a> {
     machine: &'a str,
     drv: &'a StorePath,
     options: &'a [String],
-    /// How long Nix may look in its caches for what it need not build
-    limit: Duration,
+    /// Until when Nix may look in its caches for what it need not build
+    until: Instant,
     /// The derivations that Nix would build for it, asked for once something has failed
     all: Option<HashSet<String>>,
     /// How many of those that failed were looked up
@@ -115,8 +115,9 @@ impl Needs<'_> {
         if self.failed.is_none() && !new.is_empty() {
             self.seen += new.len();
             let all = self.all.get_or_insert_with(|| {
+                let left = self.until.saturating_duration_since(Instant::now());
                 let question = dry_run(self.drv, self.options);
-                let asked = nix::run_within(Some(self.limit), self.machine, "nix-store", &question, || false);
+                let asked = nix::run_within(Some(left), self.machine, "nix-store", &question, || false);
                 // Where Nix does not say, it is built as if nothing had failed.
                 let said = asked.ok().filter(|asked| asked.success).map(|asked| Work::parse(&asked.stderr).build);
                 said.unwrap_or_default().into_iter().collect()

@@ -43,6 +43,11 @@ impl Answers {
         Some(Failure { kind, message: message.into(), hint: self.one("hint").map(str::to_string) })
     }
 
+    /// Adds what was seen on this side.
+    pub fn note(&mut self, name: &str, value: &str) {
+        self.values.push((name.into(), value.into()));
+    }
+
     /// Adds what a later session said, in place of what was said before of the same.
     pub fn extend(&mut self, later: Answers) {
         self.values.retain(|(name, _)| !later.values.iter().any(|(newer, _)| newer == name));

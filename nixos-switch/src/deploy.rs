@@ -232,6 +232,10 @@ impl<'a> Run<'a> {
                 return Err(too_long(&stage, since.0.elapsed()).into());
             }
             stage = match stage.as_str() {
+                "window" if self.answers.one("unconfirmed").is_some() => {
+                    std::thread::sleep(Duration::from_secs(2));
+                    self.ask_again("attach")?
+                }
                 "window" => self.confirm()?,
                 // Whoever could log in may have died before it had said so.
                 "restored" | "returned" => self.ask_again("give-back")?,
@@ -255,9 +259,9 @@ impl<'a> Run<'a> {
                 Asked::Stage(stage) => return Ok(stage),
                 // Such as a disk that has no room for the secrets.
                 Asked::Refused(failure) => {
-                    self.say(&format!(
-                        "not confirmed: {failure}; the machine goes back to the previous system by itself"
-                    ));
+                    self.say(&format!("not confirmed: {failure}"));
+                    self.say("the machine goes back to the previous system by itself");
+                    self.answers.note("unconfirmed", &failure.message);
                     return self.ask_again("attach");
                 }
                 Asked::Lost(error) => error,

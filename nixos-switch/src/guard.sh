@@ -124,11 +124,13 @@ check_space() {
     need=256
     case $place in /run | /var/lib) need=1024 ;; esac
     [ "$place" != "$boot" ] || [ "$action" = test ] || { new_in_boot && need=$((need + bytes / 1024)); }
-    [ "$1" -lt $need ] || continue
+    if [ "$1" -ge $need ]; then continue; fi
     case $place:$entries in
       # Its installer first removes what its configurationLimit is exceeded by (nixpkgs systemd-boot-builder.py), and what
       # does not fit then is undone.
-      "$boot":?*) fact warning "less than $need KiB are free in $place: there may be no room for the new kernel" && continue ;;
+      "$boot":?*)
+        [ "$action" = test ] || fact warning "less than $need KiB are free in $place: there may be no room for the new kernel"
+        continue ;;
     esac
     fail limit "less than $need KiB are free in $place" 'free some space there, for instance with nix-collect-garbage'
   done

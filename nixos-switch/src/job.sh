@@ -140,13 +140,13 @@ judge() {
       [ "$1" = 0 ] || verdict=units-failed
       # The link to the running system is set before units start, so it proves little; and units that fail hide that the
       # activation script has.
-      if grep -q '^Failed to run activate script' "$dir/log"; then verdict=failed
+      if grep -q -e 'Failed to run activate script$' -e '^Activation script snippet .* failed (' "$dir/log"; then verdict=failed
       elif leftover || ! runs "$system" || ! is_etc_of "$system"; then verdict=incomplete; fi ;;
     100:1) verdict=reboot-needed ;;
     # switch-inhibitors lists what only a reboot may change; then the pre-switch check says no.
     1:1) if inhibited "$system"; then verdict=reboot-needed; else verdict=refused; fi ;;
-    # It did not begin: whatever has changed is another's.
-    11:?) verdict=locked ;;
+    # It did not begin, and whatever has changed is another's; or a call of its own has failed so, half-way.
+    11:?) if grep -q '^activating the configuration' "$dir/log"; then verdict=failed; else verdict=locked; fi ;;
     *) verdict=failed ;;
   esac
 }
@@ -157,7 +157,7 @@ name_units() {
   [ -s "$dir/failed.new" ] || newly_failed >"$dir/failed.new"
   # What could not even be tried has not failed, to systemd.
   [ -s "$dir/failed.new" ] ||
-    sed -n -e 's/^Failed to [a-z]* \([^ ]*\): .*/\1/p' -e 's/^A dependency job for \([^ ]*\) failed.*/\1/p' "$dir/log" |
+    sed -n -e 's/^Failed to [a-z]* \([^ ]*\.[a-z]*\)\(: .*\)\{0,1\}$/\1/p' -e 's/^A dependency job for \([^ ]*\) failed.*/\1/p' "$dir/log" |
     sort -u >"$dir/failed.new"
   mv -T "$dir/failed.new" "$dir/failed"
   last_words

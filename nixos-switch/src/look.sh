@@ -20,12 +20,11 @@ dry() {
     says=$("$system/bin/switch-to-configuration" dry-activate 2>&1 </dev/null)
     ended=$?
     [ -z "$says" ] || printf '%s\n' "$says" | sed 's/^/says=/'
-    case $ended in
-      0) ;;
-      11) fail locked "another switch-to-configuration holds NixOS's own lock" 'wait for it' ;;
+    case $ended:$(reboot_reasons "$system" | paste -sd' ') in
       # What only a reboot may change is told of already.
-      *) [ -n "$(reboot_reasons "$system")" ] ||
-        fail activation "the new system would refuse to start: $(printf '%s\n' "$says" | tail -n 3 | paste -sd' ')" \
+      0:* | 100:* | 1:*inhibitors*) ;;
+      11:*) fail locked "another switch-to-configuration holds NixOS's own lock" 'wait for it' ;;
+      *) fail activation "the new system would refuse to start: $(printf '%s\n' "$says" | tail -n 3 | paste -sd' ')" \
           "on the machine, $system/bin/switch-to-configuration dry-activate says all of it" ;;
     esac
     new_units "$running" "$system"
@@ -58,6 +57,7 @@ difference() {
 # Numbers of the wished secrets that are missing or differ, and names of those that would go.
 tell_secrets() {
   [ -n "$secrets_dir" ] || return 0
+  keys_in "$secrets_dir"
   for n in $missing; do fact secret-create "$n"; done
   for n in $changed; do fact secret-update "$n"; done
   for n in $restart; do fact secret-restart "$n"; done

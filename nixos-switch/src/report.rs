@@ -122,6 +122,9 @@ fn rolled_back(answers: &Answers, status: &str) -> anyhow::Error {
     if let (true, Some(words)) = (reason.starts_with("nobody confirmed"), answers.one("unhealthy")) {
         text += &format!("; not healthy: {words}");
     }
+    if let Some(words) = answers.one("unconfirmed") {
+        text += &format!("; {words}");
+    }
     if status != "0" {
         let ended = if status == "4" {
             "with failed units of its own".into()

@@ -492,4 +492,16 @@ fn secrets_in_memory_are_back_after_a_reboot_before_anybody_judges() {
     machine.assert_keeps(&slow, "slow", "the session ended while secrets came back");
     let system = slow;
     assert_eq!(said(&machine.switch(&system, "--secrets s").ok()).0, "unchanged");
+
+    // The new system has no room for them: said once, and the reason of its end.
+    let narrow = "systemd.services.narrow = { wantedBy = [ \"sysinit.target\" ]; unitConfig.DefaultDependencies = false;
+        serviceConfig.Type = \"oneshot\"; path = [ pkgs.util-linux ]; script = \"mkdir -p /run/keys; mount -t tmpfs -o size=100k none /run/keys\"; };";
+    let narrow = machine.push_greeter("narrow", narrow);
+    secrets.set("b", random(3_000_000));
+    let ran = machine.switch(&narrow, "--secrets s --reboot always --confirm-timeout 12s");
+    assert_eq!(said(&ran).0, "rolled-back", "{}", ran.stderr);
+    let message = ran.record()["error"]["message"].as_str().unwrap().to_string();
+    assert!(message.contains("the secrets did not arrive whole in /run/keys"), "{message}");
+    assert_eq!(ran.stderr.matches(": not confirmed: ").count(), 1, "{}", ran.stderr);
+    machine.assert_keeps(&system, "slow", "no room for the secrets after a reboot");
 }

@@ -120,12 +120,12 @@ fn what_somebody_else_is_switching_to_is_not_gone_back_from() {
             "systemd.services.slow = {{ wantedBy = [ \"multi-user.target\" ]; {when} script = \"exec sleep infinity\"; }};"
         )
     };
-    let old = machine.push_greeter("old", &slow("preStop = \"sleep 4\";"));
+    let old = machine.push_greeter("old", &slow("preStop = \"sleep 12\";"));
     machine.switch(&old, "").ok();
-    let new = machine.push_greeter("new", &slow("preStart = \"sleep 10\";"));
+    let new = machine.push_greeter("new", &slow("preStart = \"sleep 20\";"));
     machine.ssh(&format!("systemd-run --quiet --unit=theirs {}/bin/switch-to-configuration test", toplevel(&new))).ok();
     // It gives up when the other one is half-way: what runs is what was wished.
-    let ran = machine.switch(&new, "--lock-timeout 7s");
+    let ran = machine.switch(&new, "--lock-timeout 16s");
     assert_eq!(said(&ran), ("refused".into(), "locked".into()), "{}", ran.stderr);
     machine.ssh("while systemctl -q is-active theirs; do sleep 0.2; done").ok();
     assert_eq!(machine.state().running, toplevel(&new), "theirs has ended undisturbed");
