@@ -200,7 +200,8 @@ fn a_machine_is_reached_by_both_clients_and_by_way_of_a_jump_host() {
     fs::write(at.join("ssh_config"), configured).unwrap();
 
     // Plain ssh, as the examples say: in a mount namespace, ~/.ssh is a folder of our own.
-    fs::write(at.join("machines.json"), format!("{pushed}\n")).unwrap();
+    let gone = json!({"name": "gone", "ssh": {"jump": "bastion"}});
+    fs::write(at.join("machines.json"), format!("{pushed}\n{gone}\n")).unwrap();
     fs::create_dir(at.join("dot-ssh")).unwrap();
     let text = fs::read_to_string(project().join("examples/ssh-config.jq")).unwrap();
     let lines = |wanted: &str| -> Vec<String> {
@@ -215,6 +216,7 @@ fn a_machine_is_reached_by_both_clients_and_by_way_of_a_jump_host() {
     let script = format!(
         "set -e; home=$(getent passwd root | cut -d: -f6); mkdir -p $home/.ssh; mount --bind dot-ssh $home/.ssh; HOME=$home
          ln -s {} examples; {commands}; echo '{include}' > ~/.ssh/config
+         if grep gone ~/.ssh/machines.*; then exit 6; fi
          ssh -o BatchMode=yes clients readlink /run/current-system </dev/null
          sed -i 's/AAAA/AAAB/' ~/.ssh/machines.known_hosts; ssh -o BatchMode=yes clients true </dev/null 2>&1 && exit 7 || true",
         project().join("examples").display()
