@@ -3,10 +3,11 @@
 use crate::TOOLS;
 use tests::{Folder, project, tool};
 
-/// `make install` of the binaries that these tests run.
+/// `make install` of the binaries that these tests run, by somebody with oh-my-zsh and a narrow umask.
 fn install(folder: &Folder, more: &str) {
     let (project, bin) = (project(), tool(""));
-    folder.sh(&format!("make --silent -C {} install BIN={} {more}", project.display(), bin.display()), "").ok();
+    let make = format!("make --silent -C {} install BIN={} {more}", project.display(), bin.display());
+    folder.sh(&format!("umask 077; ZSH=$PWD/.oh-my-zsh {make}"), "").ok();
 }
 
 #[test]
@@ -36,6 +37,7 @@ fn make_install_puts_tools_pages_and_completions_in_their_places_and_uninstall_t
         let path = root.join("usr").join(file);
         assert!(path.metadata().is_ok_and(|metadata| metadata.len() > 100), "{file}");
     }
+    assert_eq!(folder.sh("find root/usr ! -perm -o=r", "").ok().stdout, "", "all may read them");
     let ran = folder.sh("PATH=root/usr/bin:/usr/bin:/bin; command -v nix-push; nix-push --version", "").ok();
     assert!(ran.stdout.starts_with("root/usr/bin/nix-push\nnix-push "), "{}", ran.stdout);
     let page =
