@@ -103,7 +103,7 @@ impl Folder {
         let mut command = Command::new("bash");
         command.args(["-c", &format!("set -o pipefail; {script}")]).current_dir(&self.0);
         // Another home, but the same Rust, which is looked for there.
-        let home = PathBuf::from(std::env::var_os("HOME").unwrap());
+        let home = std::env::home_dir().unwrap();
         for (name, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
             command.env(name, std::env::var_os(name).unwrap_or(home.join(folder).into()));
         }
