@@ -93,6 +93,12 @@ fn the_debian_package_installs_and_its_tools_run() {
     folder.sh("cp root/usr/share/zsh/vendor-completions/_nix-push . && zsh -f -c 'print -l $fpath' | grep -x /usr/share/zsh/vendor-completions", "").ok();
     folder.sh("dpkg --root=$PWD/root --purge nixpipe", "").ok();
     assert_eq!(folder.sh("find root/usr -type f", "").stdout, "");
+    // Why there is no package is said.
+    let broken =
+        "mkdir bin; printf '#!/bin/sh\necho no such library >&2; exit 2\n' > bin/dpkg-shlibdeps; chmod +x bin/*";
+    folder.sh(broken, "").ok();
+    let ran = folder.sh(&format!("PATH=$PWD/bin:$PATH; {package} none"), "");
+    assert!(ran.status == 1 && ran.stderr.ends_with("no such library\n"), "{ran:?}");
 }
 
 #[test]
