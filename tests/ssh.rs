@@ -385,10 +385,14 @@ fn profiles_are_those_of_the_aws_command_line() {
         ("AWS_PROFILE=keys", "eu-north-1"),
         ("AWS_PROFILE=helper", "eu-west-1"),
         ("AWS_PROFILE=services", "eu-west-2"),
+        ("AWS_DEFAULT_PROFILE=keys AWS_PROFILE=helper", "eu-north-1"),
+        ("AWS_DEFAULT_PROFILE= AWS_PROFILE=keys", "eu-north-1"),
         ("AWS_PROFILE=keys AWS_REGION=eu-central-1", "eu-central-1"),
     ] {
         let record = asks(settings).ok().record();
         assert_eq!(record["ami"]["region"], region, "{settings}");
+        let ran = folder.sh(&format!("{clean}; {settings} ec2-ls --deployment profiles"), "").ok();
+        assert!(ran.stderr.contains(&format!("no machines in {region}")), "{settings}: {}", ran.stderr);
     }
     // A session that lives, in the file of the AWS command line, named by the SHA-1 of the session's name.
     let token = r#"{"startUrl":"https://example.awsapps.com/start","region":"eu-west-1","accessToken":"token-of-the-session","expiresAt":"2099-01-01T00:00:00Z"}"#;

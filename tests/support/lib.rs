@@ -112,7 +112,7 @@ impl Folder {
         for name in ["NO_PROXY", "no_proxy"] {
             command.env(name, "127.0.0.1,localhost");
         }
-        for name in ["AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "SSH_AUTH_SOCK"] {
+        for name in ["AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "SSH_AUTH_SOCK"] {
             command.env_remove(name);
         }
         cloud::environment(&mut command);
