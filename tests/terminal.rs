@@ -268,14 +268,13 @@ fn a_dumb_terminal_gets_plain_lines_and_no_colour_is_ever_used() {
 fn the_json_log_is_one_object_a_line_with_numbers_as_numbers() {
     let folder = Folder::new("json-log");
     let (_server, address) = mute();
-    let script = format!("{ASK} --log-format json > out");
-    let screen = terminal(&folder, 2000, &[("AWS_ENDPOINT_URL", &address)], &script, "");
-    let lines: Vec<serde_json::Value> = screen
-        .rows()
-        .iter()
-        .filter(|row| !row.is_empty())
-        .map(|row| serde_json::from_str(row).unwrap_or_else(|_| panic!("no JSON: {row}")))
-        .collect();
+    let said = |command: &str| -> Vec<serde_json::Value> {
+        let script = format!("{command} --log-format json > out");
+        let screen = terminal(&folder, 2000, &[("AWS_ENDPOINT_URL", &address)], &script, "");
+        let rows = screen.rows().into_iter().filter(|row| !row.is_empty());
+        rows.map(|row| serde_json::from_str(&row).unwrap_or_else(|_| panic!("no JSON: {row}"))).collect()
+    };
+    let lines = said(ASK);
     for line in &lines {
         for member in ["time", "tool", "machine", "level", "event"] {
             assert!(line[member].is_string(), "{member}: {line}");
@@ -285,6 +284,11 @@ fn the_json_log_is_one_object_a_line_with_numbers_as_numbers() {
     assert!(lines.iter().any(|line| line["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0)), "{lines:#?}");
     let error = lines.iter().find(|line| line["level"] == "error").unwrap();
     assert!(error["kind"].is_string() && error["hint"].is_string(), "{error}");
+    // A region is no machine.
+    let lines = said("ec2-ls --region eu-central-1 --timeout 2s");
+    assert!(lines.iter().all(|line| line["machine"].is_null()), "{lines:#?}");
+    let took = |line: &serde_json::Value| line["event"].as_str().unwrap().starts_with("listing eu-central-1 took ");
+    assert!(lines.iter().any(took), "{lines:#?}");
 }
 
 #[test]
@@ -304,9 +308,9 @@ fn who_waits_says_so_on_a_terminal_and_in_a_file() {
             ),
             ("ec2-up < in", "ec2-up: web-1: being found, "),
             ("ec2-down < in", "ec2-down: web-1: being found, "),
-            ("ec2-down -n --all --region eu-central-1", "ec2-down: eu-central-1: listing, "),
-            ("ec2-ls --region eu-central-1", "ec2-ls: eu-central-1: listing, "),
-            ("AWS_REGION=sa-east-1 ec2-ls --all-regions", "ec2-ls: sa-east-1: listing the regions, "),
+            ("ec2-down -n --all --region eu-central-1", "ec2-down: listing eu-central-1, "),
+            ("ec2-ls --region eu-central-1", "ec2-ls: listing eu-central-1, "),
+            ("AWS_REGION=sa-east-1 ec2-ls --all-regions", "ec2-ls: listing the regions that sa-east-1 knows, "),
             ("nixos-switch --status < in", "nixos-switch: web-1: looking, "),
             (
                 r#"NIX_CONFIG="build-users-group =" PATH=$PWD/bin:$PATH nix-push --plan --flake path:$PWD#a < in"#,

@@ -77,7 +77,7 @@ fn live() -> Option<&'static Live> {
     LIVE.get()?.as_ref()
 }
 
-/// Shows what is being done for a machine until the result is dropped.
+/// Shows what is being done for a machine, or for none where its name is empty, until the result is dropped.
 pub fn step(machine: &str, what: &str) -> Step {
     let item = Arc::new(Item {
         machine: machine.into(),
@@ -213,7 +213,7 @@ fn draw_for_ever() {
                 if item.began.elapsed() > QUICK && live.is_our_turn(&mut state) {
                     // A terminal that does not know its own width says 0.
                     let width = rustix::termios::tcgetwinsize(&live.terminal).map_or(0, |size| size.ws_col.into());
-                    let line = format!("{}: {}: {}{}", live.tool, item.machine, describe(&item), machines(&state));
+                    let line = format!("{}: {}{}{}", live.tool, subject(&item), describe(&item), machines(&state));
                     live.write(&format!("{ERASE}{}", cut(&line, if width == 0 { 80 } else { width })));
                     state.drawn = true;
                 }
@@ -221,6 +221,10 @@ fn draw_for_ever() {
             }
         }
     }
+}
+
+fn subject(item: &Item) -> String {
+    if item.machine.is_empty() { String::new() } else { format!("{}: ", item.machine) }
 }
 
 /// What is being done, and how far it is.

@@ -135,7 +135,7 @@ fn what_stands_in_the_way_of_any_call_is_one_line_and_a_hint() {
     ] {
         let ran = region.sh(command, "");
         // A wait is told of, too.
-        let lines = ran.stderr.lines().filter(|line| !line.contains(": listing, ")).count();
+        let lines = ran.stderr.lines().filter(|line| !line.contains(": listing ")).count();
         assert_eq!((ran.status, lines), (1, 2), "{command}: {}", ran.stderr);
         assert!(ran.stderr.contains(word) && ran.stderr.contains(hint), "{command}: {}", ran.stderr);
     }
