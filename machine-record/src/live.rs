@@ -146,7 +146,15 @@ pub(crate) fn print(lines: &str) {
 
 /// Prints a record in the same way, on stdout.
 pub(crate) fn print_record(stdout: &mut StdoutLock, line: &str) -> std::io::Result<()> {
-    let _turn = live().filter(|_| stdout.is_terminal()).map(Live::lock);
+    let _turn = match live() {
+        Some(live) if stdout.is_terminal() => Some(live.lock()),
+        // Held by nobody meanwhile: who reads the record may be slow.
+        Some(live) => {
+            live.step_aside();
+            None
+        }
+        None => None,
+    };
     above(stdout, line)?;
     stdout.flush()
 }
@@ -174,6 +182,15 @@ impl Live {
             let _ = self.terminal.unlock();
         }
         state.turn = None;
+    }
+
+    /// Takes our line off the screen for a moment: whoever reads the record may print at once, as jq does, and would go on in it.
+    fn step_aside(&self) {
+        let mut state = self.lock();
+        if state.drawn {
+            self.clear(&mut state);
+            state.rest = Some(Instant::now() + REST);
+        }
     }
 
     /// True if the terminal is ours for now.

@@ -99,6 +99,22 @@ fn a_record_on_the_terminal_stands_on_its_own_line() {
 }
 
 #[test]
+fn what_prints_the_records_behind_a_tool_begins_its_own_line() {
+    let folder = Folder::new("behind");
+    let (_server, address) = mute();
+    // The second machine's record passes, without a word, while the first one's line is drawn.
+    std::fs::write(folder.path().join("works"), "{\"name\":\"web-1\",\"release\":\"25.11\"}\n").unwrap();
+    let failed = r#"{"name":"web-2","error":{"tool":"nixos-ami","kind":"timeout","message":"too late"}}"#;
+    std::fs::write(folder.path().join("passes"), format!("{failed}\n")).unwrap();
+    let ask = "nixos-ami --region eu-central-1 --timeout 3s";
+    let script = format!("(cat works; sleep 1; cat passes) | {ask} | jq -rM .name");
+    let screen = terminal(&folder, 80, &[("AWS_ENDPOINT_URL", &address)], &script, "");
+    assert!(screen.seen.iter().any(|row| row.starts_with("nixos-ami: web-1: asking EC2, 1 s")), "{:#?}", screen.seen);
+    assert!(screen.rows().iter().any(|row| row == "web-2"), "{:#?}", screen.rows());
+    screen.is_left_whole();
+}
+
+#[test]
 fn who_draws_nothing_writes_over_the_line_of_another_tool() {
     let folder = Folder::new("others");
     let (_server, address) = mute();
