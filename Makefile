@@ -11,8 +11,9 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 BIN ?= target/release
 RUN ?= $(BIN)
-# Where zsh looks for completions, below PREFIX/share: Debian's in /usr/share/zsh/vendor-completions.
-ZSH ?= zsh/site-functions
+# Where zsh looks for completions, below PREFIX/share: Debian's in /usr/share/zsh/vendor-completions. Not from the
+# environment: oh-my-zsh has its own ZSH there.
+ZSH = zsh/site-functions
 
 TOOLS = nixos-ami keygen ec2-up ec2-down ec2-ls nix-push nixos-switch
 PAGES = nixos-ami/nixos-ami.1 keygen/keygen.1 ec2-up/ec2-up.1 ec2-up/ec2-down.1 ec2-up/ec2-ls.1 \
@@ -35,7 +36,7 @@ install-tools:
 install-share:
 	for page in $(PAGES); do install -D -m 644 "$$page" "$(share)/man/man$${page##*.}/$${page##*/}" || exit; done
 	install -d "$(share)/bash-completion/completions" "$(share)/$(ZSH)" "$(share)/fish/vendor_completions.d"
-	for tool in $(TOOLS); do \
+	umask 022 && for tool in $(TOOLS); do \
 		"$(RUN)/$$tool" --completions bash >"$(share)/bash-completion/completions/$$tool" && \
 		"$(RUN)/$$tool" --completions zsh >"$(share)/$(ZSH)/_$$tool" && \
 		"$(RUN)/$$tool" --completions fish >"$(share)/fish/vendor_completions.d/$$tool.fish" || exit; \

@@ -9,7 +9,7 @@
 #
 # The host keys are those of the records, under the machine's name: an address that is used again
 # for another machine is no surprise, and nothing is taken on trust.
-select(.ssh) | (.name // "machine") as $name |
+select(.ssh.host) | (.name // "machine") as $name |
 "Host \($name)",
 "  HostName \(.ssh.host)",
 "  Port \(.ssh.port // 22)",

@@ -200,7 +200,8 @@ fn a_machine_is_reached_by_both_clients_and_by_way_of_a_jump_host() {
     fs::write(at.join("ssh_config"), configured).unwrap();
 
     // Plain ssh, as the examples say: in a mount namespace, ~/.ssh is a folder of our own.
-    fs::write(at.join("machines.json"), format!("{pushed}\n")).unwrap();
+    let gone = json!({"name": "gone", "ssh": {"jump": "bastion"}});
+    fs::write(at.join("machines.json"), format!("{pushed}\n{gone}\n")).unwrap();
     fs::create_dir(at.join("dot-ssh")).unwrap();
     let text = fs::read_to_string(project().join("examples/ssh-config.jq")).unwrap();
     let lines = |wanted: &str| -> Vec<String> {
@@ -215,6 +216,7 @@ fn a_machine_is_reached_by_both_clients_and_by_way_of_a_jump_host() {
     let script = format!(
         "set -e; home=$(getent passwd root | cut -d: -f6); mkdir -p $home/.ssh; mount --bind dot-ssh $home/.ssh; HOME=$home
          ln -s {} examples; {commands}; echo '{include}' > ~/.ssh/config
+         if grep gone ~/.ssh/machines.*; then exit 6; fi
          ssh -o BatchMode=yes clients readlink /run/current-system </dev/null
          sed -i 's/AAAA/AAAB/' ~/.ssh/machines.known_hosts; ssh -o BatchMode=yes clients true </dev/null 2>&1 && exit 7 || true",
         project().join("examples").display()
@@ -383,10 +385,14 @@ fn profiles_are_those_of_the_aws_command_line() {
         ("AWS_PROFILE=keys", "eu-north-1"),
         ("AWS_PROFILE=helper", "eu-west-1"),
         ("AWS_PROFILE=services", "eu-west-2"),
+        ("AWS_DEFAULT_PROFILE=keys AWS_PROFILE=helper", "eu-north-1"),
+        ("AWS_DEFAULT_PROFILE= AWS_PROFILE=keys", "eu-north-1"),
         ("AWS_PROFILE=keys AWS_REGION=eu-central-1", "eu-central-1"),
     ] {
         let record = asks(settings).ok().record();
         assert_eq!(record["ami"]["region"], region, "{settings}");
+        let ran = folder.sh(&format!("{clean}; {settings} ec2-ls --deployment profiles"), "").ok();
+        assert!(ran.stderr.contains(&format!("no machines in {region}")), "{settings}: {}", ran.stderr);
     }
     // A session that lives, in the file of the AWS command line, named by the SHA-1 of the session's name.
     let token = r#"{"startUrl":"https://example.awsapps.com/start","region":"eu-west-1","accessToken":"token-of-the-session","expiresAt":"2099-01-01T00:00:00Z"}"#;

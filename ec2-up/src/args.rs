@@ -1,6 +1,6 @@
 //! The flags that the three tools share.
 
-use machine_record::{Failure, Kind, Record, duration};
+use machine_record::{Failure, Kind, Record, aws_profile, duration};
 use std::time::Duration;
 
 /// Which account, region and deployment, and how long to wait.
@@ -55,8 +55,11 @@ impl AccountArgs {
             Some(region) => Some(region),
             None => {
                 use aws_config::meta::region::ProvideRegion;
-                let profile = aws_config::profile::ProfileFileRegionProvider::builder().build();
-                profile.region().await.map(|region| region.to_string())
+                let mut profile = aws_config::profile::ProfileFileRegionProvider::builder();
+                if let Some((_, name)) = aws_profile() {
+                    profile = profile.profile_name(name);
+                }
+                profile.build().region().await.map(|region| region.to_string())
             }
         };
         match region {

@@ -10,7 +10,7 @@ use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_http_client::{Builder, Connector};
-use machine_record::log;
+use machine_record::{aws_profile, log};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -50,13 +50,16 @@ impl Aws {
             .build();
         // Tried again here, not in the SDK: its budget for retries is one for all calls, and a
         // thousand throttled machines would use it up.
-        let config = aws_config::defaults(BehaviorVersion::latest())
+        let settings = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(region.to_string()))
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
-            .http_client(https())
-            .load()
-            .await;
+            .http_client(https());
+        let settings = match aws_profile() {
+            Some((_, profile)) => settings.profile_name(profile),
+            None => settings,
+        };
+        let config = settings.load().await;
         let (reads, writes) = (Semaphore::new(IN_FLIGHT), Semaphore::new(IN_FLIGHT));
         Aws { client: Client::new(&config), region: region.into(), reads, writes, refused: RefCell::default() }
     }

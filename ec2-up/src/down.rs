@@ -103,7 +103,7 @@ async fn all(context: Rc<Context>, seed: Job) {
 async fn listed(context: &Context) -> Result<(Vec<Record>, Rc<Region>), Failure> {
     let account = &context.args.account;
     let name = account.default_region().await?;
-    let _step = log::step(&name, "listing");
+    let _step = log::step("", &format!("listing {name}"));
     let found = async {
         let region = context.regions.of(&name).await?;
         Ok((list::whole(&region).await?, region))

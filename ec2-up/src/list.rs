@@ -78,7 +78,7 @@ async fn everywhere(args: &ListArgs, give: impl Fn(Vec<Record>)) -> Result<Strin
     for name in missing.clone() {
         let (region, args) = (regions.of(&name).await?, args.clone());
         tasks.spawn_local(async move {
-            let _step = log::step(&region.name, "listing");
+            let _step = log::step("", &format!("listing {}", region.name));
             (name, if args.orphans { leftovers::find(&region, &BTreeSet::new()).await } else { known(&region).await })
         });
     }
@@ -117,7 +117,7 @@ async fn names(args: &ListArgs, regions: &Regions) -> Result<Vec<String>, Failur
     if !args.all_regions {
         return Ok(vec![first]);
     }
-    let _step = log::step(&first, "listing the regions");
+    let _step = log::step("", &format!("listing the regions that {first} knows"));
     let first = regions.of(&first).await?;
     let known = first.aws.call("", "DescribeRegions", "", |client| client.describe_regions().send()).await;
     let known = known.map_err(|error| error.failure("cannot list the regions"))?;

@@ -1,7 +1,8 @@
 //! The flags that all tools share.
 
-use clap::{Args, CommandFactory, Parser, ValueEnum};
+use clap::{Args, Command, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 /// `-h` fits a screen of 24 lines: it names the flags that all tools share, `--help` explains them.
@@ -83,7 +84,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 /// Reads the command line, and sets up stderr as it says.
 ///
-/// Ends the program for `--help`, `--version` and `--completions` (status 0) and for wrong
+/// Ends the program for `--help`, `--version` and `--completions` (status 0; 1 where these cannot be written) and for wrong
 /// usage (status 2).
 pub fn parse<A: Parser + CommandFactory + AsRef<StreamArgs>>() -> A {
     let mut command = A::command().after_help(SHARED);
@@ -91,11 +92,26 @@ pub fn parse<A: Parser + CommandFactory + AsRef<StreamArgs>>() -> A {
     let matches = command.try_get_matches_from_mut(std::env::args_os());
     let args = matches.and_then(|matches| A::from_arg_matches(&matches)).unwrap_or_else(|error| stop(&tool, &error));
     if let Some(shell) = args.as_ref().completions {
-        clap_complete::generate(shell, &mut command, tool, &mut std::io::stdout());
-        std::process::exit(0);
+        complete(shell, &mut command, &tool);
     }
     crate::log::set_up(&tool, args.as_ref());
     args
+}
+
+/// Prints the completions for a shell.
+fn complete(shell: Shell, command: &mut Command, tool: &str) -> ! {
+    // Not to stdout itself: where that takes no more, the generator stops as at a bug.
+    let mut completions = Vec::new();
+    clap_complete::generate(shell, command, tool, &mut completions);
+    let mut stdout = std::io::stdout();
+    let written = stdout.write_all(&completions).and_then(|()| stdout.flush());
+    // Somebody who wants no more knows that.
+    if let Err(error) = written.as_ref()
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        crate::log::usage(tool, &format!("cannot write: {error}\n"), LogFormat::Text);
+    }
+    std::process::exit(written.is_err().into())
 }
 
 /// Prints help, or what is wrong with the flags: with the tool's name in front, as there are several in a pipe.

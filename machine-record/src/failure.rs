@@ -116,13 +116,18 @@ pub fn is_untrusted(message: &str) -> bool {
     message.contains("invalid peer certificate")
 }
 
+/// The AWS profile that the environment names, and by which variable: as for the AWS command line. The SDK knows the second one
+/// alone.
+pub fn aws_profile() -> Option<(&'static str, String)> {
+    let named = |variable| Some((variable, std::env::var(variable).ok().filter(|name| !name.is_empty())?));
+    named("AWS_DEFAULT_PROFILE").or_else(|| named("AWS_PROFILE"))
+}
+
 /// What to do where AWS's credentials are missing, or are none.
 pub fn no_credentials() -> String {
-    let what = match std::env::var("AWS_PROFILE") {
-        Ok(profile) if !profile.is_empty() => {
-            format!("is the profile {profile} of AWS_PROFILE in ~/.aws/config? For one")
-        }
-        _ => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile".into(),
+    let what = match aws_profile() {
+        Some((variable, profile)) => format!("is the profile {profile} of {variable} in ~/.aws/config? For one"),
+        None => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a profile".into(),
     };
     // For the latter the SDK has a feature that brings another client along, and elliptic curves.
     format!(

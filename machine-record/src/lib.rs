@@ -32,7 +32,7 @@ mod sections;
 mod store_path;
 
 pub use failure::{
-    Failure, Kind, UNTRUSTED, WithHint, WithKind, innermost, is_unknown_host, is_untrusted, no_credentials,
+    Failure, Kind, UNTRUSTED, WithHint, WithKind, aws_profile, innermost, is_unknown_host, is_untrusted, no_credentials,
 };
 pub use json::{Malformed, Records};
 pub use plan::PlanEntry;

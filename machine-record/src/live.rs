@@ -77,7 +77,7 @@ fn live() -> Option<&'static Live> {
     LIVE.get()?.as_ref()
 }
 
-/// Shows what is being done for a machine until the result is dropped.
+/// Shows what is being done for a machine, or for none where its name is empty, until the result is dropped.
 pub fn step(machine: &str, what: &str) -> Step {
     let item = Arc::new(Item {
         machine: machine.into(),
@@ -146,7 +146,15 @@ pub(crate) fn print(lines: &str) {
 
 /// Prints a record in the same way, on stdout.
 pub(crate) fn print_record(stdout: &mut StdoutLock, line: &str) -> std::io::Result<()> {
-    let _turn = live().filter(|_| stdout.is_terminal()).map(Live::lock);
+    let _turn = match live() {
+        Some(live) if stdout.is_terminal() => Some(live.lock()),
+        // Held by nobody meanwhile: who reads the record may be slow.
+        Some(live) => {
+            live.step_aside();
+            None
+        }
+        None => None,
+    };
     above(stdout, line)?;
     stdout.flush()
 }
@@ -174,6 +182,15 @@ impl Live {
             let _ = self.terminal.unlock();
         }
         state.turn = None;
+    }
+
+    /// Takes our line off the screen for a moment: whoever reads the record may print at once, as jq does, and would go on in it.
+    fn step_aside(&self) {
+        let mut state = self.lock();
+        if state.drawn {
+            self.clear(&mut state);
+            state.rest = Some(Instant::now() + REST);
+        }
     }
 
     /// True if the terminal is ours for now.
@@ -213,7 +230,7 @@ fn draw_for_ever() {
                 if item.began.elapsed() > QUICK && live.is_our_turn(&mut state) {
                     // A terminal that does not know its own width says 0.
                     let width = rustix::termios::tcgetwinsize(&live.terminal).map_or(0, |size| size.ws_col.into());
-                    let line = format!("{}: {}: {}{}", live.tool, item.machine, describe(&item), machines(&state));
+                    let line = format!("{}: {}{}{}", live.tool, subject(&item), describe(&item), machines(&state));
                     live.write(&format!("{ERASE}{}", cut(&line, if width == 0 { 80 } else { width })));
                     state.drawn = true;
                 }
@@ -221,6 +238,10 @@ fn draw_for_ever() {
             }
         }
     }
+}
+
+fn subject(item: &Item) -> String {
+    if item.machine.is_empty() { String::new() } else { format!("{}: ", item.machine) }
 }
 
 /// What is being done, and how far it is.

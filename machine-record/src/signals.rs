@@ -58,12 +58,13 @@ pub(crate) fn watch() {
     WATCH.call_once(|| {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let heard = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(&status, *signal));
+        // Before what follows, which alone would take a signal and do nothing.
+        let Ok(mut signals) = signal_hook::iterator::Signals::new(heard.clone()) else { return };
         // The second one ends the tool at once: nobody may read what is said at the first.
         let again = Arc::new(AtomicBool::new(false));
-        for signal in heard.clone() {
+        for signal in heard {
             let _ = signal_hook::flag::register_conditional_default(signal, again.clone());
         }
-        let Ok(mut signals) = signal_hook::iterator::Signals::new(heard) else { return };
         std::thread::spawn(move || {
             if let Some(signal) = signals.forever().next() {
                 again.store(true, Ordering::SeqCst);

@@ -3,15 +3,22 @@
 use crate::elevate::{Elevation, Password};
 use clap::{Args, ValueEnum};
 use machine_record::{Failure, Kind};
-use rustix::fs::{FlockOperation, flock};
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
+use rustix::process::{Signal, kill_current_process_group};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcgetwinsize, tcsetattr};
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// The longest password that is read, in bytes: sudo takes no longer one.
 const LONGEST: usize = 255;
+
+/// How long a tool may draw while another wants to ask: a turn takes a second.
+const DRAWING: Duration = Duration::from_secs(2);
 
 /// Flags of every tool that logs in to machines.
 #[derive(Args, Clone, Debug, Default)]
@@ -103,43 +110,79 @@ fn ask(tool: &str) -> Result<Password, Failure> {
     };
     let io = |error: std::io::Error| cannot(error.to_string());
     let mut terminal = File::options().read(true).write(true).open("/dev/tty").map_err(io)?;
-    // Tools of one pipe ask one after the other, and nobody redraws a line meanwhile: that takes the same lock, which is by the
-    // terminal's own name (one on /dev/tty is for all terminals).
+    // By the terminal's own name: a lock on /dev/tty is for all terminals.
     let named = || File::options().write(true).open("/proc/self/fd/2");
     let held = match std::io::stderr().is_terminal().then(named) {
         Some(Ok(held)) => held,
         // After `su` it is another user's.
         _ => terminal.try_clone().map_err(io)?,
     };
-    flock(&held, FlockOperation::LockExclusive).map_err(|error| io(error.into()))?;
+    take_turn(&held).map_err(|error| io(error.into()))?;
     let before = tcgetattr(&terminal).map_err(|error| io(error.into()))?;
     let mut quiet = before.clone();
     // Ctrl-C comes as a byte, so that the terminal is left as it was.
     quiet.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
     tcsetattr(&terminal, OptionalActions::Flush, &quiet).map_err(|error| io(error.into()))?;
-    let typed = terminal.write_all(format!("{tool}: password for sudo on the machines: ").as_bytes());
-    let typed = typed.and_then(|()| type_in(&mut terminal));
+    let question = format!("{tool}: password for sudo on the machines: ");
+    let typed = put(&terminal, &question).and_then(|()| type_in(|| key(&terminal, &question)));
     let _ = tcsetattr(&terminal, OptionalActions::Flush, &before);
     let _ = terminal.write_all(b"\r\n");
+    if typed.as_ref().is_err_and(|error| error.kind() == ErrorKind::Interrupted) {
+        // For the whole pipe, as where the terminal makes a signal of it. It ends this tool, too, unless it is ignored.
+        let _ = kill_current_process_group(Signal::INT);
+        sleep(Duration::from_secs(1));
+    }
     checked(typed.map_err(io)?).map_err(|what| cannot(what.into()))
 }
 
-/// What is typed up to Enter, with the keys that a line usually has.
-fn type_in(terminal: &mut impl Read) -> std::io::Result<Vec<u8>> {
-    let mut typed = Vec::new();
-    let mut byte = [0];
-    loop {
-        if terminal.read(&mut byte)? == 0 {
-            return Ok(typed);
+/// Waits until no other tool asks at the terminal, and none draws there.
+fn take_turn(terminal: &File) -> rustix::io::Result<()> {
+    // Two locks of two kinds: who asks holds its own as long as somebody thinks.
+    if fcntl_lock(terminal, FlockOperation::NonBlockingLockExclusive).is_err() {
+        fcntl_lock(terminal, FlockOperation::LockExclusive)?;
+        // If Ctrl-C ended the tool before, this one is about to end as well.
+        sleep(Duration::from_millis(200));
+    }
+    let began = Instant::now();
+    // One that was stopped while it drew holds the lock for ever; it draws no more.
+    while flock(terminal, FlockOperation::NonBlockingLockExclusive).is_err() && began.elapsed() < DRAWING {
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Writes the question in the place of what another tool may have drawn there.
+fn put(mut terminal: &File, question: &str) -> std::io::Result<()> {
+    let draws = std::env::var("TERM").is_ok_and(|term| term != "dumb");
+    terminal.write_all(format!("\r{}{question}", if draws { "\x1b[K" } else { "" }).as_bytes())
+}
+
+/// The next key; none at the end. Until it comes, the question is written anew: another tool may have printed a line over it.
+fn key(mut terminal: &File, question: &str) -> std::io::Result<Option<u8>> {
+    let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+    while let Ok(0) | Err(rustix::io::Errno::INTR) = poll(&mut [PollFd::new(&terminal, PollFlags::IN)], Some(&second)) {
+        // Where it takes two rows, the second one alone could be written over.
+        if tcgetwinsize(terminal).is_ok_and(|size| usize::from(size.ws_col) > question.len()) {
+            put(terminal, question)?;
         }
-        match byte[0] {
-            b'\r' | b'\n' | 0x04 => return Ok(typed),
-            0x03 => return Err(std::io::Error::from(std::io::ErrorKind::Interrupted)),
+    }
+    let mut byte = [0];
+    Ok((terminal.read(&mut byte)? > 0).then_some(byte[0]))
+}
+
+/// What is typed up to Enter, with the keys that a line usually has.
+fn type_in(mut key: impl FnMut() -> std::io::Result<Option<u8>>) -> std::io::Result<Vec<u8>> {
+    let mut typed = Vec::new();
+    while let Some(key) = key()? {
+        match key {
+            b'\r' | b'\n' | 0x04 => break,
+            0x03 => return Err(ErrorKind::Interrupted.into()),
             0x08 | 0x7f => drop(typed.pop()),
             0x15 => typed.clear(),
             other => typed.push(other),
         }
     }
+    Ok(typed)
 }
 
 fn checked(password: Vec<u8>) -> Result<Password, &'static str> {
@@ -156,7 +199,10 @@ mod tests {
 
     #[test]
     fn typing_can_be_corrected_and_given_up() {
-        let typed = |keys: &[u8]| type_in(&mut &keys[..]);
+        let typed = |keys: &[u8]| {
+            let mut keys = keys.iter().copied();
+            type_in(|| Ok(keys.next()))
+        };
         assert_eq!(typed(b"secret\nrest").unwrap(), b"secret");
         assert_eq!(typed(b"wrong\x15sx\x7fecret\r").unwrap(), b"secret");
         assert!(typed(b"sec\x03").is_err());

@@ -167,7 +167,7 @@ impl Configured {
 
     /// A path of the configuration, as it is meant.
     fn file(&self, word: &str, text: &str) -> Result<PathBuf, Failure> {
-        let home = std::env::var("HOME").unwrap_or_default();
+        let home = home().display().to_string();
         let me = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();
         let id = rustix::process::getuid().as_raw().to_string();
         let mut rest = text;
@@ -215,9 +215,26 @@ impl Configured {
 /// A path that may begin with `~/`.
 fn at_home(path: &str) -> PathBuf {
     match path.strip_prefix("~/") {
-        Some(rest) => Path::new(&std::env::var("HOME").unwrap_or_default()).join(rest),
+        Some(rest) => home().join(rest),
         None => path.into(),
     }
+}
+
+/// The home folder that OpenSSH means: the one of the user's entry, whatever `HOME` says.
+fn home() -> PathBuf {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let entered = home_of(&users, &rustix::process::getuid().as_raw().to_string());
+    // Users may also come from a directory service.
+    entered.or_else(std::env::home_dir).unwrap_or_else(|| "/".into())
+}
+
+/// The home folder of a user in the lines of passwd(5).
+fn home_of(users: &str, id: &str) -> Option<PathBuf> {
+    let mut entries = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    entries.find_map(|entry| match entry[..] {
+        [_, _, uid, _, _, home, ..] if uid == id && !home.is_empty() => Some(home.into()),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -255,19 +272,27 @@ mod tests {
     }
 
     #[test]
+    fn the_home_folder_is_that_of_the_users_entry() {
+        let users = "root:x:0:0:root:/root:/bin/bash\n\nbob:x:1000:100:Bob:/home/bob:/bin/sh\nno:x:7:7::\n";
+        let home = |id| home_of(users, id).map(|home| home.display().to_string());
+        assert_eq!((home("0").as_deref(), home("1000").as_deref()), (Some("/root"), Some("/home/bob")));
+        assert_eq!((home("7"), home("100")), (None, None));
+    }
+
+    #[test]
     fn files_may_be_named_by_tokens_and_by_the_environment() {
-        let home = std::env::var("HOME").unwrap();
+        let (home, variable) = (home().display().to_string(), std::env::var("HOME").unwrap_or_default());
         let file = |text: &str| read(SAID, "web").file("IdentityFile", text).unwrap().display().to_string();
         assert_eq!(file("~/.ssh/id_%h_%r"), format!("{home}/.ssh/id_10.0.0.7_bob"));
         assert_eq!(file("%d/a b/%n"), format!("{home}/a b/web"));
-        assert_eq!(file("${HOME}/x${NIXPIPE_UNSET}/%p"), format!("{home}/x/2222"));
+        assert_eq!(file("${HOME}/x${NIXPIPE_UNSET}/%p"), format!("{variable}/x/2222"));
         let files = ["/etc/%C", "/etc/passwd"].map(String::from).to_vec();
         assert_eq!(Configured { identities: files, ..read(SAID, "web") }.identities(), [Path::new("/etc/passwd")]);
         let at = |path: String| Agent::At(path.into());
         for (text, agent) in [
             ("none", Agent::None),
             ("SSH_AUTH_SOCK", Agent::Usual),
-            ("$HOME", at(home.clone())),
+            ("$PATH", at(std::env::var("PATH").unwrap())),
             ("~/a%l", at(format!("{home}/a%l"))),
         ] {
             let configured = Configured { agent: Some(text.into()), ..read(SAID, "web") };

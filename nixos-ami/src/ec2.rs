@@ -15,7 +15,9 @@ use aws_sdk_ec2::types::{Filter, Image as Ec2Image};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_http_client::{Builder, Connector};
-use machine_record::{Ami, Failure, Kind, UNTRUSTED, innermost, is_unknown_host, is_untrusted, log, no_credentials};
+use machine_record::{
+    Ami, Failure, Kind, UNTRUSTED, aws_profile, innermost, is_unknown_host, is_untrusted, log, no_credentials,
+};
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
 use std::hash::Hash;
@@ -144,13 +146,16 @@ impl Ec2 {
                 .operation_attempt_timeout(Duration::from_secs(30).min(self.timeout))
                 .operation_timeout(self.timeout)
                 .build();
-            let config = aws_config::defaults(BehaviorVersion::latest())
+            let settings = aws_config::defaults(BehaviorVersion::latest())
                 .region(Region::new(region.to_string()))
                 .retry_config(RetryConfig::standard().with_max_attempts(8).with_max_backoff(Duration::from_secs(20)))
                 .timeout_config(timeouts)
-                .http_client(https())
-                .load()
-                .await;
+                .http_client(https());
+            let settings = match aws_profile() {
+                Some((_, profile)) => settings.profile_name(profile),
+                None => settings,
+            };
+            let config = settings.load().await;
             let config = aws_sdk_ec2::config::Builder::from(&config).retry_classifier(Hopeless);
             Client::from_conf(config.build())
         };
@@ -190,8 +195,11 @@ impl ClassifyRetry for Hopeless {
 /// The region of the AWS profile in use, if it names one.
 pub async fn profile_region() -> Option<String> {
     use aws_config::meta::region::ProvideRegion;
-    let profile = aws_config::profile::ProfileFileRegionProvider::builder().build();
-    profile.region().await.map(|region| region.to_string())
+    let mut profile = aws_config::profile::ProfileFileRegionProvider::builder();
+    if let Some((_, name)) = aws_profile() {
+        profile = profile.profile_name(name);
+    }
+    profile.build().region().await.map(|region| region.to_string())
 }
 
 fn filter(name: &str, values: impl IntoIterator<Item = String>) -> Filter {

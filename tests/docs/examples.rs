@@ -42,8 +42,10 @@ fn the_examples_deploy_as_they_stand() {
     // The pipe as one script finds the same machines, with the same keys.
     let deploy = project().join("scripts/deploy");
     let deploy = deploy.display();
-    folder.sh(&format!("cat machines/*.json > all; {deploy} --plan all configuration.nix"), "").ok();
-    assert!(!folder.path().join("all.deployed").exists());
+    for words in ["--plan all configuration.nix", "all configuration.nix --health true --plan"] {
+        folder.sh(&format!("cat machines/*.json > all; {deploy} {words}"), "").ok();
+        assert!(!folder.path().join("all.deployed").exists(), "{words}");
+    }
     folder.sh(&format!("{deploy} all configuration.nix --health true"), "").ok();
     let records = folder.sh("cat all.deployed", "").ok().records();
     assert!(records.iter().all(|record| record["activation"]["outcome"] == "unchanged"), "{records:?}");

@@ -3,10 +3,11 @@
 use crate::TOOLS;
 use tests::{Folder, project, tool};
 
-/// `make install` of the binaries that these tests run.
+/// `make install` of the binaries that these tests run, by somebody with oh-my-zsh and a narrow umask.
 fn install(folder: &Folder, more: &str) {
     let (project, bin) = (project(), tool(""));
-    folder.sh(&format!("make --silent -C {} install BIN={} {more}", project.display(), bin.display()), "").ok();
+    let make = format!("make --silent -C {} install BIN={} {more}", project.display(), bin.display());
+    folder.sh(&format!("umask 077; ZSH=$PWD/.oh-my-zsh {make}"), "").ok();
 }
 
 #[test]
@@ -36,6 +37,7 @@ fn make_install_puts_tools_pages_and_completions_in_their_places_and_uninstall_t
         let path = root.join("usr").join(file);
         assert!(path.metadata().is_ok_and(|metadata| metadata.len() > 100), "{file}");
     }
+    assert_eq!(folder.sh("find root/usr ! -perm -o=r", "").ok().stdout, "", "all may read them");
     let ran = folder.sh("PATH=root/usr/bin:/usr/bin:/bin; command -v nix-push; nix-push --version", "").ok();
     assert!(ran.stdout.starts_with("root/usr/bin/nix-push\nnix-push "), "{}", ran.stdout);
     let page =
@@ -66,7 +68,9 @@ fn cargo_install_makes_a_tool() {
 fn the_debian_package_installs_and_its_tools_run() {
     let folder = Folder::new("deb");
     let package = project().join("scripts/package-deb");
-    folder.sh(&format!("COMPRESSION=none BIN={} {} out", tool("").display(), package.display()), "").ok();
+    let package = format!("COMPRESSION=none BIN={} {}", tool("").display(), package.display());
+    // A unit of systemd's has none where it names no user.
+    folder.sh(&format!("unset HOME; {package} out"), "").ok();
     // Another root, with a database of its own: what the package needs stands in its control file.
     let script = "mkdir -p root/var/lib/dpkg/updates root/var/lib/dpkg/info && touch root/var/lib/dpkg/status
                   dpkg --root=$PWD/root --force-depends --force-script-chrootless --install out/nixpipe_*.deb
@@ -89,6 +93,12 @@ fn the_debian_package_installs_and_its_tools_run() {
     folder.sh("cp root/usr/share/zsh/vendor-completions/_nix-push . && zsh -f -c 'print -l $fpath' | grep -x /usr/share/zsh/vendor-completions", "").ok();
     folder.sh("dpkg --root=$PWD/root --purge nixpipe", "").ok();
     assert_eq!(folder.sh("find root/usr -type f", "").stdout, "");
+    // Why there is no package is said.
+    let broken =
+        "mkdir bin; printf '#!/bin/sh\necho no such library >&2; exit 2\n' > bin/dpkg-shlibdeps; chmod +x bin/*";
+    folder.sh(broken, "").ok();
+    let ran = folder.sh(&format!("PATH=$PWD/bin:$PATH; {package} none"), "");
+    assert!(ran.status == 1 && ran.stderr.ends_with("no such library\n"), "{ran:?}");
 }
 
 #[test]

@@ -116,6 +116,11 @@ fn what_stands_in_the_way_of_any_call_is_one_line_and_a_hint() {
             "cannot list machines",
             "hint: is the profile absent of AWS_PROFILE in ~/.aws/config?",
         ),
+        (
+            "env -u AWS_ACCESS_KEY_ID AWS_DEFAULT_PROFILE=absent AWS_PROFILE=other ec2-ls",
+            "cannot list machines",
+            "hint: is the profile absent of AWS_DEFAULT_PROFILE in ~/.aws/config?",
+        ),
         // What `aws login` has written.
         (
             "printf '[profile in]\\nlogin_session = arn:aws:iam::123456789012:user/a\\n' > config
@@ -130,7 +135,7 @@ fn what_stands_in_the_way_of_any_call_is_one_line_and_a_hint() {
     ] {
         let ran = region.sh(command, "");
         // A wait is told of, too.
-        let lines = ran.stderr.lines().filter(|line| !line.contains(": listing, ")).count();
+        let lines = ran.stderr.lines().filter(|line| !line.contains(": listing ")).count();
         assert_eq!((ran.status, lines), (1, 2), "{command}: {}", ran.stderr);
         assert!(ran.stderr.contains(word) && ran.stderr.contains(hint), "{command}: {}", ran.stderr);
     }

@@ -103,7 +103,7 @@ impl Folder {
         let mut command = Command::new("bash");
         command.args(["-c", &format!("set -o pipefail; {script}")]).current_dir(&self.0);
         // Another home, but the same Rust, which is looked for there.
-        let home = PathBuf::from(std::env::var_os("HOME").unwrap());
+        let home = std::env::home_dir().unwrap();
         for (name, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
             command.env(name, std::env::var_os(name).unwrap_or(home.join(folder).into()));
         }
@@ -112,7 +112,7 @@ impl Folder {
         for name in ["NO_PROXY", "no_proxy"] {
             command.env(name, "127.0.0.1,localhost");
         }
-        for name in ["AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "SSH_AUTH_SOCK"] {
+        for name in ["AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "SSH_AUTH_SOCK"] {
             command.env_remove(name);
         }
         cloud::environment(&mut command);

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
 Input: records of machines; or --name or --all.
-Output: each without `instance` and `ssh`, when the machine is terminated and its security group
-and key pair are gone. A key pair that other machines use stays. Run again, it has nothing to do.
+Output: each without `instance`, `ssh` but for its `jump`, and what was deployed (`closure`,
+`activation`, `status`, `generations`), when the machine is terminated and its security group and
+key pair are gone. A key pair that other machines use stays. Run again, it has nothing to do.
 
 Examples:
   One machine, by its name:

@@ -1,136 +1,8 @@
-//! What a person sees: the tools on pseudo-terminals, read as a terminal would draw it.
+//! The live line, and the lines above it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-use std::io::{Read, Write};
+use crate::screen::terminal;
 use std::net::TcpListener;
-use std::process::Stdio;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
 use tests::Folder;
-
-/// Longer than any of these takes; reached only where something hangs.
-const LIMIT: Duration = Duration::from_secs(120);
-
-/// A terminal of some width, after a command has run in it.
-#[derive(Default)]
-struct Screen {
-    width: usize,
-    rows: Vec<Vec<char>>,
-    column: usize,
-    /// Each state of the last row that somebody could have seen
-    seen: Vec<String>,
-    raw: String,
-    status: i32,
-}
-
-impl Screen {
-    /// Draws what was written: printable characters, carriage return, new line, erase to the end of the line.
-    fn draw(&mut self, output: &str) {
-        self.rows = vec![Vec::new()];
-        let mut characters = output.chars();
-        while let Some(character) = characters.next() {
-            match character {
-                '\r' => {
-                    self.look();
-                    self.column = 0;
-                }
-                '\n' => {
-                    self.look();
-                    self.rows.push(Vec::new());
-                }
-                '\x1b' => {
-                    let sequence: String = characters.by_ref().take(2).collect();
-                    assert_eq!(sequence, "[K", "an escape sequence that nothing of ours uses");
-                    let column = self.column;
-                    self.rows.last_mut().unwrap().truncate(column);
-                }
-                printable => {
-                    assert!(!printable.is_control(), "{printable:?}");
-                    if self.column == self.width && self.width > 0 {
-                        self.rows.push(Vec::new());
-                        self.column = 0;
-                    }
-                    let (column, row) = (self.column, self.rows.last_mut().unwrap());
-                    row.resize(row.len().max(column + 1), ' ');
-                    row[column] = printable;
-                    self.column += 1;
-                }
-            }
-        }
-        self.look();
-    }
-
-    fn look(&mut self) {
-        let row: String = self.rows.last().unwrap().iter().collect();
-        if self.seen.last() != Some(&row) {
-            self.seen.push(row);
-        }
-    }
-
-    /// The rows as they stand at the end.
-    fn rows(&self) -> Vec<String> {
-        self.rows.iter().map(|row| row.iter().collect()).collect()
-    }
-
-    /// Fails unless every row that was ever seen is of one tool, from its beginning.
-    #[track_caller]
-    fn is_never_scribbled_over(&self) {
-        for row in self.seen.iter().filter(|row| !row.is_empty() && !row.starts_with("^C")) {
-            // A long line of text goes on in the next row; a live one never does.
-            assert!(row.matches("nixos-ami: web-").count() <= 1, "{row:?} in {:#?}", self.seen);
-        }
-    }
-
-    /// Fails unless the cursor stands in an empty row, below whole lines.
-    #[track_caller]
-    fn is_left_whole(&self) {
-        let rows = self.rows();
-        assert_eq!((self.column, rows.last().unwrap().as_str()), (0, ""), "{rows:#?}");
-        assert!(!rows.iter().any(|row| row.contains("asking EC2, ")), "a live line is left: {rows:#?}");
-    }
-}
-
-/// Runs a command in a terminal; Ctrl-C is typed when it has written `interrupt`.
-fn terminal(folder: &Folder, width: usize, environment: &[(&str, &str)], script: &str, interrupt: &str) -> Screen {
-    let inner = format!("stty rows 24 cols {width}; {script}").replace('\'', r"'\''");
-    // A shell that started the tests in the background ignores SIGINT, and so would all that it starts.
-    let mut command =
-        folder.command(&format!("exec env --default-signal=INT script --quiet --return --command '{inner}' /dev/null"));
-    command.env("TERM", "xterm").env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
-    command.env("SHELL", "/bin/bash").env_remove("NO_COLOR").envs(environment.iter().copied());
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    // Kept open: its end would be typed as Ctrl-D.
-    let mut keyboard = child.stdin.take().unwrap();
-    let mut stdout = child.stdout.take().unwrap();
-    let output = Mutex::new(Vec::new());
-    let status = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = stdout.read(&mut buffer) {
-                output.lock().unwrap().extend_from_slice(&buffer[..count]);
-            }
-        });
-        let began = Instant::now();
-        let mut typed = interrupt.is_empty();
-        loop {
-            if !typed && String::from_utf8_lossy(&output.lock().unwrap()).contains(interrupt) {
-                keyboard.write_all(b"\x03").unwrap();
-                typed = true;
-            }
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(began.elapsed() < LIMIT, "{}", String::from_utf8_lossy(&output.lock().unwrap()));
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    });
-    let raw = String::from_utf8(output.into_inner().unwrap()).unwrap();
-    tests::heard(&raw);
-    let mut screen = Screen { width, status: status.code().unwrap_or(-1), ..Screen::default() };
-    screen.draw(&raw);
-    Screen { raw, ..screen }
-}
 
 /// An EC2 that never answers: whoever asks it waits.
 fn mute() -> (TcpListener, String) {
@@ -227,6 +99,22 @@ fn a_record_on_the_terminal_stands_on_its_own_line() {
 }
 
 #[test]
+fn what_prints_the_records_behind_a_tool_begins_its_own_line() {
+    let folder = Folder::new("behind");
+    let (_server, address) = mute();
+    // The second machine's record passes, without a word, while the first one's line is drawn.
+    std::fs::write(folder.path().join("works"), "{\"name\":\"web-1\",\"release\":\"25.11\"}\n").unwrap();
+    let failed = r#"{"name":"web-2","error":{"tool":"nixos-ami","kind":"timeout","message":"too late"}}"#;
+    std::fs::write(folder.path().join("passes"), format!("{failed}\n")).unwrap();
+    let ask = "nixos-ami --region eu-central-1 --timeout 3s";
+    let script = format!("(cat works; sleep 1; cat passes) | {ask} | jq -rM .name");
+    let screen = terminal(&folder, 80, &[("AWS_ENDPOINT_URL", &address)], &script, "");
+    assert!(screen.seen.iter().any(|row| row.starts_with("nixos-ami: web-1: asking EC2, 1 s")), "{:#?}", screen.seen);
+    assert!(screen.rows().iter().any(|row| row == "web-2"), "{:#?}", screen.rows());
+    screen.is_left_whole();
+}
+
+#[test]
 fn who_draws_nothing_writes_over_the_line_of_another_tool() {
     let folder = Folder::new("others");
     let (_server, address) = mute();
@@ -268,14 +156,13 @@ fn a_dumb_terminal_gets_plain_lines_and_no_colour_is_ever_used() {
 fn the_json_log_is_one_object_a_line_with_numbers_as_numbers() {
     let folder = Folder::new("json-log");
     let (_server, address) = mute();
-    let script = format!("{ASK} --log-format json > out");
-    let screen = terminal(&folder, 2000, &[("AWS_ENDPOINT_URL", &address)], &script, "");
-    let lines: Vec<serde_json::Value> = screen
-        .rows()
-        .iter()
-        .filter(|row| !row.is_empty())
-        .map(|row| serde_json::from_str(row).unwrap_or_else(|_| panic!("no JSON: {row}")))
-        .collect();
+    let said = |command: &str| -> Vec<serde_json::Value> {
+        let script = format!("{command} --log-format json > out");
+        let screen = terminal(&folder, 2000, &[("AWS_ENDPOINT_URL", &address)], &script, "");
+        let rows = screen.rows().into_iter().filter(|row| !row.is_empty());
+        rows.map(|row| serde_json::from_str(&row).unwrap_or_else(|_| panic!("no JSON: {row}"))).collect()
+    };
+    let lines = said(ASK);
     for line in &lines {
         for member in ["time", "tool", "machine", "level", "event"] {
             assert!(line[member].is_string(), "{member}: {line}");
@@ -285,6 +172,11 @@ fn the_json_log_is_one_object_a_line_with_numbers_as_numbers() {
     assert!(lines.iter().any(|line| line["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0)), "{lines:#?}");
     let error = lines.iter().find(|line| line["level"] == "error").unwrap();
     assert!(error["kind"].is_string() && error["hint"].is_string(), "{error}");
+    // A region is no machine.
+    let lines = said("ec2-ls --region eu-central-1 --timeout 2s");
+    assert!(lines.iter().all(|line| line["machine"].is_null()), "{lines:#?}");
+    let took = |line: &serde_json::Value| line["event"].as_str().unwrap().starts_with("listing eu-central-1 took ");
+    assert!(lines.iter().any(took), "{lines:#?}");
 }
 
 #[test]
@@ -304,9 +196,9 @@ fn who_waits_says_so_on_a_terminal_and_in_a_file() {
             ),
             ("ec2-up < in", "ec2-up: web-1: being found, "),
             ("ec2-down < in", "ec2-down: web-1: being found, "),
-            ("ec2-down -n --all --region eu-central-1", "ec2-down: eu-central-1: listing, "),
-            ("ec2-ls --region eu-central-1", "ec2-ls: eu-central-1: listing, "),
-            ("AWS_REGION=sa-east-1 ec2-ls --all-regions", "ec2-ls: sa-east-1: listing the regions, "),
+            ("ec2-down -n --all --region eu-central-1", "ec2-down: listing eu-central-1, "),
+            ("ec2-ls --region eu-central-1", "ec2-ls: listing eu-central-1, "),
+            ("AWS_REGION=sa-east-1 ec2-ls --all-regions", "ec2-ls: listing the regions that sa-east-1 knows, "),
             ("nixos-switch --status < in", "nixos-switch: web-1: looking, "),
             (
                 r#"NIX_CONFIG="build-users-group =" PATH=$PWD/bin:$PATH nix-push --plan --flake path:$PWD#a < in"#,
