@@ -130,6 +130,11 @@ impl Remote {
         let facts = script.facts()?;
         Ok(Remote { session, facts, script })
     }
+
+    /// See [`Channel::keep`].
+    pub fn keep(&mut self) -> Option<bool> {
+        self.script.channel.keep()
+    }
 }
 
 impl Script {

@@ -77,6 +77,39 @@ fn a_command_that_is_quiet_for_longer_than_a_silence_is_borne_is_waited_for() {
 }
 
 #[test]
+fn a_connection_that_waits_lives_for_as_long_as_it_is_kept() {
+    let mut sshd = Sshd::start("kept");
+    // It gives up a silent client after six seconds.
+    sshd.restart("ClientAliveInterval 1\nClientAliveCountMax 2\n");
+    for address in sshd.addresses() {
+        let session = Session::connect(&address, Duration::from_secs(3)).unwrap();
+        let mut channel = session.open_ahead("cat").unwrap();
+        let lives = (0..90).filter(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            channel.keep().unwrap()
+        });
+        assert!(lives.count() > 1, "the machine says that it lives");
+        channel.write_all(b"here").unwrap();
+        assert_eq!(channel.read_some(&mut [0; 9]).unwrap(), 4);
+        // The channel that was asked for ahead came meanwhile.
+        assert!(session.run("kill -9 $PPID; sleep 5", b"").is_err());
+        let began = Instant::now();
+        while channel.keep().is_some() {
+            assert!(began.elapsed() < SECONDS, "it is lost");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    let session = Session::connect(&sshd.address(), Duration::from_secs(3)).unwrap();
+    let mut channel = session.open("cat").unwrap();
+    std::thread::sleep(Duration::from_secs(9));
+    assert!(
+        channel.write_all(b"here").and_then(|()| channel.read_some(&mut [0; 9])).unwrap_or(0) == 0,
+        "nobody kept it"
+    );
+    assert_eq!(channel.keep(), None);
+}
+
+#[test]
 fn an_sshd_that_lets_nobody_run_commands_or_one_at_a_time_says_so() {
     let mut sshd = Sshd::start("sessions");
     let check = |refused: Failure| {
