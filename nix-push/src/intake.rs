@@ -126,8 +126,13 @@ fn unbuilt(toplevel: &StorePath, said: &[String]) -> Option<Failure> {
     })
 }
 
-/// The failure behind an answer that did not come: what the machine's nix-store said, if it did and that is the cause.
+/// The failure of a copy: see [`answer`].
 pub fn explain<T>(result: Result<T>, channel: &mut Channel) -> Result<T> {
+    answer(result, channel).context("cannot copy to the machine")
+}
+
+/// The failure behind an answer that did not come: what the machine's nix-store said, if it did and that is the cause.
+pub fn answer<T>(result: Result<T>, channel: &mut Channel) -> Result<T> {
     result
         .map_err(|error| {
             let failure = Failure::of(&error);
@@ -139,7 +144,6 @@ pub fn explain<T>(result: Result<T>, channel: &mut Channel) -> Result<T> {
             cause(&said, channel.has_ended()).map_or(error, |words| refused(&words).into())
         })
         .with_kind(Kind::Copy)
-        .context("cannot copy to the machine")
 }
 
 /// Whether a failure has nothing to do with what the machine says: one of this computer, or of the time. Of a lost

@@ -62,6 +62,14 @@ fn users_other_than_root_push_through_the_daemon_what_is_signed() {
     let ran = machines.push(&top, "--sign-key no.sec", &machines.records);
     assert_eq!(ran.record()["error"]["kind"], "input");
     assert!(!ran.stdout.contains("c2VjcmV0") && !ran.stderr.contains("c2VjcmV0"));
+
+    // What the machine's Nix says instead of an answer is said of a plan, too.
+    configure(&machines, "store = unix:///nowhere");
+    let error = machines.push(&top, "--plan", &machines.records).record()["error"].clone();
+    let words = "cannot ask the machine what it has: the machine said: cannot connect to socket at '/nowhere'";
+    assert_eq!(error["kind"], "copy", "{error}");
+    assert!(error["message"].as_str().unwrap().starts_with(words), "{error}");
+    assert_eq!(error["hint"], "does it run there? Try: ssh MACHINE nix-store --version");
 }
 
 #[test]
