@@ -69,6 +69,7 @@ pub fn deliver(
         asked.push(toplevel.clone());
     }
     serve.ask_valid_paths(true, substitute, &asked)?;
+    drop(asked);
     // Differences are small: what goes whole is what takes long.
     let whole_bytes =
         beyond.infos.iter().filter(|info| !pairs.contains_key(&info.path)).map(|info| info.nar_size).sum();
