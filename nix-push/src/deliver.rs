@@ -171,7 +171,7 @@ fn undone(failure: &Failure) -> bool {
 /// how many blocks its files take.
 fn filled(error: anyhow::Error, bytes: u64, free: Option<u64>) -> anyhow::Error {
     match free {
-        Some(free) if intake::is_full(&format!("{error:#}")) => error.context(format!(
+        Some(free) if intake::says_full(&Failure::of(&error)) => error.context(format!(
             "no room left in the machine's store: {} of files were to come, {} were free",
             size(bytes),
             size(free)
@@ -221,5 +221,16 @@ mod tests {
         let doubt = room(5 << 30, &facts(Some(1 << 30), "btrfs")).unwrap();
         let text = "5.0 GiB are to come, 1.0 GiB are free in the machine's store: btrfs may make them fit";
         assert_eq!(doubt.as_deref(), Some(text));
+    }
+
+    #[test]
+    fn a_full_disk_of_this_computer_is_not_the_machines() {
+        let full = |hint: &str| {
+            let failure = Failure::new(Kind::Copy, "x: No space left on device").hint(hint);
+            Failure::of(&filled(failure.into(), 5 << 30, Some(1 << 30))).message
+        };
+        assert_eq!(full("TMPDIR names another folder for it, with more room"), "x: No space left on device");
+        let text = "no room left in the machine's store: 5.0 GiB of files were to come, 1.0 GiB were free: x: ";
+        assert!(full(intake::MAKE_ROOM).starts_with(text), "{}", full(intake::MAKE_ROOM));
     }
 }
