@@ -79,6 +79,9 @@ pub(crate) trait Wire {
     fn take_in(&mut self, heard: &mut Heard) -> Result<bool>;
     /// Waits until something has come or, with `write`, something can be sent.
     fn wait(&mut self, write: bool) -> Result<()>;
+    /// Asks for a sign of life where it is time to, and answers what the machine asks; true if anything has come, or if
+    /// the client does so by itself.
+    fn keep(&mut self, heard: &mut Heard) -> Result<bool>;
     /// Whether such a wait to send, just over, was for the link; else it was for the command.
     fn was_link(&self, wait: Duration) -> bool;
     /// Ends the command's stdin.
@@ -159,6 +162,14 @@ impl Channel {
             }
         }
         self.take_stderr()
+    }
+
+    /// Keeps the connection alive while nothing is asked of the command, if it is done every second or so: the machine is
+    /// asked for signs of life, and gets those that it asks for. True if it has given one since the last time; `None` where
+    /// the connection is lost or the command has ended.
+    pub fn keep(&mut self) -> Option<bool> {
+        let any = self.wire.keep(&mut self.heard).ok()?;
+        (!self.heard.ended).then_some(any)
     }
 
     /// Whether the command's stdout has ended, as far as it was heard.
@@ -243,6 +254,9 @@ mod tests {
         }
         fn wait(&mut self, _: bool) -> Result<()> {
             Ok(())
+        }
+        fn keep(&mut self, _: &mut Heard) -> Result<bool> {
+            Ok(true)
         }
         fn was_link(&self, _: Duration) -> bool {
             false

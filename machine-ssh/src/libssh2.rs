@@ -129,6 +129,13 @@ impl Link {
         }
     }
 
+    /// Asks for a sign of life where it is time to; whether anything has come.
+    fn keep(&self) -> bool {
+        // What cannot be sent is seen by whoever reads next.
+        drop(self.ssh.keepalive_send());
+        matches!(poll(&mut [PollFd::new(&self.socket.fd, PollFlags::IN)], Some(&timespec(Duration::ZERO))), Ok(1..))
+    }
+
     /// The failure of a command that has ended while it was written to.
     fn broken(&self) -> anyhow::Error {
         self.lost(&io::Error::new(io::ErrorKind::BrokenPipe, "its command takes no more input"))

@@ -120,7 +120,7 @@ impl Session {
     /// where the login is to become root, under /bin/sh.
     ///
     /// # Errors
-    /// Kind `denied` where it cannot become root.
+    /// Kind `denied` where it cannot become root, or the machine lets no more commands run at a time.
     pub fn open(&self, command: &str) -> Result<Channel> {
         self.elevation.open(command, |command| self.begin(command, false))
     }

@@ -18,6 +18,9 @@ use serde_json::json;
 use std::collections::HashSet;
 use std::time::Instant;
 
+/// File systems that compress, or keep equal blocks once: there a file may take less room than its size tells.
+const PACKING_DISKS: [&str; 3] = ["btrfs", "zfs", "bcachefs"];
+
 /// What to do about a copy that ended for a reason of its own.
 const AGAIN: &str = "run the pipe again: what has arrived stays";
 
@@ -69,6 +72,7 @@ pub fn deliver(
         asked.push(toplevel.clone());
     }
     serve.ask_valid_paths(true, substitute, &asked)?;
+    drop(asked);
     // Differences are small: what goes whole is what takes long.
     let whole_bytes =
         beyond.infos.iter().filter(|info| !pairs.contains_key(&info.path)).map(|info| info.nar_size).sum();
@@ -95,7 +99,9 @@ pub fn deliver(
     let mut missing = if there { Vec::new() } else { lacking(&wanted, &valid) };
     let paths = missing.len();
     let bytes = missing.iter().map(|info| info.nar_size).sum();
-    room(bytes, facts.free)?;
+    if let Some(doubt) = room(bytes, facts)? {
+        log::warning(machine, &doubt);
+    }
     let text = format!("sending {paths} of {all} paths, {} of {whole}", size(bytes));
     log::figures(machine, &text, numbers(paths, bytes));
     let sent = timed(&mut section.phases.send, || {
@@ -141,17 +147,19 @@ pub fn lacking<'a>(wanted: &[&'a PathInfo], valid: &HashSet<StorePath>) -> Vec<&
     wanted.iter().filter(|info| !valid.contains(&info.path)).copied().collect()
 }
 
-/// Checks that the machine's disk can hold what is to come.
-fn room(bytes: u64, free: Option<u64>) -> Result<()> {
-    match free {
-        Some(free) if free < bytes => Err(Failure::new(
-            Kind::Copy,
-            format!("not enough room in the machine's store: {} are to come, {} are free", size(bytes), size(free)),
-        )
-        .hint("make room there, for example with nix-collect-garbage, or give it a larger volume (--volume-size)")
-        .into()),
-        _ => Ok(()),
+/// Checks that the machine's disk can hold what is to come. Gives the doubt where that shows only on the way.
+fn room(bytes: u64, facts: &Facts) -> Result<Option<String>> {
+    let Some(free) = facts.free.filter(|free| *free < bytes) else { return Ok(None) };
+    let (come, free) = (size(bytes), size(free));
+    if PACKING_DISKS.contains(&facts.disk.as_str()) {
+        let text =
+            format!("{come} are to come, {free} are free in the machine's store: {} may make them fit", facts.disk);
+        return Ok(Some(text));
     }
+    let text = format!("not enough room in the machine's store: {come} are to come, {free} are free");
+    Err(Failure::new(Kind::Copy, text)
+        .hint("make room there, for example with nix-collect-garbage, or give it a larger volume (--volume-size)")
+        .into())
 }
 
 /// Whether it may be the differences that failed: any other cause of a copy's end has a hint.
@@ -163,7 +171,7 @@ fn undone(failure: &Failure) -> bool {
 /// how many blocks its files take.
 fn filled(error: anyhow::Error, bytes: u64, free: Option<u64>) -> anyhow::Error {
     match free {
-        Some(free) if intake::is_full(&format!("{error:#}")) => error.context(format!(
+        Some(free) if intake::says_full(&Failure::of(&error)) => error.context(format!(
             "no room left in the machine's store: {} of files were to come, {} were free",
             size(bytes),
             size(free)
@@ -204,9 +212,25 @@ mod tests {
 
     #[test]
     fn a_full_machine_is_seen_before_anything_is_sent() {
-        let failure = Failure::of(&room(5 << 30, Some(1 << 30)).unwrap_err());
+        let facts = |free, disk: &str| Facts { free, disk: disk.into(), ..Facts::default() };
+        let failure = Failure::of(&room(5 << 30, &facts(Some(1 << 30), "ext2/ext3")).unwrap_err());
         assert_eq!(failure.kind, Kind::Copy);
         assert!(failure.message.contains("5.0 GiB") && failure.message.contains("1.0 GiB"), "{failure}");
-        assert!(room(5, None).is_ok() && room(5, Some(5)).is_ok());
+        assert_eq!(room(5, &facts(None, "")).unwrap(), None);
+        assert_eq!(room(5, &facts(Some(5), "btrfs")).unwrap(), None);
+        let doubt = room(5 << 30, &facts(Some(1 << 30), "btrfs")).unwrap();
+        let text = "5.0 GiB are to come, 1.0 GiB are free in the machine's store: btrfs may make them fit";
+        assert_eq!(doubt.as_deref(), Some(text));
+    }
+
+    #[test]
+    fn a_full_disk_of_this_computer_is_not_the_machines() {
+        let full = |hint: &str| {
+            let failure = Failure::new(Kind::Copy, "x: No space left on device").hint(hint);
+            Failure::of(&filled(failure.into(), 5 << 30, Some(1 << 30))).message
+        };
+        assert_eq!(full("TMPDIR names another folder for it, with more room"), "x: No space left on device");
+        let text = "no room left in the machine's store: 5.0 GiB of files were to come, 1.0 GiB were free: x: ";
+        assert!(full(intake::MAKE_ROOM).starts_with(text), "{}", full(intake::MAKE_ROOM));
     }
 }

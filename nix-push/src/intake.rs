@@ -16,6 +16,10 @@ use std::time::Duration;
 /// Bytes of a line of a build's log; a longer one is taken for several.
 const LONGEST: usize = 1 << 20;
 
+/// What to do about a machine whose disk is full.
+pub const MAKE_ROOM: &str =
+    "make room on the machine, for example with nix-collect-garbage, and run the pipe again: what has arrived stays";
+
 /// What the machine's command says where the stream ended before its time.
 const EARLY: &str = "its nix-store or what feeds it ended early";
 
@@ -126,8 +130,13 @@ fn unbuilt(toplevel: &StorePath, said: &[String]) -> Option<Failure> {
     })
 }
 
-/// The failure behind an answer that did not come: what the machine's nix-store said, if it did and that is the cause.
+/// The failure of a copy: see [`answer`].
 pub fn explain<T>(result: Result<T>, channel: &mut Channel) -> Result<T> {
+    answer(result, channel).context("cannot copy to the machine")
+}
+
+/// The failure behind an answer that did not come: what the machine's nix-store said, if it did and that is the cause.
+pub fn answer<T>(result: Result<T>, channel: &mut Channel) -> Result<T> {
     result
         .map_err(|error| {
             let failure = Failure::of(&error);
@@ -139,7 +148,6 @@ pub fn explain<T>(result: Result<T>, channel: &mut Channel) -> Result<T> {
             cause(&said, channel.has_ended()).map_or(error, |words| refused(&words).into())
         })
         .with_kind(Kind::Copy)
-        .context("cannot copy to the machine")
 }
 
 /// Whether a failure has nothing to do with what the machine says: one of this computer, or of the time. Of a lost
@@ -154,8 +162,13 @@ fn cause(said: &[u8], ended: bool) -> Option<String> {
     complaint(said, |line| line == EARLY || ended && !line.starts_with("warning"))
 }
 
+/// Whether a failure is that of a full disk on the machine, and not on this computer.
+pub fn says_full(failure: &Failure) -> bool {
+    failure.hint.as_deref() == Some(MAKE_ROOM)
+}
+
 /// Whether Nix or its database complains of a full disk.
-pub fn is_full(words: &str) -> bool {
+fn is_full(words: &str) -> bool {
     ["No space left on device", "disk is full"].iter().any(|complaint| words.contains(complaint))
 }
 
@@ -163,8 +176,9 @@ pub fn is_full(words: &str) -> bool {
 fn refused(words: &str) -> Failure {
     let failure = Failure::new(Kind::Copy, format!("the machine said: {words}"));
     if is_full(words) {
-        failure.hint("make room on the machine, for example with nix-collect-garbage, and run the pipe again: what has arrived stays")
-    } else if words.contains("Permission denied") || words.contains("Operation not permitted") {
+        return failure.hint(MAKE_ROOM);
+    }
+    if words.contains("Permission denied") || words.contains("Operation not permitted") {
         failure.hint("log in as root: a system is kept under /nix/var/nix/gcroots")
     } else if words.contains("lacks a valid signature") || words.contains("lacks a signature") {
         failure.hint(

@@ -8,13 +8,15 @@ use anyhow::{Context, Result, bail};
 use machine_record::{Failure, StorePath, log};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashSet;
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
+use std::{env, fs};
 
 /// A program of Nix that answers questions until its stdin ends, which it does with us, however we end.
 pub struct Local {
@@ -30,11 +32,29 @@ pub struct Local {
 /// A `nix-store --serve` of our own: what it is asked to lock is kept from garbage collection until it ends.
 pub type LocalStore = Serve<Local>;
 
+/// Where Nix says what is valid in /nix/store.
+const DATABASE: &str = "/nix/var/nix/db/db.sqlite";
+
+/// Whether a store was opened that is another than that of /nix/store.
+static ELSEWHERE: AtomicBool = AtomicBool::new(false);
+
 /// Opens the local store.
 pub fn open() -> Result<LocalStore> {
     let store = Local::start("nix-store", &["--serve", "--write"], show)?;
     let greeted = Serve::greet(store).and_then(|mut store| store.greeted().map(|()| store));
-    greeted.context("cannot use the local store")
+    let store = greeted.context("cannot use the local store")?;
+    if store.wire.pipe.is_elsewhere() {
+        ELSEWHERE.store(true, Ordering::Relaxed);
+    }
+    Ok(store)
+}
+
+/// Whether the local store, once it was opened, may be another than that of /nix/store, where a path of the same name is not
+/// its path.
+pub fn is_elsewhere() -> bool {
+    let plain = ["", "auto", "daemon", "local"];
+    let named = env::var_os("NIX_REMOTE").is_some_and(|remote| !plain.iter().any(|plain| remote == *plain));
+    named || ELSEWHERE.load(Ordering::Relaxed)
 }
 
 impl Local {
@@ -57,8 +77,21 @@ impl Local {
 
     /// Whether it has a file open whose path ends so.
     pub fn holds(&self, end: &str) -> bool {
+        self.open_files(end).next().is_some()
+    }
+
+    /// The files that it has open whose paths end so, below /proc.
+    fn open_files(&self, end: &str) -> impl Iterator<Item = PathBuf> {
         let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).into_iter().flatten().flatten();
-        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|path| path.ends_with(end))
+        files.map(|file| file.path()).filter(move |file| fs::read_link(file).is_ok_and(|path| path.ends_with(end)))
+    }
+
+    /// Whether it has a database open by itself, and that is not the one of /nix: settings say where the store is, too, in
+    /// more places than one (`store` in nix.conf and in `NIX_CONFIG`).
+    fn is_elsewhere(&self) -> bool {
+        let number = |file: &Path| fs::metadata(file).map(|data| (data.dev(), data.ino())).ok();
+        let usual = number(Path::new(DATABASE));
+        self.open_files("db/db.sqlite").any(|file| number(&file) != usual)
     }
 
     /// Ends it where it has nothing to say before its time is over.
@@ -117,7 +150,7 @@ impl Store {
     /// Opens the store beside what else is to be done before the first question.
     pub fn begin(&self) {
         // Two programs of Nix at once both make what a new store lacks, and one of them fails.
-        if !Path::new("/nix/var/nix/db/db.sqlite").exists() {
+        if !Path::new(DATABASE).exists() {
             return;
         }
         let store = self.clone();
@@ -178,6 +211,25 @@ mod tests {
         assert_eq!(error.to_string(), "sh ended in the middle of an answer");
         let error = Wire::new(start("printf 1; echo error: no room left >&2")).number().unwrap_err();
         assert_eq!(error.to_string(), "sh said: no room left");
+    }
+
+    #[test]
+    fn a_store_whose_database_is_not_the_usual_one_is_elsewhere() {
+        let folder = env::temp_dir().join(format!("local-test-{}", std::process::id()));
+        let database = folder.join("db/db.sqlite");
+        fs::create_dir_all(database.parent().unwrap()).unwrap();
+        fs::write(&database, "").unwrap();
+        let is_elsewhere = |file: &Path| {
+            let script = format!("exec 9<{}; echo; exec cat", file.display());
+            let mut holder = Local::start("sh", &["-c", &script], show_detail).unwrap();
+            assert_eq!(holder.receive(&mut [0; 1]).unwrap(), 1, "it has opened it");
+            holder.is_elsewhere()
+        };
+        assert!(is_elsewhere(&database) && !is_elsewhere(Path::new("/dev/null")));
+        let store = open().unwrap();
+        assert!(!store.wire.pipe.is_elsewhere() && !super::is_elsewhere());
+        assert!(!is_elsewhere(Path::new(DATABASE)));
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

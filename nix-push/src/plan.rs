@@ -9,9 +9,9 @@ use crate::once::Once;
 use crate::remote::Remote;
 use crate::send::size;
 use crate::source::Source;
-use crate::{Args, TOOL, about, build, facts, nix_files, push};
-use anyhow::{Result, bail};
-use machine_record::{Failure, Instance, Kind, PlanEntry, Record, Section, StorePath, log};
+use crate::{Args, TOOL, about, build, facts, intake, nix_files, push};
+use anyhow::{Context, Result, bail};
+use machine_record::{Failure, Instance, Kind, PlanEntry, Record, Section, StorePath, WithHint, log};
 use machine_ssh::Address;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -132,8 +132,9 @@ fn known(
     let mut serve = remote.script.serve(&[])?;
     let asked: Vec<StorePath> = others.iter().copied().chain([toplevel]).cloned().collect();
     serve.ask_valid_paths(false, false, &asked)?;
-    serve.greeted()?;
-    Ok(Some(serve.valid_paths()?))
+    let answer = serve.greeted().and_then(|()| serve.valid_paths());
+    let answer = intake::answer(answer, &mut serve.wire.pipe).context("cannot ask the machine what it has");
+    answer.with_hint("does it run there? Try: ssh MACHINE nix-store --version").map(Some)
 }
 
 /// The plans of this run: Nix is asked once for what several machines get.

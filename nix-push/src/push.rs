@@ -10,16 +10,15 @@ use crate::spool::Counted;
 use crate::{Args, BuildOn, about, build};
 use anyhow::{Context, Result, anyhow};
 use machine_record::{Closure as Section, Failure, Kind, Phases, Record, StorePath};
-use machine_ssh::{Address, Client};
+use machine_ssh::Address;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long a connection may lie idle while this computer evaluates, builds and writes to a cache: firewalls forget silent
-/// ones, and an sshd may end one that gives no sign of life (`ClientAliveInterval`), as OpenSSH's client does by itself.
-fn idle(client: &Client) -> Duration {
-    Duration::from_secs(if matches!(client, Client::Libssh2) { 10 } else { 60 })
-}
+/// How often a connection that waits is seen to.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// What to do about a system that was named and is not there.
 pub const NOT_BUILT: &str = "build it first, or name what builds it: nix-push CONFIGURATION";
@@ -95,11 +94,15 @@ fn work(
     let began = Instant::now();
     // The key exchange goes on while this computer evaluates and builds.
     let (remote, cargo) = std::thread::scope(|scope| {
-        let cargo = scope.spawn(|| prepare(args, settings, source, record, written, &known, &stop));
-        let remote =
-            Remote::connect(&address, args.timeout, &known).map(|remote| (remote, seconds(began), Instant::now()));
+        let cargo = Beside::begin(scope, || prepare(args, settings, source, record, written, &known, &stop));
+        let remote = Remote::connect(&address, args.timeout, &known);
         stop.store(remote.is_err(), Ordering::SeqCst);
-        (remote, cargo.join().unwrap_or_else(|_| Err(anyhow!("the tool stopped: this is a bug"))))
+        let connecting = seconds(began);
+        let remote = remote.map(|mut remote| {
+            let lives = cargo.attend(&mut remote, args.timeout);
+            (remote, connecting, lives)
+        });
+        (remote, cargo.end())
     });
     let cargo = match (cargo, &remote) {
         (Ok(cargo), _) => cargo,
@@ -109,16 +112,21 @@ fn work(
         }
         (Err(error), _) => return Err(remote.err().unwrap_or(error)),
     };
-    let (mut remote, connecting, connected) = remote?;
+    let (mut remote, connecting, mut lives) = remote?;
     let section = written.as_mut().context("the tool stopped: this is a bug")?;
     section.phases.connect = Some(connecting);
     if let Some(via) = &settings.via
         && !remote.facts.has.contains(&cargo.toplevel)
     {
-        via.upload(&record.name(), cargo.build.as_ref().unwrap_or(&cargo.toplevel), settings.signer()?)?;
+        let (root, signer) = (cargo.build.as_ref().unwrap_or(&cargo.toplevel), settings.signer()?);
+        std::thread::scope(|scope| {
+            let upload = Beside::begin(scope, || via.upload(&record.name(), root, signer));
+            lives &= upload.attend(&mut remote, args.timeout);
+            upload.end()
+        })?;
     }
     let mut round_trips = 0;
-    if connected.elapsed() > idle(&address.client) {
+    if !lives {
         round_trips = remote.session.round_trips();
         remote = Remote::connect(&address, args.timeout, &known)?;
     }
@@ -126,6 +134,44 @@ fn work(
     let result = deliver(args, settings, &record.name(), &session, &facts, script, cargo, section);
     section.round_trips = Some(round_trips + session.round_trips());
     result
+}
+
+/// What another thread does while a connection waits for it.
+struct Beside<'scope, T> {
+    thread: ScopedJoinHandle<'scope, Result<T>>,
+    end: Receiver<()>,
+}
+
+impl<'scope, T: Send + 'scope> Beside<'scope, T> {
+    fn begin(scope: &'scope Scope<'scope, '_>, work: impl FnOnce() -> Result<T> + Send + 'scope) -> Self {
+        let (ends, end) = channel();
+        let thread = scope.spawn(move || {
+            // Dropped at the end, however that comes.
+            let _ends: Sender<()> = ends;
+            work()
+        });
+        Beside { thread, end }
+    }
+
+    /// Waits for the end, and keeps the connection alive: firewalls forget silent ones, and an sshd may end one that gives
+    /// no sign of life (`ClientAliveInterval`). False where that did not help, or the machine was silent for too long.
+    fn attend(&self, remote: &mut Remote, timeout: Duration) -> bool {
+        // Where little silence is borne, signs of life come every two seconds.
+        let silence = timeout + 4 * BEAT;
+        let (mut heard, mut lives) = (Instant::now(), true);
+        while self.end.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
+            match remote.keep() {
+                Some(true) => heard = Instant::now(),
+                Some(false) => lives &= heard.elapsed() < silence,
+                None => lives = false,
+            }
+        }
+        lives
+    }
+
+    fn end(self) -> Result<T> {
+        self.thread.join().unwrap_or_else(|_| Err(anyhow!("the tool stopped: this is a bug")))
+    }
 }
 
 /// What happens on this computer: evaluating, building, and listing the closure. A system that is

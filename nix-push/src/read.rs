@@ -7,7 +7,7 @@ use crate::serve::PathInfo;
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, log};
 use sha2::{Digest, Sha256};
-use std::{env, fs};
+use std::fs;
 
 /// Reads NARs; for one thread.
 #[derive(Default)]
@@ -39,7 +39,7 @@ impl Reader {
             last.extend_from_slice(piece);
             Ok(())
         };
-        if !elsewhere() && fs::symlink_metadata(info.path.as_ref() as &std::path::Path).is_ok() {
+        if !local::is_elsewhere() && fs::symlink_metadata(info.path.as_ref() as &std::path::Path).is_ok() {
             nar::write(info.path.as_ref(), &mut check)
         } else {
             let dumped = self.store()?.dump(&info.path, &mut check);
@@ -62,12 +62,6 @@ impl Reader {
             None => Ok(self.store.insert(local::open()?)),
         }
     }
-}
-
-/// Whether the local store may be another than that in /nix/store, where a path of the same name is not its path.
-fn elsewhere() -> bool {
-    let plain = ["", "auto", "daemon", "local"];
-    env::var_os("NIX_REMOTE").is_some_and(|remote| !plain.iter().any(|plain| remote == *plain))
 }
 
 fn damaged(info: &PathInfo) -> Failure {

@@ -34,6 +34,7 @@ for link in /run/current-system /nix/var/nix/profiles/system "$roots/pushed"; do
 done
 [ $# = 0 ] || printf 'has=%s\n' $(readlink -f "$@")
 df -Pk /nix/store | { read -r _; read -r _ _ _ free _; echo "free=$free"; }
+echo "disk=$(stat -f -c %T /nix/store 2>/dev/null)"
 while read -r name kib _; do [ "$name" = MemAvailable: ] && echo "memory=$kib"; done < /proc/meminfo
 echo "end"
 while read -r what top; do
@@ -98,6 +99,8 @@ pub struct Facts {
     pub memory: Option<u64>,
     /// Bytes that its store's file system has left
     pub free: Option<u64>,
+    /// The kind of that file system
+    pub disk: String,
 }
 
 /// A machine that has told its facts.
@@ -129,6 +132,11 @@ impl Remote {
         let mut script = Script { channel, said: Vec::new(), asked };
         let facts = script.facts()?;
         Ok(Remote { session, facts, script })
+    }
+
+    /// See [`Channel::keep`].
+    pub fn keep(&mut self) -> Option<bool> {
+        self.script.channel.keep()
     }
 }
 
@@ -221,6 +229,7 @@ impl Facts {
                 // A system is asked for as valid before anything rests on it.
                 Some(("has", path)) => facts.has.extend(StorePath::new(path)),
                 Some(("free", kib)) => facts.free = kib.parse::<u64>().ok().map(|kib| kib * 1024),
+                Some(("disk", kind)) => facts.disk = kind.into(),
                 Some(("memory", kib)) => facts.memory = kib.parse::<u64>().ok().map(|kib| kib * 1024),
                 Some(("zstd", words)) => facts.zstd_version = version(words),
                 _ => {}
@@ -282,7 +291,7 @@ mod tests {
     fn facts_are_understood() {
         let path = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nixos-system";
         let facts = Facts::parse(&format!(
-            "tool=nix-store\ntool=zstd\nhas={path}\nhas={path}\nhas=/etc/x\nfree=20\nzstd=*** Zstandard CLI (64-bit) v1.5.4, by Yann Collet ***\nmemory=30"
+            "tool=nix-store\ntool=zstd\nhas={path}\nhas={path}\nhas=/etc/x\nfree=20\ndisk=btrfs\nzstd=*** Zstandard CLI (64-bit) v1.5.4, by Yann Collet ***\nmemory=30"
         ));
         assert_eq!(
             facts.unwrap(),
@@ -291,6 +300,7 @@ mod tests {
                 zstd: true,
                 zstd_version: Some([1, 5, 4]),
                 free: Some(20 * 1024),
+                disk: "btrfs".into(),
                 memory: Some(30 * 1024),
                 ..Facts::default()
             }

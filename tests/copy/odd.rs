@@ -148,10 +148,11 @@ fn a_store_whose_files_are_elsewhere_is_read_through_nix() {
     let top = machines.build(&noise(&seed, 6, 20_000));
     let paths = machines.closure(&top).join(" ");
     let root = machines.path().join("root");
-    let elsewhere = |script: &str| {
-        let script = format!("export NIX_REMOTE='local?root={root}'; {script}", root = root.display());
+    let by = |setting: &str, script: &str| {
+        let script = format!("export {setting}local?root={root}'; {script}", root = root.display());
         machines.folder.sh(&script, machines.records[0].to_string())
     };
+    let elsewhere = |script: &str| by("NIX_REMOTE='", script);
     let here = "env -u NIX_REMOTE nix-store";
     let fill = format!(
         "mkdir -p {root}; {here} --export {paths} | nix-store --import >/dev/null
@@ -175,10 +176,15 @@ fn a_store_whose_files_are_elsewhere_is_read_through_nix() {
     let other =
         format!("nix-store --export {paths} | {here} --import >/dev/null; chmod u+w {top}/data; echo x >> {top}/data");
     elsewhere(&other).ok();
-    let ran = elsewhere(&format!("{} --toplevel {top}", nix_push()));
+    let ran = ["NIX_REMOTE='", "NIX_CONFIG=\"$NIX_CONFIG\"'\nstore = "].map(|setting| {
+        let ran = by(setting, &format!("{} --toplevel {top}", nix_push()));
+        let whole = machines.ssh(0, &format!("nix-store --verify-path {paths}"));
+        machines.forget(0, &top);
+        (setting, ran, whole)
+    });
     elsewhere(&format!("{here} --delete {paths} >/dev/null; chmod -R u+w {}", root.display()));
-    let record = ran.ok().record();
-    assert_eq!(record["closure"]["sentPaths"], 6);
-    let verify = format!("nix-store --verify-path {paths}");
-    machines.ssh(0, &verify).ok();
+    for (setting, ran, whole) in ran {
+        assert_eq!(ran.ok().record()["closure"]["sentPaths"], 6, "{setting}");
+        whole.ok();
+    }
 }

@@ -203,6 +203,18 @@ fn a_full_disk_is_seen_before_anything_is_sent_or_said_clearly_when_it_fills() {
     assert!(message.contains("38.1 MiB are to come") && message.contains("are free"), "{message}");
     assert!(machines.counted(0)[2] - before < 100_000, "nothing was sent");
 
+    // On a file system that packs what it holds, that shows on the way.
+    let stat =
+        "stat=$(readlink -f $(command -v stat)); printf '#!/bin/sh\necho btrfs\n' > /root/stat; chmod 755 /root/stat
+        mount --bind /root/stat $stat";
+    machines.ssh(0, stat).ok();
+    let ran = machines.push(&top, "", &machines.records);
+    machines.ssh(0, "umount $(readlink -f $(command -v stat))").ok();
+    assert!(ran.stderr.contains("are free in the machine's store: btrfs may make them fit"), "{}", ran.stderr);
+    let error = ran.record()["error"].clone();
+    assert!(error["message"].as_str().unwrap().contains("No space left on device"), "{error}");
+    machines.forget(0, &top);
+
     // A NAR does not tell how many blocks its files take.
     let many = machines.build(
         "path \"full-of-files\" [ ] \"os.mkdir(out)\\nfor i in range(9000): open(out + '/' + str(i), 'w').write('x')\"",

@@ -62,6 +62,14 @@ fn users_other_than_root_push_through_the_daemon_what_is_signed() {
     let ran = machines.push(&top, "--sign-key no.sec", &machines.records);
     assert_eq!(ran.record()["error"]["kind"], "input");
     assert!(!ran.stdout.contains("c2VjcmV0") && !ran.stderr.contains("c2VjcmV0"));
+
+    // What the machine's Nix says instead of an answer is said of a plan, too.
+    configure(&machines, "store = unix:///nowhere");
+    let error = machines.push(&top, "--plan", &machines.records).record()["error"].clone();
+    let words = "cannot ask the machine what it has: the machine said: cannot connect to socket at '/nowhere'";
+    assert_eq!(error["kind"], "copy", "{error}");
+    assert!(error["message"].as_str().unwrap().starts_with(words), "{error}");
+    assert_eq!(error["hint"], "does it run there? Try: ssh MACHINE nix-store --version");
 }
 
 #[test]
@@ -123,16 +131,36 @@ fn machines_fetch_from_caches_what_they_can_and_are_sent_the_rest() {
 
 #[test]
 #[ignore = "long: scripts/test --all"]
-fn a_connection_that_lay_idle_while_a_cache_was_written_to_is_made_anew() {
+fn a_connection_that_waits_while_a_cache_is_written_to_is_kept_and_one_that_is_lost_is_made_anew() {
     let machines = Machines::new("idle", 1);
-    let top = machines.build(&noise("idle", 3, 1000));
+    let (first, second) = (machines.build(&noise("idle", 3, 1000)), machines.build(&noise("idle-more", 3, 1000)));
+    // An sshd that wants signs of life, too.
+    let wants =
+        "set -e; cd /etc/ssh; { printf 'ClientAliveInterval 2\nClientAliveCountMax 2\n'; cat sshd_config; } > new
+        mv new sshd_config; systemctl restart sshd";
+    machines.ssh(0, wants);
     let at = machines.path().display();
-    let script = format!(
-        "mkdir -p bin; printf '#!/bin/sh\nsleep 12; exec %s \"$@\"\n' \"$(command -v nix)\" > bin/nix; chmod +x bin/nix
-         PATH=$PWD/bin:$PATH nix-push --toplevel {top} --via file://{at}/cache"
-    );
+    let script = |top: &str| {
+        format!(
+            "mkdir -p bin; printf '#!/bin/sh\nsleep 12; exec %s \"$@\"\n' \"$(command -v nix)\" > bin/nix; chmod +x bin/nix
+             PATH=$PWD/bin:$PATH nix-push --toplevel {top} --via file://{at}/cache"
+        )
+    };
+    let push = |top: &str| machines.folder.sh(&script(top), machines.records[0].to_string());
     let before = machines.counted(0)[0];
-    let record = machines.folder.sh(&script, machines.records[0].to_string()).ok().record();
-    assert_eq!(machines.counted(0)[0] - before, 2, "{record}");
-    machines.assert_has(0, &top);
+    let record = push(&first).ok().record();
+    assert_eq!(machines.counted(0)[0] - before, 1, "{record}");
+    machines.assert_has(0, &first);
+
+    let before = machines.counted(0)[0];
+    // The parent of the machine's command is the sshd of this connection.
+    let lose = "until files=$(grep -lsa -e 'nix-push[:]begun' /proc/[0-9]*/cmdline); do sleep 0.1; done
+        for file in $files; do kill -9 $(sed -n 's/^PPid:\t//p' ${file%/cmdline}/status); done";
+    let record = std::thread::scope(|scope| {
+        let pushing = scope.spawn(|| push(&second));
+        machines.ssh(0, lose).ok();
+        pushing.join().unwrap().ok().record()
+    });
+    assert_eq!(machines.counted(0)[0] - before, 3, "it, the one that took it away, and its successor: {record}");
+    machines.assert_has(0, &second);
 }

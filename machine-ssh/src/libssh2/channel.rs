@@ -80,6 +80,13 @@ impl Wire for Stream {
         if self.half_sent { self.link.wait_for(PollFlags::OUT) } else { self.link.wait() }
     }
 
+    fn keep(&mut self, heard: &mut Heard) -> Result<bool> {
+        // A packet that is sent by half must be finished before any other.
+        let any = !self.half_sent && self.link.keep();
+        self.take_in(heard)?;
+        Ok(any)
+    }
+
     fn was_link(&self, wait: Duration) -> bool {
         was_link(self.half_sent, self.link.answered.get(), wait)
     }

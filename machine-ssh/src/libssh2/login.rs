@@ -6,11 +6,17 @@ use crate::{Address, host_key};
 use anyhow::{Context, Result};
 use machine_record::{Failure, Kind, WithHint, WithKind};
 use ssh2::ErrorCode;
+use std::fs;
 use std::path::Path;
 
 /// `LIBSSH2_ERROR_*` of libssh2.h.
+const FILE: ErrorCode = ErrorCode::Session(-16);
 const AUTHENTICATION_FAILED: ErrorCode = ErrorCode::Session(-18);
 const PUBLIC_KEY_REFUSED: ErrorCode = ErrorCode::Session(-19);
+const KEY_FILE_FAILED: ErrorCode = ErrorCode::Session(-48);
+
+/// How a key in OpenSSH's format begins that is not encrypted: `openssh-key-v1`, then `none` as its cipher.
+const NO_CIPHER: &str = "b3BlbnNzaC1rZXktdjEAAAAABG5vbmU";
 
 /// Logs in, with the host key checked; `agent` is the one that is asked for keys.
 pub(super) fn log_in(ssh: &ssh2::Session, address: &Address, agent: &Agent) -> Result<()> {
@@ -18,7 +24,7 @@ pub(super) fn log_in(ssh: &ssh2::Session, address: &Address, agent: &Agent) -> R
     let (result, with) = match &address.private_key {
         Some(file) => {
             // libssh2 says the same of a missing file as of a refused key.
-            std::fs::File::open(file)
+            fs::File::open(file)
                 .with_context(|| format!("cannot read the private key {}", file.display()))
                 .with_kind(Kind::Input)
                 .with_hint(crate::NO_KEY)?;
@@ -30,6 +36,11 @@ pub(super) fn log_in(ssh: &ssh2::Session, address: &Address, agent: &Agent) -> R
         ),
     };
     result.map_err(|error| {
+        if let Some(file) = &address.private_key
+            && matches!(error.code(), FILE | KEY_FILE_FAILED)
+        {
+            return unusable(file, &error).into();
+        }
         let kind = match error.code() {
             AUTHENTICATION_FAILED | PUBLIC_KEY_REFUSED => Kind::Denied,
             TIMED_OUT => Kind::Timeout,
@@ -46,6 +57,22 @@ pub(super) fn log_in(ssh: &ssh2::Session, address: &Address, agent: &Agent) -> R
             .hint(hint)
             .into()
     })
+}
+
+/// The failure of a private key that libssh2 cannot read. It tries no passphrase, and nobody is asked for one.
+fn unusable(file: &Path, error: &ssh2::Error) -> Failure {
+    let name = file.display();
+    if error.code() == KEY_FILE_FAILED || is_protected(file) {
+        return Failure::new(Kind::Input, format!("the private key {name} is protected by a passphrase"))
+            .hint("ssh-add it, and let keyPair.privateKeyFile be null: then the ssh-agent is asked for the key pair");
+    }
+    Failure::new(Kind::Input, format!("cannot use the private key {name}: {}", plain(error))).hint(crate::NO_KEY)
+}
+
+/// Whether a private key is encrypted: libssh2 does not tell all of them from what is no key.
+fn is_protected(file: &Path) -> bool {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.contains("ENCRYPTED") || text.contains("BEGIN OPENSSH PRIVATE KEY") && !text.contains(NO_CIPHER)
 }
 
 /// Logs in with the record's key, or where it names none, with any key of the ssh-agent, those
@@ -93,5 +120,5 @@ fn try_identities(ssh: &ssh2::Session, address: &Address, mut last: ssh2::Error)
 fn public_half(file: &Path) -> Option<Vec<u8>> {
     let mut path = file.as_os_str().to_owned();
     path.push(".pub");
-    host_key::blob(&std::fs::read_to_string(path).ok()?)
+    host_key::blob(&fs::read_to_string(path).ok()?)
 }

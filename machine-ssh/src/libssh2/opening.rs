@@ -1,12 +1,16 @@
 //! A command that is being begun over libssh2: a channel, then the command on it.
 
-use super::{EAGAIN, Link, channel};
+use super::{EAGAIN, Link, channel, plain};
 use crate::channel::Wire;
 use crate::session;
 use anyhow::{Context, Result};
-use ssh2::BlockDirections;
+use machine_record::{Failure, Kind};
+use ssh2::{BlockDirections, ErrorCode};
 use std::rc::Rc;
 use std::time::Instant;
+
+/// `LIBSSH2_ERROR_CHANNEL_FAILURE` of libssh2.h, for a channel that the other side does not open.
+const CHANNEL_REFUSED: ErrorCode = ErrorCode::Session(-21);
 
 /// A channel that the machine is being asked for.
 #[derive(Default)]
@@ -21,7 +25,12 @@ impl Asked {
     fn step(&mut self, link: &Link) -> Result<bool> {
         if self.channel.is_none() {
             self.since.get_or_insert_with(Instant::now);
-            self.channel = link.attempt(|ssh| ssh.channel_session()).context("cannot open a channel")?;
+            let channel = link.attempt(|ssh| match ssh.channel_session() {
+                Err(error) if error.code() == CHANNEL_REFUSED => Ok(Err(error)),
+                channel => channel.map(Ok),
+            });
+            let channel = channel.context("cannot open a channel")?;
+            self.channel = channel.transpose().map_err(|error| refused(&link.host, &error))?;
             if self.channel.is_some() {
                 self.answered(link);
             }
@@ -34,6 +43,12 @@ impl Asked {
         let took = self.since.take().map(|since| since.elapsed());
         link.answered.set([took, link.answered.get()].into_iter().flatten().min());
     }
+}
+
+/// The failure of a login that may run no command, or none beside the one that runs.
+fn refused(host: &str, error: &ssh2::Error) -> Failure {
+    let text = format!("the sshd of {host} opens no channel for a command: {}", plain(error));
+    Failure::new(Kind::Denied, text).hint("set MaxSessions in its sshd_config to 2 or more")
 }
 
 /// Asks for the channel of the next command. What fails is said when that one begins.

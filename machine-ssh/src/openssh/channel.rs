@@ -83,6 +83,11 @@ impl Wire for Stream {
         self.poll(write, None)
     }
 
+    fn keep(&mut self, heard: &mut Heard) -> Result<bool> {
+        // The ssh that made the connection does so by itself, and ends where the machine is silent.
+        self.take_in(heard).map(|_| true)
+    }
+
     fn was_link(&self, _: Duration) -> bool {
         true // ssh does not tell.
     }

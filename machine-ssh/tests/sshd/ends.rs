@@ -1,7 +1,7 @@
 //! How a login, a command or a connection ends.
 
 use crate::server::{SECONDS, Sshd, failure};
-use machine_record::Kind;
+use machine_record::{Failure, Kind};
 use machine_ssh::{Client, Session};
 use std::fs;
 use std::net::TcpListener;
@@ -49,7 +49,12 @@ fn a_lost_connection_and_a_silent_machine_are_told_apart() {
         // The command's parent is the sshd process of this connection.
         let lost = failure(session.run("kill -9 $PPID; sleep 5", b""));
         assert_eq!(lost.kind, Kind::Unreachable, "{}", lost.message);
-        assert!(session.run("true", b"").is_err(), "no other connection takes its place");
+        let again = failure(session.run("true", b""));
+        assert_eq!(again.kind, Kind::Unreachable, "no other connection takes its place: {}", again.message);
+        if let Client::Libssh2 = address.client {
+            let words = "cannot open a channel: the connection to 127.0.0.1 was lost: ";
+            assert!(again.message.starts_with(words), "{}", again.message);
+        }
 
         let session = Session::connect(&address, Duration::from_secs(3)).unwrap();
         let silent = failure(session.run("kill -STOP $PPID; sleep 30; kill -CONT $PPID", b""));
@@ -72,13 +77,56 @@ fn a_command_that_is_quiet_for_longer_than_a_silence_is_borne_is_waited_for() {
 }
 
 #[test]
-fn an_sshd_that_lets_nobody_run_commands_says_so() {
+fn a_connection_that_waits_lives_for_as_long_as_it_is_kept() {
+    let mut sshd = Sshd::start("kept");
+    // It gives up a silent client after six seconds.
+    sshd.restart("ClientAliveInterval 1\nClientAliveCountMax 2\n");
+    for address in sshd.addresses() {
+        let session = Session::connect(&address, Duration::from_secs(3)).unwrap();
+        let mut channel = session.open_ahead("cat").unwrap();
+        let lives = (0..90).filter(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            channel.keep().unwrap()
+        });
+        assert!(lives.count() > 1, "the machine says that it lives");
+        channel.write_all(b"here").unwrap();
+        assert_eq!(channel.read_some(&mut [0; 9]).unwrap(), 4);
+        // The channel that was asked for ahead came meanwhile.
+        assert!(session.run("kill -9 $PPID; sleep 5", b"").is_err());
+        let began = Instant::now();
+        while channel.keep().is_some() {
+            assert!(began.elapsed() < SECONDS, "it is lost");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    let session = Session::connect(&sshd.address(), Duration::from_secs(3)).unwrap();
+    let mut channel = session.open("cat").unwrap();
+    std::thread::sleep(Duration::from_secs(9));
+    assert!(
+        channel.write_all(b"here").and_then(|()| channel.read_some(&mut [0; 9])).unwrap_or(0) == 0,
+        "nobody kept it"
+    );
+    assert_eq!(channel.keep(), None);
+}
+
+#[test]
+fn an_sshd_that_lets_nobody_run_commands_or_one_at_a_time_says_so() {
     let mut sshd = Sshd::start("sessions");
-    sshd.restart("MaxSessions 0\n");
+    let check = |refused: Failure| {
+        let words = "the sshd of 127.0.0.1 opens no channel for a command: ";
+        assert!(refused.message.starts_with(words), "{}", refused.message);
+        assert_eq!(refused.kind, Kind::Denied, "{}", refused.message);
+        assert_eq!(refused.hint.as_deref(), Some("set MaxSessions in its sshd_config to 2 or more"));
+    };
+    // The first that sshd finds counts.
+    sshd.restart("MaxSessions 1\n");
     let session = Session::connect(&sshd.address(), SECONDS).unwrap();
-    let refused = failure(session.run("true", b""));
-    assert!(refused.message.starts_with("cannot open a channel: "), "{}", refused.message);
-    assert!(refused.hint.is_some(), "{}", refused.message);
+    let mut first = session.open_ahead("cat").unwrap();
+    check(failure(session.open("true")));
+    first.write_all(b"here").unwrap();
+    assert_eq!(first.read_some(&mut [0; 9]).unwrap(), 4, "the first one goes on");
+    sshd.restart("MaxSessions 0\n");
+    check(failure(Session::connect(&sshd.address(), SECONDS).unwrap().run("true", b"")));
 }
 
 #[test]

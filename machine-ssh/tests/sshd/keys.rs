@@ -4,7 +4,7 @@ use crate::server::{SECONDS, Sshd, failure};
 use machine_record::{Failure, Kind};
 use machine_ssh::{Address, Client, Session, fingerprint, host_key};
 use std::fs;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -156,6 +156,46 @@ fn a_key_of_the_agent_opens_the_machine() {
     agent.kill().unwrap();
     agent.wait().unwrap();
     assert_eq!(refused.kind, Kind::Denied, "{}", refused.message);
+}
+
+#[test]
+fn nobody_is_asked_for_the_passphrase_of_a_key() {
+    const AGAIN: &str = "TEST_PASSPHRASE";
+    let name = std::env::temp_dir().join(format!("machine-ssh-records-{}", std::process::id()));
+    if std::env::var_os(AGAIN).is_none() {
+        // Where there is no terminal, a question would take a line of stdin, which holds a tool's records.
+        fs::write(&name, "secret\nsecret\n").unwrap();
+        let mut records = fs::File::open(&name).unwrap();
+        let mut again = Command::new("setsid");
+        again.args(["-w", "timeout", "60"]).arg(std::env::current_exe().unwrap()).arg("nobody_is_asked");
+        again.env(AGAIN, "1").env_remove("SSH_AUTH_SOCK").stdin(records.try_clone().unwrap());
+        let output = again.output().unwrap();
+        fs::remove_file(&name).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert_eq!(records.stream_position().unwrap(), 0, "a record was taken for a passphrase");
+        return;
+    }
+    let sshd = Sshd::start("passphrase");
+    let mut address = sshd.address();
+    for (kind, format) in [("ed25519", "RFC4716"), ("rsa", "RFC4716"), ("rsa", "PEM"), ("rsa", "PKCS8")] {
+        let file = sshd.folder.join(format!("{kind}-{format}"));
+        let mut make = Command::new("ssh-keygen");
+        make.args(["-q", "-N", "secret", "-t", kind, "-m", format, "-f"]).arg(&file);
+        assert!(make.status().unwrap().success());
+        address.private_key = Some(file.clone());
+        let refused = failure(Session::connect(&address, SECONDS));
+        let words = format!("the private key {} is protected by a passphrase", file.display());
+        assert_eq!((refused.kind, refused.message), (Kind::Input, words));
+        let hint = "ssh-add it, and let keyPair.privateKeyFile be null: then the ssh-agent is asked for the key pair";
+        assert_eq!(refused.hint.as_deref(), Some(hint));
+        // One that ssh_config names is passed over.
+        let identities = vec![file, sshd.folder.join("user")];
+        Session::connect(&Address { private_key: None, identities, ..address.clone() }, SECONDS).unwrap();
+    }
+    address.private_key = Some(sshd.folder.join("config"));
+    let refused = failure(Session::connect(&address, SECONDS));
+    let words = format!("cannot use the private key {}/config: ", sshd.folder.display());
+    assert!(refused.kind == Kind::Input && refused.message.starts_with(&words), "{}", refused.message);
 }
 
 #[test]

@@ -26,8 +26,9 @@ fn a_command_gets_its_input_and_gives_output_errors_and_status() {
 }
 
 #[test]
-fn megabytes_go_both_ways_at_once() {
-    let sshd = Sshd::start("stream");
+fn megabytes_go_both_ways_at_once_through_new_keys() {
+    let mut sshd = Sshd::start("stream");
+    sshd.restart("RekeyLimit 1M\n");
     for address in sshd.addresses() {
         let session = Session::connect(&address, SECONDS).unwrap();
         let sent: Vec<u8> = (0..10_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();

@@ -3,6 +3,7 @@
 use machine_record::Failure;
 use machine_ssh::{Address, Client, Elevation};
 use std::fs;
+use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -39,8 +40,7 @@ impl Sshd {
         );
         fs::write(folder.join("config"), config).unwrap();
         fs::create_dir_all("/run/sshd").expect("/run/sshd (these tests need root)");
-        let process = run(&folder);
-        wait_for(port);
+        let process = run(&folder, port);
         Sshd { process, folder, port }
     }
 
@@ -94,23 +94,31 @@ impl Sshd {
         let config = self.folder.join("config");
         let old = fs::read_to_string(&config).unwrap();
         fs::write(&config, format!("{first}\n{old}")).unwrap();
-        self.process = run(&self.folder);
-        wait_for(self.port);
+        self.process = run(&self.folder, self.port);
     }
 }
 
-fn run(folder: &Path) -> Child {
-    let mut command = Command::new("/usr/sbin/sshd");
-    command.args(["-D", "-e", "-f"]).arg(folder.join("config")).stderr(Stdio::null());
-    command.spawn().expect("sshd (install openssh-server)")
-}
-
-fn wait_for(port: u16) {
+/// Runs sshd until it answers. What the one before has begun may hold its port for a moment: then it ends at once.
+fn run(folder: &Path, port: u16) -> Child {
     let began = Instant::now();
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(began.elapsed() < SECONDS, "sshd does not answer");
-        std::thread::sleep(Duration::from_millis(20));
+    loop {
+        let mut command = Command::new("/usr/sbin/sshd");
+        command.args(["-D", "-e", "-f"]).arg(folder.join("config")).stderr(Stdio::null());
+        let mut process = command.spawn().expect("sshd (install openssh-server)");
+        while process.try_wait().unwrap().is_none() {
+            if answers(port).is_ok() {
+                return process;
+            }
+            assert!(began.elapsed() < SECONDS, "sshd does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
+}
+
+fn answers(port: u16) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.read_exact(&mut [0; 4])
 }
 
 impl Drop for Sshd {

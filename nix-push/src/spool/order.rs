@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
-const UNKEPT: &str = "cannot keep what is sent to several machines";
+const UNKEPT: &str = "cannot keep on this computer what is sent to several machines";
 
 impl Order<'_> {
     pub fn len(&self) -> usize {
@@ -196,7 +196,7 @@ impl Made<'_> {
             file.write_all_at(&bytes, offset)
                 .context(UNKEPT)
                 .with_kind(Kind::Copy)
-                .with_hint("TMPDIR names another folder for it")?;
+                .with_hint("TMPDIR names another folder for it, with more room")?;
             state = spool.lock();
             if let Some(frame) = state.frames.get_mut(&self.name) {
                 frame.parts.push(Part { figures, place: Place::File { offset, length } });
@@ -317,9 +317,9 @@ mod tests {
         let order = spool.order(Packing::Zstd, 1, vec![group(&infos)]);
         let full = made(&order, Some(File::options().write(true).open("/dev/full").unwrap()));
         let failure = Failure::of(&full.give(vec![1], Figures::default()).unwrap_err());
-        let what = "cannot keep what is sent to several machines: No space left on device";
+        let what = "cannot keep on this computer what is sent to several machines: No space left on device";
         assert!(failure.message.starts_with(what), "{}", failure.message);
-        assert_eq!(failure.hint.as_deref(), Some("TMPDIR names another folder for it"));
+        assert_eq!(failure.hint.as_deref(), Some("TMPDIR names another folder for it, with more room"));
         drop(full);
         let fault = order.part(0, 0).unwrap_err();
         assert_eq!(message(&fault), "a path was not read to its end: this is a bug");
