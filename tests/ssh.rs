@@ -385,8 +385,8 @@ fn profiles_are_those_of_the_aws_command_line() {
         ("AWS_PROFILE=keys", "eu-north-1"),
         ("AWS_PROFILE=helper", "eu-west-1"),
         ("AWS_PROFILE=services", "eu-west-2"),
-        ("AWS_DEFAULT_PROFILE=keys AWS_PROFILE=helper", "eu-north-1"),
-        ("AWS_DEFAULT_PROFILE= AWS_PROFILE=keys", "eu-north-1"),
+        ("AWS_DEFAULT_PROFILE=helper AWS_PROFILE=keys", "eu-north-1"),
+        ("AWS_DEFAULT_PROFILE=keys AWS_PROFILE=", "eu-north-1"),
         ("AWS_PROFILE=keys AWS_REGION=eu-central-1", "eu-central-1"),
     ] {
         let record = asks(settings).ok().record();

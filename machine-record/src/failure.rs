@@ -116,11 +116,11 @@ pub fn is_untrusted(message: &str) -> bool {
     message.contains("invalid peer certificate")
 }
 
-/// The AWS profile that the environment names, and by which variable: as for the AWS command line. The SDK knows the second one
-/// alone.
+/// The AWS profile that the environment names, and by which variable: as for the AWS command line 2 (awscli/botocore,
+/// configprovider.py). The SDK knows the first one alone.
 pub fn aws_profile() -> Option<(&'static str, String)> {
     let named = |variable| Some((variable, std::env::var(variable).ok().filter(|name| !name.is_empty())?));
-    named("AWS_DEFAULT_PROFILE").or_else(|| named("AWS_PROFILE"))
+    named("AWS_PROFILE").or_else(|| named("AWS_DEFAULT_PROFILE"))
 }
 
 /// What to do where AWS's credentials are missing, or are none.

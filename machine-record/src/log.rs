@@ -93,6 +93,7 @@ pub fn error(text: &str) {
 
 /// Says that the flags are wrong, in the words of clap.
 pub(crate) fn usage(tool: &str, text: &str, format: LogFormat) {
+    let text = &without_number(text);
     live::print(&match format {
         LogFormat::Json => object(tool, "", "error", text.trim_end(), None, Value::Null),
         LogFormat::Text => format!("{tool}: {text}"),

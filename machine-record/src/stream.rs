@@ -231,7 +231,8 @@ impl Reader {
     }
 
     fn admit(&mut self, mut record: Record) -> Result<(), String> {
-        if record.text("error").is_some() && !self.tool.takes_failed {
+        let failed = record.text("error").is_some();
+        if failed && !self.tool.takes_failed {
             if !(self.args.retry && self.may_retry(&record)) {
                 self.output.failed.store(true, Ordering::SeqCst);
                 self.output.write(&record);
@@ -239,10 +240,13 @@ impl Reader {
             }
             record.remove("error");
         }
-        if record.text("name").is_none() && self.args.name.is_some() && std::mem::replace(&mut self.nameless, true) {
+        // One that failed may have failed because it bears the name of another, and must not be in that one's way.
+        let counts = !(failed && self.tool.takes_failed);
+        let unnamed = counts && record.text("name").is_none() && self.args.name.is_some();
+        if unnamed && std::mem::replace(&mut self.nameless, true) {
             return Err("--name names one machine, and a second record without a name has come".into());
         }
-        match self.check(&mut record) {
+        match self.check(&mut record, counts) {
             // The other end is gone when the tool has stopped early: nothing is to be begun.
             Ok(()) => {
                 live::count(1, 0);
@@ -256,7 +260,8 @@ impl Reader {
         Ok(())
     }
 
-    fn check(&mut self, record: &mut Record) -> Result<(), Failure> {
+    /// `counts`: whether its name is to be the only one.
+    fn check(&mut self, record: &mut Record, counts: bool) -> Result<(), Failure> {
         record.check_version()?;
         if !self.args.plan {
             record.remove("plan");
@@ -270,7 +275,7 @@ impl Reader {
         }
         let Some(name) = record.string("name")? else { return Ok(()) };
         check_name(&name)?;
-        if !self.names.insert(name.clone()) {
+        if counts && !self.names.insert(name.clone()) {
             return Err(Failure::new(Kind::Input, format!("a second machine of the name {name} in one stream"))
                 .hint("names are unique in a stream: rename one of them"));
         }

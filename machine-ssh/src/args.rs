@@ -5,10 +5,10 @@ use clap::{Args, ValueEnum};
 use machine_record::{Failure, Kind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
-use rustix::process::{Signal, kill_current_process_group};
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::process::{Signal, getpgrp, kill_current_process_group};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr};
 use std::fs::File;
-use std::io::{ErrorKind, IsTerminal, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::thread::sleep;
@@ -110,13 +110,13 @@ fn ask(tool: &str) -> Result<Password, Failure> {
     };
     let io = |error: std::io::Error| cannot(error.to_string());
     let mut terminal = File::options().read(true).write(true).open("/dev/tty").map_err(io)?;
-    // By the terminal's own name: a lock on /dev/tty is for all terminals.
-    let named = || File::options().write(true).open("/proc/self/fd/2");
-    let held = match std::io::stderr().is_terminal().then(named) {
-        Some(Ok(held)) => held,
-        // After `su` it is another user's.
-        _ => terminal.try_clone().map_err(io)?,
-    };
+    // By the terminal's own name: a lock on /dev/tty is for all terminals. After `su` it is another user's.
+    let held = name().and_then(|name| File::options().write(true).open(name).ok());
+    let held = held.map_or_else(|| terminal.try_clone(), Ok).map_err(io)?;
+    // What asks in the background is stopped, before it has a lock.
+    if tcgetpgrp(&terminal).is_ok_and(|front| front != getpgrp()) {
+        let _ = kill_current_process_group(Signal::TTOU);
+    }
     take_turn(&held).map_err(|error| io(error.into()))?;
     let before = tcgetattr(&terminal).map_err(|error| io(error.into()))?;
     let mut quiet = before.clone();
@@ -135,13 +135,22 @@ fn ask(tool: &str) -> Result<Password, Failure> {
     checked(typed.map_err(io)?).map_err(|what| cannot(what.into()))
 }
 
+/// The name of the terminal that this process belongs to, if it is one of a window or a login over the network: the others are
+/// few, and /dev/tty does (proc_pid_stat(5), *tty_nr*; linux Documentation/admin-guide/devices.txt, 136 char).
+fn name() -> Option<PathBuf> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let number: u32 = stat.rsplit_once(')')?.1.split_whitespace().nth(4)?.parse().ok()?;
+    let (major, minor) = (number >> 8 & 0xfff, number & 0xff | number >> 12 & 0xf_ff00);
+    (136..144).contains(&major).then(|| format!("/dev/pts/{}", (major - 136) * 256 + minor).into())
+}
+
 /// Waits until no other tool asks at the terminal, and none draws there.
 fn take_turn(terminal: &File) -> rustix::io::Result<()> {
     // Two locks of two kinds: who asks holds its own as long as somebody thinks.
     if fcntl_lock(terminal, FlockOperation::NonBlockingLockExclusive).is_err() {
         fcntl_lock(terminal, FlockOperation::LockExclusive)?;
         // If Ctrl-C ended the tool before, this one is about to end as well.
-        sleep(Duration::from_millis(200));
+        sleep(Duration::from_secs(1));
     }
     let began = Instant::now();
     // One that was stopped while it drew holds the lock for ever; it draws no more.

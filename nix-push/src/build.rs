@@ -39,7 +39,7 @@ pub fn build(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Resul
 fn realise(machine: &str, settings: &Settings, evaluated: &Evaluated) -> Result<Built> {
     let Evaluated { drv, toplevel, about, .. } = evaluated;
     let options = [about.caches(), building(settings)].concat();
-    let until = Instant::now() + settings.build_timeout.map_or(ANSWERED, |limit| limit.min(ANSWERED));
+    let until = settings.build_timeout.map(|limit| Instant::now() + limit);
     let mut needs =
         Needs { builds: &settings.builds, machine, drv, options: &options, until, all: None, seen: 0, failed: None };
     if let Some(failure) = needs.failure(toplevel) {
@@ -99,8 +99,8 @@ struct Needs<'a> {
     machine: &'a str,
     drv: &'a StorePath,
     options: &'a [String],
-    /// Until when Nix may look in its caches for what it need not build
-    until: Instant,
+    /// When the build has to be done, if that is bounded
+    until: Option<Instant>,
     /// The derivations that Nix would build for it, asked for once something has failed
     all: Option<HashSet<String>>,
     /// How many of those that failed were looked up
@@ -115,7 +115,9 @@ impl Needs<'_> {
         if self.failed.is_none() && !new.is_empty() {
             self.seen += new.len();
             let all = self.all.get_or_insert_with(|| {
-                let left = self.until.saturating_duration_since(Instant::now());
+                // Nix looks in its caches for what it need not build.
+                let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+                let left = left.unwrap_or(ANSWERED).min(ANSWERED);
                 let question = dry_run(self.drv, self.options);
                 let asked = nix::run_within(Some(left), self.machine, "nix-store", &question, || false);
                 // Where Nix does not say, it is built as if nothing had failed.

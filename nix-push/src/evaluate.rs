@@ -98,6 +98,7 @@ pub fn evaluate(settings: &Settings, source: &Source, record: &Record) -> Result
     let evaluated = match Facts::new(&job.json) {
         None => job.unwatched()?.evaluate(None, |_| {})?.shown(&machine).verdict?,
         Some(facts) => match settings.shared.turn(job.template.text(), &facts) {
+            Turn::Failed(failure) => return Err(failure.into()),
             Turn::Done(verdict) => {
                 log::event(&machine, &format!("the evaluation of {} holds for this machine too", source.shown()));
                 Evaluated { fresh: false, ..(*verdict)? }

@@ -4,7 +4,8 @@ use crate::flake_files::percent_decode;
 use machine_record::{Failure, Kind, Record};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -63,13 +64,20 @@ fn secrets(record: &Record, flake: &Path) -> Result<Vec<(&'static str, String)>,
         .collect())
 }
 
-/// What ec2-up keeps for `--host-key user-data`, of whatever deployment and machine: beside the private key, or where it
-/// is run, if the ssh-agent has that.
+/// What ec2-up keeps for `--host-key user-data`, of whatever deployment and machine, or was about to: beside the private key,
+/// or where it is run, if the ssh-agent has that.
 fn host_keys(key: Option<&Path>, flake: &Path) -> Vec<String> {
     let folders = [key.and_then(Path::parent), Some(Path::new(".")), Some(flake)].into_iter().flatten();
     let files = folders.flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
-    let keys = files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|kind| kind == "host-key"));
-    keys.filter_map(|path| path.to_str().map(String::from)).collect()
+    let named = files.filter(|file| file.file_name().to_string_lossy().contains(".host-key"));
+    let paths = named.filter_map(|file| file.path().to_str().map(String::from));
+    // The public half of some host may have such a name.
+    paths.filter(|path| is_private(path)).collect()
+}
+
+fn is_private(path: &str) -> bool {
+    let mut start = [0; 11];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"-----BEGIN "
 }
 
 /// Whether git tracks any of the files, as far as is known.

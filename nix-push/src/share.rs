@@ -42,6 +42,8 @@ type Fate = OnceLock<(At, Failure)>;
 pub enum Turn<'a> {
     /// Another machine's evaluation holds for it
     Done(Box<Verdict>),
+    /// What it waited for was ended, and came to nothing
+    Failed(Failure),
     /// It is to be evaluated, and told to [`Work::done`]
     Work(Work<'a>),
 }
@@ -69,7 +71,7 @@ impl Shared {
             if let Some((end, failure)) = awaited.as_ref().and_then(|fate| fate.get())
                 && at == Some(*end)
             {
-                return Turn::Done(Box::new(Err(failure.clone())));
+                return Turn::Failed(failure.clone());
             }
             let same = known.running.values().find(|running| at.is_some() && running.sure == at);
             let Some(same) = same else {
@@ -203,8 +205,8 @@ mod tests {
         let Turn::Work(first) = shared.turn("t", &facts("a", "db")) else { panic!("nothing is known") };
         std::thread::scope(|scope| {
             let failed = |one: Facts| match shared.turn("t", &one) {
-                Turn::Done(verdict) => verdict.err().map(|failure| failure.message),
-                Turn::Work(_) => None,
+                Turn::Failed(failure) => Some(failure.message),
+                Turn::Done(_) | Turn::Work(_) => None,
             };
             let other = scope.spawn(move || failed(facts("b", "web")));
             let same = scope.spawn(move || failed(facts("c", "db")));
@@ -247,7 +249,7 @@ mod tests {
         };
         let begin = |one: Facts| match shared.turn("t", &one) {
             Turn::Work(work) => work,
-            Turn::Done(_) => panic!("it is known already"),
+            Turn::Done(_) | Turn::Failed(_) => panic!("it is known already"),
         };
         // A database uses its own name, nobody else does.
         done(begin(facts("a", "db")), &[&all, &role, &name]);

@@ -269,6 +269,7 @@ impl<'a> Run<'a> {
             // Another host key does not become the right one.
             if Instant::now() >= end || Failure::of(&error).kind == Kind::HostKey {
                 self.say(&format!("no new login: {error:#}; the machine goes back to the previous system by itself"));
+                self.answers.note("unconfirmed", &format!("{error:#}"));
                 return self.ask_again("attach");
             }
             std::thread::sleep(Duration::from_millis(300));

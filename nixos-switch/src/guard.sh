@@ -124,7 +124,8 @@ check_space() {
     need=256
     case $place in /run | /var/lib) need=1024 ;; esac
     [ "$place" != "$boot" ] || [ "$action" = test ] || { new_in_boot && need=$((need + bytes / 1024)); }
-    if [ "$1" -ge $need ]; then continue; fi
+    # What df cannot tell is seen where it is written.
+    [ "$1" -lt $need ] 2>/dev/null || continue
     case $place:$entries in
       # Its installer first removes what its configurationLimit is exceeded by (nixpkgs systemd-boot-builder.py), and what
       # does not fit then is undone.

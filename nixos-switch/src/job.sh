@@ -140,7 +140,7 @@ judge() {
       [ "$1" = 0 ] || verdict=units-failed
       # The link to the running system is set before units start, so it proves little; and units that fail hide that the
       # activation script has.
-      if grep -q -e 'Failed to run activate script$' -e '^Activation script snippet .* failed (' "$dir/log"; then verdict=failed
+      if grep -q -e '^Failed to run activate script$' -e '^Activation script snippet .* failed (' "$dir/log"; then verdict=failed
       elif leftover || ! runs "$system" || ! is_etc_of "$system"; then verdict=incomplete; fi ;;
     100:1) verdict=reboot-needed ;;
     # switch-inhibitors lists what only a reboot may change; then the pre-switch check says no.

@@ -117,7 +117,7 @@ fn what_stands_in_the_way_of_any_call_is_one_line_and_a_hint() {
             "hint: is the profile absent of AWS_PROFILE in ~/.aws/config?",
         ),
         (
-            "env -u AWS_ACCESS_KEY_ID AWS_DEFAULT_PROFILE=absent AWS_PROFILE=other ec2-ls",
+            "env -u AWS_ACCESS_KEY_ID AWS_DEFAULT_PROFILE=absent AWS_PROFILE= ec2-ls",
             "cannot list machines",
             "hint: is the profile absent of AWS_DEFAULT_PROFILE in ~/.aws/config?",
         ),

@@ -8,7 +8,7 @@ fn one_tool_asks_at_a_time_and_again_below_what_others_print_and_ctrl_c_ends_all
     let folder = Folder::new("asks");
     // A tool that was stopped while it drew its line holds the lock of the drawing ones; keygen prints over the question.
     let script = "at=$(tty); flock $at sleep 600 & sleep 0.5
-        { sleep 4; keygen -n --name db-1 --file no/such/folder; sleep 600; } |
+        { sleep 8; keygen -n --name db-1 --file no/such/folder; sleep 600; } |
         nix-push --elevate sudo --ask-elevate-password a.nix | nixos-switch --elevate sudo --ask-elevate-password > out";
     // Ctrl-C is typed at the question that stands below keygen's lines.
     let screen = terminal(&folder, 80, &[], script, "\n\r\x1b[Knix");

@@ -6,7 +6,7 @@ use machine_record::StreamArgs;
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
-Input: records of machines; or --name or --all.
+Input: records of machines, also of those that failed in another tool; or --name or --all.
 Output: each without `instance`, `ssh` but for its `jump`, and what was deployed (`closure`,
 `activation`, `status`, `generations`), when the machine is terminated and its security group and
 key pair are gone. A key pair that other machines use stays. Run again, it has nothing to do.
