@@ -13,6 +13,9 @@ pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Bytes that may wait to be read: a command that says more while it takes nothing would fill the memory.
 const MOST_HEARD: usize = 64 << 20;
 
+/// The same of a command that nothing is asked of.
+const MOST_IDLE: usize = 1 << 20;
+
 /// What a command left behind.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -166,10 +169,10 @@ impl Channel {
 
     /// Keeps the connection alive while nothing is asked of the command, if it is done every second or so: the machine is
     /// asked for signs of life, and gets those that it asks for. True if it has given one since the last time; `None` where
-    /// the connection is lost or the command has ended.
+    /// the connection is lost or the command has ended, or talks on and on.
     pub fn keep(&mut self) -> Option<bool> {
         let any = self.wire.keep(&mut self.heard).ok()?;
-        (!self.heard.ended).then_some(any)
+        (!self.heard.ended && self.heard.stdout.len() + self.heard.stderr.len() < MOST_IDLE).then_some(any)
     }
 
     /// Whether the command's stdout has ended, as far as it was heard.

@@ -7,7 +7,7 @@ use crate::lanes;
 use crate::pack::Packing;
 use crate::pairs::Pairs;
 use crate::push::{Cargo, seconds, timed};
-use crate::remote::{Facts, Script};
+use crate::remote::{Facts, Script, free_now};
 use crate::send::{self, Sent, size};
 use crate::serve::PathInfo;
 use crate::{Args, Compress, Delta};
@@ -19,7 +19,8 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 /// File systems that compress, or keep equal blocks once: there a file may take less room than its size tells.
-const PACKING_DISKS: [&str; 3] = ["btrfs", "zfs", "bcachefs"];
+/// The last is bcachefs for a coreutils that does not know it.
+const PACKING_DISKS: [&str; 4] = ["btrfs", "zfs", "bcachefs", "UNKNOWN (0xca451a4e)"];
 
 /// What to do about a copy that ended for a reason of its own.
 const AGAIN: &str = "run the pipe again: what has arrived stays";
@@ -99,7 +100,12 @@ pub fn deliver(
     let mut missing = if there { Vec::new() } else { lacking(&wanted, &valid) };
     let paths = missing.len();
     let bytes = missing.iter().map(|info| info.nar_size).sum();
-    if let Some(doubt) = room(bytes, facts)? {
+    // The facts may be as old as a long build.
+    let free = match facts.free {
+        Some(free) if free < bytes => free_now(session).or(facts.free),
+        free => free,
+    };
+    if let Some(doubt) = room(bytes, free, &facts.disk)? {
         log::warning(machine, &doubt);
     }
     let text = format!("sending {paths} of {all} paths, {} of {whole}", size(bytes));
@@ -148,13 +154,13 @@ pub fn lacking<'a>(wanted: &[&'a PathInfo], valid: &HashSet<StorePath>) -> Vec<&
 }
 
 /// Checks that the machine's disk can hold what is to come. Gives the doubt where that shows only on the way.
-fn room(bytes: u64, facts: &Facts) -> Result<Option<String>> {
-    let Some(free) = facts.free.filter(|free| *free < bytes) else { return Ok(None) };
+fn room(bytes: u64, free: Option<u64>, disk: &str) -> Result<Option<String>> {
+    let Some(free) = free.filter(|free| *free < bytes) else { return Ok(None) };
     let (come, free) = (size(bytes), size(free));
-    if PACKING_DISKS.contains(&facts.disk.as_str()) {
-        let text =
-            format!("{come} are to come, {free} are free in the machine's store: {} may make them fit", facts.disk);
-        return Ok(Some(text));
+    if PACKING_DISKS.contains(&disk) {
+        return Ok(Some(format!(
+            "{come} are to come, {free} are free in the machine's store: {disk} may make them fit"
+        )));
     }
     let text = format!("not enough room in the machine's store: {come} are to come, {free} are free");
     Err(Failure::new(Kind::Copy, text)
@@ -212,13 +218,12 @@ mod tests {
 
     #[test]
     fn a_full_machine_is_seen_before_anything_is_sent() {
-        let facts = |free, disk: &str| Facts { free, disk: disk.into(), ..Facts::default() };
-        let failure = Failure::of(&room(5 << 30, &facts(Some(1 << 30), "ext2/ext3")).unwrap_err());
+        let failure = Failure::of(&room(5 << 30, Some(1 << 30), "ext2/ext3").unwrap_err());
         assert_eq!(failure.kind, Kind::Copy);
         assert!(failure.message.contains("5.0 GiB") && failure.message.contains("1.0 GiB"), "{failure}");
-        assert_eq!(room(5, &facts(None, "")).unwrap(), None);
-        assert_eq!(room(5, &facts(Some(5), "btrfs")).unwrap(), None);
-        let doubt = room(5 << 30, &facts(Some(1 << 30), "btrfs")).unwrap();
+        assert_eq!(room(5, None, "").unwrap(), None);
+        assert_eq!(room(5, Some(5), "btrfs").unwrap(), None);
+        let doubt = room(5 << 30, Some(1 << 30), "btrfs").unwrap();
         let text = "5.0 GiB are to come, 1.0 GiB are free in the machine's store: btrfs may make them fit";
         assert_eq!(doubt.as_deref(), Some(text));
     }

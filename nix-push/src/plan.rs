@@ -134,7 +134,7 @@ fn known(
     serve.ask_valid_paths(false, false, &asked)?;
     let answer = serve.greeted().and_then(|()| serve.valid_paths());
     let answer = intake::answer(answer, &mut serve.wire.pipe).context("cannot ask the machine what it has");
-    answer.with_hint("does it run there? Try: ssh MACHINE nix-store --version").map(Some)
+    answer.with_hint("does it run there? Try: ssh MACHINE nix-store --gc --print-roots").map(Some)
 }
 
 /// The plans of this run: Nix is asked once for what several machines get.

@@ -156,8 +156,8 @@ impl<'scope, T: Send + 'scope> Beside<'scope, T> {
     /// Waits for the end, and keeps the connection alive: firewalls forget silent ones, and an sshd may end one that gives
     /// no sign of life (`ClientAliveInterval`). False where that did not help, or the machine was silent for too long.
     fn attend(&self, remote: &mut Remote, timeout: Duration) -> bool {
-        // Where little silence is borne, signs of life come every two seconds.
-        let silence = timeout + 4 * BEAT;
+        // Signs of life come every ten seconds, or sooner where less silence is borne.
+        let silence = timeout.min(Duration::from_secs(10)) + 4 * BEAT;
         let (mut heard, mut lives) = (Instant::now(), true);
         while self.end.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
             match remote.keep() {

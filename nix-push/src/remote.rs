@@ -103,6 +103,13 @@ pub struct Facts {
     pub disk: String,
 }
 
+/// Bytes that the store's file system has left at this moment, if the machine tells.
+pub fn free_now(session: &Session) -> Option<u64> {
+    let told = session.run(&shell(&format!("{PATH}df -Pk /nix/store"), &[]), b"").ok()?;
+    let text = String::from_utf8_lossy(&told.stdout);
+    text.lines().last()?.split_whitespace().nth(3)?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// A machine that has told its facts.
 pub struct Remote {
     pub session: Session,

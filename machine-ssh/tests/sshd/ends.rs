@@ -79,6 +79,16 @@ fn a_command_that_is_quiet_for_longer_than_a_silence_is_borne_is_waited_for() {
 #[test]
 fn a_connection_that_waits_lives_for_as_long_as_it_is_kept() {
     let mut sshd = Sshd::start("kept");
+    // One that asks for nothing is asked, at this limit every two seconds.
+    let session = Session::connect(&sshd.address(), Duration::from_secs(3)).unwrap();
+    let mut channel = session.open_ahead("cat").unwrap();
+    let mut lives = 0;
+    let began = Instant::now();
+    while lives < 3 {
+        lives += usize::from(channel.keep().unwrap());
+        assert!(began.elapsed() < SECONDS, "the machine says that it lives");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     // It gives up a silent client after six seconds.
     sshd.restart("ClientAliveInterval 1\nClientAliveCountMax 2\n");
     for address in sshd.addresses() {
