@@ -1,6 +1,7 @@
 //! How much memory processes hold, and how much there is.
 
 use std::fs;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -84,13 +85,30 @@ fn children() -> Vec<u32> {
 /// The memory that is free: the kernel's estimate (proc(5)), or less where a cgroup gives less.
 pub fn free() -> Option<u64> {
     let free = kibibytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let number = |file: &str| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
-    let left = |limit: &str, usage: &str| Some(number(limit)?.saturating_sub(number(usage)?));
-    let cgroup = left("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current").or_else(|| {
-        let folder = "/sys/fs/cgroup/memory/memory";
-        left(&format!("{folder}.limit_in_bytes"), &format!("{folder}.usage_in_bytes"))
-    });
-    Some(cgroup.map_or(free, |cgroup| free.min(cgroup)))
+    Some(left(&groups, number).map_or(free, |left| left.min(free)))
+}
+
+/// What cgroups leave to a process: the one that it is in, and all above that (cgroups(7), /proc/PID/cgroup; of version 1
+/// its memory controller). `number` reads a file; a limit that is none is no number.
+fn left(groups: &str, number: impl Fn(&str) -> Option<u64>) -> Option<u64> {
+    let of_line = |line: &str| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        let (top, limit, usage) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max", "memory.current"),
+            _ if controllers.split(',').any(|one| one == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+            }
+            _ => return None,
+        };
+        let folders = Path::new(path).ancestors().map(|folder| format!("{top}{}", folder.display()));
+        folders
+            .filter_map(|at| Some(number(&format!("{at}/{limit}"))?.saturating_sub(number(&format!("{at}/{usage}"))?)))
+            .min()
+    };
+    groups.lines().filter_map(of_line).min()
 }
 
 /// Reads a size: `512M`, `4G` (powers of 1024, as nix.conf and systemd have them), or bytes.
@@ -144,6 +162,24 @@ mod tests {
         assert!((0..100).any(|_| held(&[]) >= held(&[shell.id()]) + (1 << 20) - (256 << 10)));
         drop(shell.stdin.take());
         shell.wait().unwrap();
+    }
+
+    #[test]
+    fn the_smallest_cgroup_on_the_way_up_counts() {
+        let files = [
+            ("/sys/fs/cgroup/a.slice/b.service/memory.current", 30),
+            ("/sys/fs/cgroup/a.slice/memory.max", 100),
+            ("/sys/fs/cgroup/a.slice/memory.current", 40),
+            ("/sys/fs/cgroup/memory/c/memory.limit_in_bytes", 90),
+            ("/sys/fs/cgroup/memory/c/memory.usage_in_bytes", 100),
+            ("/sys/fs/cgroup/memory//memory.limit_in_bytes", 1000),
+            ("/sys/fs/cgroup/memory//memory.usage_in_bytes", 1),
+        ];
+        let number = |file: &str| files.iter().find(|(name, _)| *name == file).map(|(_, number)| *number);
+        assert_eq!(left("0::/a.slice/b.service\n", number), Some(60), "its own has no limit");
+        assert_eq!(left("4:memory:/\n3:cpu:/c\n", number), Some(999));
+        assert_eq!(left("4:cpu,memory:/c\n0::/a.slice\n", number), Some(0));
+        assert_eq!(left("", number), None);
     }
 
     #[test]
