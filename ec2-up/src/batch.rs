@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-/// EC2 takes up to 200 values in a filter (EC2 user guide, "Filtering").
-pub const MOST: usize = 200;
+/// EC2 takes up to 200 values in all filters of a call together ("The maximum number of filter values specified on a single
+/// call is 200"): beside these there are at most a deployment and five states.
+pub const MOST: usize = 190;
 
 /// Collects questions until one is due, and asks all of them together.
 pub struct Batcher<V> {
@@ -24,7 +25,7 @@ struct Waiting<V> {
 }
 
 impl<V: Clone + 'static> Batcher<V> {
-    /// Starts one; `ask` gets up to 200 keys and answers with what it found, each with its key.
+    /// Starts one; `ask` gets up to 190 keys and answers with what it found, each with its key.
     pub fn start(ask: impl AsyncFn(Vec<String>) -> Result<Vec<(String, V)>, Failure> + 'static) -> Rc<Self> {
         let batcher = Rc::new(Batcher { waiting: RefCell::default(), wake: Notify::new() });
         let worker = batcher.clone();

@@ -13,7 +13,7 @@ pub struct CallError {
     region: Rc<str>,
     code: Option<String>,
     message: String,
-    kind: Kind,
+    pub kind: Kind,
 }
 
 impl CallError {
@@ -75,7 +75,13 @@ impl CallError {
     /// Whether nobody knows what came of the call.
     pub fn is_transient(&self) -> bool {
         match &self.code {
-            Some(_) => self.is(&["InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"]),
+            Some(_) => self.is(&[
+                "InternalError",
+                "InternalFailure",
+                "ServiceUnavailable",
+                "Unavailable",
+                "ConcurrentTagAccess",
+            ]),
             None => {
                 matches!(self.kind, Kind::Timeout | Kind::Unreachable)
                     && !is_unknown_host(&self.message)
@@ -108,8 +114,13 @@ impl CallError {
         };
         Some(match code {
             "UnauthorizedOperation" => format!("allow the IAM action {}", self.denied_action()),
-            "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" | "ExpiredToken" | "RequestExpired" => {
+            // EC2 says so of a region that is not enabled, too.
+            "AuthFailure" => format!("check the AWS credentials and the clock; is {} enabled for the account?", self.region),
+            "InvalidClientTokenId" | "SignatureDoesNotMatch" | "ExpiredToken" | "RequestExpired" => {
                 "check the AWS credentials and the clock".into()
+            }
+            "AuthFailure.ServiceLinkedRoleCreationNotPermitted" => {
+                "the account's first spot machine takes: aws iam create-service-linked-role --aws-service-name spot.amazonaws.com".into()
             }
             "InternalError" => return unanswered(),
             "OptInRequired" => "enable the region or the product for the account".into(),
@@ -121,6 +132,9 @@ impl CallError {
             }
             "RequestLimitExceeded" => {
                 "EC2 was asked too much at once: run it again, or wait longer with --timeout".into()
+            }
+            "InsufficientInstanceCapacity" if self.action == "StartInstances" => {
+                "try again later, or another --instance-type with --stop-to-resize".into()
             }
             "InsufficientInstanceCapacity" | "InsufficientHostCapacity" => {
                 "try again later, or another --instance-type or --subnet".into()
@@ -180,6 +194,7 @@ fn kind(code: &str) -> Kind {
         | "SlowDown"
         | "IncorrectModificationState"
         | "SpotMaxPriceTooLow" => Kind::Limit,
+        _ if code.starts_with("AuthFailure.") => Kind::Denied,
         _ if code.ends_with("Exceeded") || code.starts_with("Insufficient") => Kind::Limit,
         "InvalidAMIID.Unavailable" => Kind::NotFound,
         _ if code.ends_with(".NotFound") => Kind::NotFound,
@@ -190,7 +205,9 @@ fn kind(code: &str) -> Kind {
         | "IncorrectState"
         | "IdempotentInstanceTerminated" => Kind::Conflict,
         _ if code.ends_with(".Duplicate") || code.ends_with(".InUse") => Kind::Conflict,
-        "InternalError" | "InternalFailure" | "ServiceUnavailable" | "Unavailable" => Kind::Unreachable,
+        "InternalError" | "InternalFailure" | "ServiceUnavailable" | "Unavailable" | "ConcurrentTagAccess" => {
+            Kind::Unreachable
+        }
         "VPCIdNotSpecified"
         | "DefaultVpcDoesNotExist"
         | "MissingInput"
@@ -218,6 +235,7 @@ mod tests {
     fn codes_are_sorted_by_who_has_to_act() {
         for (code, expected) in [
             ("UnauthorizedOperation", Kind::Denied),
+            ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", Kind::Denied),
             ("VcpuLimitExceeded", Kind::Limit),
             ("InsufficientInstanceCapacity", Kind::Limit),
             ("InvalidAMIID.NotFound", Kind::NotFound),
@@ -245,6 +263,11 @@ mod tests {
     fn what_to_do_depends_on_the_code() {
         for (code, hint) in [
             ("ExpiredToken", "check the AWS credentials and the clock"),
+            ("AuthFailure", "check the AWS credentials and the clock; is eu-central-1 enabled for the account?"),
+            (
+                "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
+                "the account's first spot machine takes: aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
+            ),
             ("OptInRequired", "enable the region or the product for the account"),
             ("NewLimitExceeded", "ask for a higher quota of eu-central-1 in the Service Quotas console"),
             ("InsufficientFreeAddressesInSubnet", "take another --subnet"),
@@ -256,6 +279,9 @@ mod tests {
         ] {
             assert_eq!(error(code).failure("x").hint.as_deref(), Some(hint), "{code}");
         }
+        let started = CallError { action: "StartInstances", ..error("InsufficientInstanceCapacity") };
+        let hint = "try again later, or another --instance-type with --stop-to-resize";
+        assert_eq!(started.failure("x").hint.as_deref(), Some(hint));
     }
 
     #[test]
@@ -303,6 +329,7 @@ mod tests {
     fn an_error_with_an_unknown_code_is_not_tried_again() {
         assert!(!error("InvalidParameterValue").is_transient());
         assert!(error("InternalError").is_transient());
+        assert!(error("ConcurrentTagAccess").is_transient(), "two runs tag at once");
         assert!(error("RequestLimitExceeded").is_throttled());
     }
 }

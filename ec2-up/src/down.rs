@@ -184,7 +184,11 @@ impl Context {
         }
         step.set("losing its key pair");
         released |= self.release_keys(&region, &name, keys).await?;
-        let was_there = !ids.is_empty() || instance::named(record)?.is_some();
+        let named = instance::named(record)?;
+        if let (true, Some(named)) = (ids.is_empty(), &named) {
+            log::warning(&name, &instance::unknown(&named.id));
+        }
+        let was_there = !ids.is_empty() || named.is_some();
         if ids.is_empty() && !released {
             log::event(
                 &name,

@@ -200,6 +200,11 @@ pub fn host(instance: &Instance) -> Option<&str> {
     addresses.into_iter().flatten().find(|address| !address.is_empty())
 }
 
+/// What to think of an instance of a record that is not there.
+pub fn unknown(id: &str) -> String {
+    format!("the record's {id} is not there: it was terminated, or is of another account")
+}
+
 /// The same where it must have one.
 pub fn reached_at(instance: &Instance) -> Result<&str, Failure> {
     host(instance).ok_or_else(|| {

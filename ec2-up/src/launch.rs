@@ -79,13 +79,26 @@ impl Plan<'_> {
         }
     }
 
+    /// Asks EC2 whether it would make the machine at all, for one that is to take the place of another.
+    ///
+    /// # Errors
+    /// It is not allowed, or there is no such instance profile. What else it says depends on what is there by then.
+    pub async fn rehearse(&self, region: &Region, groups: &[String]) -> Result<(), Failure> {
+        match self.call(region, groups, self.wish.subnet.as_deref(), None).await {
+            Err(error) if error.kind == Kind::Denied || error.is_unknown_profile() => {
+                Err(error.failure("cannot start an instance"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// One instance, of the first generation that is not terminated.
     async fn run(&self, region: &Region, groups: &[String], subnet: Option<&str>) -> Result<Instance, CallError> {
         let mut generation = 0;
         loop {
             let token = self.token(region, groups, subnet, generation);
             generation += 1;
-            let answer = self.call(region, groups, subnet, &token).await;
+            let answer = self.call(region, groups, subnet, Some(&token)).await;
             let gone = match &answer {
                 Ok(instance) => instance::is_gone(instance),
                 Err(error) => error.is(&["IdempotentInstanceTerminated", "IdempotentParameterMismatch"]),
@@ -125,12 +138,13 @@ impl Plan<'_> {
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Without a token EC2 only looks whether it would (`DryRun`).
     async fn call(
         &self,
         region: &Region,
         groups: &[String],
         subnet: Option<&str>,
-        token: &str,
+        token: Option<&str>,
     ) -> Result<Instance, CallError> {
         let size = i32::try_from(self.wish.size()).unwrap_or(i32::MAX);
         let volume = EbsBlockDevice::builder().volume_size(size).volume_type(self.wish.volume().into());
@@ -162,9 +176,11 @@ impl Plan<'_> {
         let tags = tags::of_machine(&region.deployment, self.machine, &self.wish.tags);
         let tagged = [ResourceType::Instance, ResourceType::Volume, ResourceType::NetworkInterface];
         let tags: Vec<_> = tagged.into_iter().map(|resource| tags::specification(resource, &tags)).collect();
-        let what = format!("{} {} token {token}", self.image.instance_type, self.image.id);
+        let with = token.map_or("dry run".into(), |token| format!("token {token}"));
+        let what = format!("{} {} {with}", self.image.instance_type, self.image.id);
         let made = region.aws.call(self.machine, "RunInstances", &what, |client| {
-            let call = client.run_instances().min_count(1).max_count(1).client_token(token);
+            let call = client.run_instances().min_count(1).max_count(1).set_client_token(token.map(String::from));
+            let call = call.set_dry_run(token.is_none().then_some(true));
             let call = call.image_id(&self.image.id).instance_type(self.image.instance_type.as_str().into());
             let call = call.key_name(&self.key_pair.name).set_security_group_ids(Some(groups.to_vec()));
             let call = call.set_ipv6_address_count(self.wish.ipv6.then_some(1));

@@ -38,8 +38,14 @@ impl Allowed {
         }
         let words: Vec<String> = refused.iter().map(|difference| difference.words()).collect();
         let flag = if refused.iter().any(|d| d.mend == Mend::Replace) { "--replace" } else { "--stop-to-resize" };
-        Err(Failure::new(Kind::Conflict, format!("{id} is not as wished: {}", words.join("; ")))
-            .hint(format!("leave that wish out, or say {flag}")))
+        // Nobody who takes a machine over wants it to be gone.
+        let hint = match flag {
+            "--replace" if self.adopt => {
+                "leave that wish out; keyPair.name is to be the name that EC2 has, or keyPair is to be left out".into()
+            }
+            flag => format!("leave that wish out, or say {flag}"),
+        };
+        Err(Failure::new(Kind::Conflict, format!("{id} is not as wished: {}", words.join("; "))).hint(hint))
     }
 
     /// Whether the machine is to be replaced.

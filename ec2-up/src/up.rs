@@ -2,7 +2,7 @@
 
 use crate::args::AccountArgs;
 use crate::checks::{self, Ready};
-use crate::compare::{self, Wanted};
+use crate::compare::{self, Difference, Wanted};
 use crate::doing::Doing;
 use crate::host_key::{self, HostKeySource, Trust};
 use crate::launch::{self, Plan as Launch};
@@ -14,7 +14,7 @@ use crate::{address, adopt, group, group_users, host_key_file, image, instance, 
 use anyhow::Result;
 use aws_sdk_ec2::types::Instance;
 use clap::ValueEnum;
-use machine_record::{Job, KeyPair, Record, Ssh, StreamArgs, Tool, log};
+use machine_record::{Failure, Job, KeyPair, Record, Section, Ssh, StreamArgs, Tool, log};
 use machine_ssh::Jump;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -99,6 +99,13 @@ impl Context {
             return look::look(&self.plan, record, &region, &wish, &self.args, found.as_deref()).await;
         }
         if self.args.allowed.adopt {
+            // What would then be refused is not taken over.
+            if found.is_none()
+                && let Some(other) = adopt::candidate(&region, record).await?
+            {
+                let differences = differences(record, &region, &wish, &other).await?;
+                self.args.allowed.check(other.instance_id().unwrap_or_default(), &differences)?;
+            }
             group::adopt(&region, &name).await?;
             if found.is_none() {
                 found = adopt::adopt_instance(&region, record).await?;
@@ -112,7 +119,10 @@ impl Context {
             found = self.keep(record, &region, &wish, kept).await?;
         }
         let created = found.is_none();
-        if before.is_some_and(|id| found.as_ref().and_then(|found| found.instance_id()) != Some(&id)) {
+        if let Some(id) = before.filter(|id| found.as_ref().and_then(|found| found.instance_id()) != Some(id)) {
+            if created && record.text("instance").is_some() {
+                log::warning(&name, &instance::unknown(&id));
+            }
             instance::forget(record)?;
         }
         let mut started = match found {
@@ -205,15 +215,17 @@ impl Context {
         let id = found.instance_id().unwrap_or_default();
         record.put(&instance::section(&found, false))?;
         let pair: Option<KeyPair> = record.section()?;
-        let ami = image::named(record)?;
-        let wanted =
-            Wanted { machine: &name, wish, ami: ami.as_ref().map(|ami| ami.id.as_str()), key_pair: pair.as_ref() };
-        let differences = compare::differences(region, &found, &wanted).await?;
+        let differences = differences(record, region, wish, &found).await?;
         self.args.allowed.check(id, &differences)?;
         if self.args.allowed.replaces(&differences) {
             // Nothing is taken away before it is known that the new one can be made.
-            let (ready, pair, wish) = self.ready(record, region, wish).await?;
-            checks::names(region, &name, &ready.vpc, &pair, &wish).await?;
+            let (Ready { image, vpc }, pair, wish) = self.ready(record, region, wish).await?;
+            checks::names(region, &name, &vpc, &pair, &wish).await?;
+            key_pair::ensure(region, &name, &pair).await?;
+            let groups: Vec<_> = found.security_groups().iter().filter_map(|group| group.group_id()).collect();
+            let groups: Vec<_> = groups.into_iter().map(String::from).collect();
+            let launch = Launch { machine: &name, wish: &wish, image: &image, key_pair: &pair, vpc: &vpc };
+            launch.rehearse(region, &groups).await?;
             mend::remove(region, &name, id, &differences).await?;
             instance::forget(record)?;
             return Ok(None);
@@ -227,9 +239,32 @@ impl Context {
     }
 }
 
+/// In what a machine is not as the record and the flags wish.
+async fn differences(
+    record: &Record,
+    region: &Region,
+    wish: &Wish,
+    found: &Instance,
+) -> Result<Vec<Difference>, Failure> {
+    let (name, pair, ami) = (record.name(), record.section()?, image::named(record)?);
+    let pair: Option<KeyPair> = pair;
+    let ami = ami.as_ref().map(|ami| ami.id.as_str());
+    compare::differences(region, found, &Wanted { machine: &name, wish, ami, key_pair: pair.as_ref() }).await
+}
+
 /// How to log in; without a proven key the ones that were proven before.
 pub fn add_ssh(record: &mut Record, instance: &Instance, key: Option<String>, way: &Option<Jump>) -> Result<()> {
     let Some(host) = instance::host(instance) else { return Ok(()) };
+    #[derive(serde::Deserialize)]
+    struct Login {
+        user: Option<String>,
+        port: Option<u16>,
+    }
+    let login = record.read::<Login>(Ssh::NAME)?;
+    if login.is_some_and(|old| old.user.is_some_and(|user| user != "root") || old.port.is_some_and(|port| port != 22)) {
+        let text = "the record's ssh.user and ssh.port are not kept: what EC2 gives is root at port 22; write others behind ec2-up";
+        log::warning(&record.name(), text);
+    }
     let host_keys = key.map_or_else(|| host_key::tagged(instance), |key| vec![key]);
     Ok(record.put(&Ssh {
         host: host.into(),

@@ -233,7 +233,10 @@ fn failure<E: ProvideErrorMetadata + Error + 'static>(region: &str, error: &SdkE
                 Failure::new(Kind::Denied, message).hint("allow the IAM action ec2:DescribeImages")
             }
             "OptInRequired" => Failure::new(Kind::Denied, message).hint("enable the region for the account"),
-            "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" | "ExpiredToken" | "RequestExpired" => {
+            // EC2 says so of a region that is not enabled, too.
+            "AuthFailure" => Failure::new(Kind::Denied, message)
+                .hint(format!("check the AWS credentials and the clock; is {region} enabled for the account?")),
+            "InvalidClientTokenId" | "SignatureDoesNotMatch" | "ExpiredToken" | "RequestExpired" => {
                 Failure::new(Kind::Denied, message).hint("check the AWS credentials and the clock")
             }
             "RequestLimitExceeded" | "Throttling" | "ThrottlingException" => {

@@ -60,6 +60,11 @@ class RequestLog:
             self._path.write_text("")
 
 
+# Of all filters of a call together.
+MOST_FILTER_VALUES = 200
+FILTER_VALUE = re.compile(r"Filter\.\d+\.Value\.\d+")
+
+
 class Gateway:
     def __init__(self, cloud, requests: RequestLog, stop):
         self.cloud = cloud
@@ -105,6 +110,10 @@ class Gateway:
             return drop(environ, start_response)
         if fault == "throttle":
             status, headers, reply = error("RequestLimitExceeded", "Request limit exceeded.")
+        elif service == "ec2" and sum(1 for name in params if FILTER_VALUE.fullmatch(name)) > MOST_FILTER_VALUES:
+            status, headers, reply = error(
+                "FilterLimitExceeded", f"The maximum number of filter values specified on a single call is {MOST_FILTER_VALUES}"
+            )
         else:
             status, headers, reply = self._moto(environ, body, action, service)
         entry["status"] = status

@@ -98,7 +98,9 @@ fn what_was_deployed_on_a_machine_goes_with_it() {
     let down = region.sh(DOWN, &up.to_string()).ok().record();
     assert_eq!((has(&down), &down["ssh"]), ([false, false, true, false], &serde_json::json!({"jump": "bastion"})));
     // Lost, or replaced: it is another machine that the record is of then.
-    let anew = region.sh(UP, &up.to_string()).ok().record();
+    let anew = region.sh(&UP.replace("-q ", ""), &up.to_string()).ok();
+    assert!(anew.stderr.contains(" is not there: it was terminated, or is of another account"), "{}", anew.stderr);
+    let anew = anew.record();
     assert_eq!((has(&anew), &anew["ssh"]["jump"]), ([false, false, true, true], &"bastion".into()), "{anew}");
     let mut replaced = anew.clone();
     replaced["activation"] = up["activation"].clone();
@@ -169,6 +171,14 @@ fn what_cannot_change_in_place_needs_a_word_and_a_changed_image_never_does() {
 
     let refused = region.sh(&format!("{UP} --spot < web-1.json"), "").record();
     assert!(refused["error"]["hint"].as_str().unwrap().contains("--replace"), "{refused}");
+    // What could not be made takes nothing away.
+    region.cloud("fault deny RunInstances");
+    let denied = region.sh(&format!("{UP} --spot --replace < web-1.json"), "").record();
+    assert_eq!(denied["error"]["kind"], "denied", "{denied}");
+    region.cloud("fault clear");
+    let unknown = region.sh(&format!("{UP} --instance-profile nowhere --replace < web-1.json"), "").record();
+    assert_eq!(unknown["error"]["kind"], "input", "{unknown}");
+    assert_eq!(region.sh("ec2-ls -q", "").ok().record()["instance"]["id"], first["instance"]["id"]);
     let replaced = region.sh(&format!("{UP} --spot --replace < web-1.json"), "").ok().record();
     assert_ne!(replaced["instance"]["id"], first["instance"]["id"]);
     assert_eq!(replaced["instance"]["created"], true);
@@ -241,6 +251,13 @@ fn a_machine_that_somebody_else_made_is_taken_over_with_a_word() {
     let refused = region.sh(&format!("{record} | ec2-up -q --adopt --wait running"), "").record();
     // It was started without the key pair, which only a new machine can have.
     assert_eq!(refused["error"]["kind"], "conflict", "{refused}");
+    assert!(
+        refused["error"]["hint"].as_str().unwrap().starts_with("leave that wish out; keyPair.name is"),
+        "{refused}"
+    );
+    let tags =
+        format!("print(ec2.describe_instances(InstanceIds=['{id}'])['Reservations'][0]['Instances'][0].get('Tags'))");
+    assert_eq!(region.boto(&tags), "None", "what is refused is not taken over");
     let adopted =
         region.sh(&format!("{record} | jq -c 'del(.keyPair)' | ec2-up -q --adopt --wait running"), "").ok().record();
     assert_eq!((&adopted["instance"]["id"], &adopted["instance"]["created"]), (&id.clone().into(), &false.into()));
