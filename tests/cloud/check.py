@@ -113,7 +113,7 @@ def images() -> None:
     check(len(ids) == len(set(ids)) == 10, f"pages of images hold each once: {len(ids)}")
     with refused("InvalidParameterValue"):
         ec2.describe_images(Filters=[{"Name": "nonsense", "Values": ["x"]}])
-    with error("FilterLimitExceeded"):
+    with refused("FilterLimitExceeded"):
         states = {"Name": "instance-state-name", "Values": ["running"]}
         ec2.describe_instances(Filters=[states, {"Name": "instance-id", "Values": [f"i-{number:017x}" for number in range(200)]}])
     with refused("InvalidAMIID.NotFound"):
