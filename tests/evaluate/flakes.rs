@@ -248,11 +248,13 @@ fn each_change_counts(flakes: &Flakes, update: &str) {
     let references = ["git", "deep/in", "path"];
     let mut last = references.map(|reference| {
         // Another test may have just changed what Nix looks at: then nothing is kept.
+        let mut lost = None;
         let kept = (0..20).any(|_| {
             flakes.settle();
-            flakes.same_as_nix(reference).lost.is_none()
+            lost = flakes.same_as_nix(reference).lost;
+            lost.is_none()
         });
-        assert!(kept, "{reference}");
+        assert!(kept, "{reference}: {lost:?}");
         flakes.same_as_nix(reference).toplevel
     });
     let each = |script: &str| format!("for i in git deep/in path; do (cd $i; {script}); done");
