@@ -75,13 +75,7 @@ impl CallError {
     /// Whether nobody knows what came of the call.
     pub fn is_transient(&self) -> bool {
         match &self.code {
-            Some(_) => self.is(&[
-                "InternalError",
-                "InternalFailure",
-                "ServiceUnavailable",
-                "Unavailable",
-                "ConcurrentTagAccess",
-            ]),
+            Some(_) => self.kind == Kind::Unreachable,
             None => {
                 matches!(self.kind, Kind::Timeout | Kind::Unreachable)
                     && !is_unknown_host(&self.message)

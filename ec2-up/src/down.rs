@@ -117,8 +117,7 @@ async fn one(context: Rc<Context>, mut job: Job) {
     let result = step.within(limit, context.machine(&mut job.record, &step)).await;
     context.plan.looked(&result);
     // What failed is gone, unless the machine is one from elsewhere.
-    let is_settled = result.is_ok() && !context.args.stream.plan && !job.record.has_address();
-    if is_settled && job.record.text("error").is_some() {
+    if result.is_ok() && !context.args.stream.plan && !job.record.has_address() {
         job.record.remove("error");
     }
     job.finish(result);

@@ -88,6 +88,11 @@ pub fn forget_address(record: &mut Record) -> Result<(), Failure> {
     way.map_or(Ok(()), |way| record.set("ssh", &way))
 }
 
+/// What to think of an instance of a record that is not there.
+pub fn unknown(id: &str) -> String {
+    format!("the record's {id} is not there: it was terminated, or is of another account")
+}
+
 /// What a caller says of an instance that is not the machine, whatever the record says.
 pub fn not_this(region: &Region, machine: &str, other: &Instance) -> Failure {
     let tag = |key| tags::value(other.tags(), key).unwrap_or("none");
@@ -198,11 +203,6 @@ pub fn ipv6(instance: &Instance) -> Option<&str> {
 pub fn host(instance: &Instance) -> Option<&str> {
     let addresses = [instance.public_ip_address(), ipv6(instance), instance.private_ip_address()];
     addresses.into_iter().flatten().find(|address| !address.is_empty())
-}
-
-/// What to think of an instance of a record that is not there.
-pub fn unknown(id: &str) -> String {
-    format!("the record's {id} is not there: it was terminated, or is of another account")
 }
 
 /// The same where it must have one.

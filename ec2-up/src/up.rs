@@ -222,8 +222,8 @@ impl Context {
             let (Ready { image, vpc }, pair, wish) = self.ready(record, region, wish).await?;
             checks::names(region, &name, &vpc, &pair, &wish).await?;
             key_pair::ensure(region, &name, &pair).await?;
-            let groups: Vec<_> = found.security_groups().iter().filter_map(|group| group.group_id()).collect();
-            let groups: Vec<_> = groups.into_iter().map(String::from).collect();
+            let groups = found.security_groups().iter().filter_map(|group| group.group_id().map(String::from));
+            let groups: Vec<_> = groups.collect();
             let launch = Launch { machine: &name, wish: &wish, image: &image, key_pair: &pair, vpc: &vpc };
             launch.rehearse(region, &groups).await?;
             mend::remove(region, &name, id, &differences).await?;
@@ -246,8 +246,8 @@ async fn differences(
     wish: &Wish,
     found: &Instance,
 ) -> Result<Vec<Difference>, Failure> {
-    let (name, pair, ami) = (record.name(), record.section()?, image::named(record)?);
-    let pair: Option<KeyPair> = pair;
+    let (name, ami) = (record.name(), image::named(record)?);
+    let pair: Option<KeyPair> = record.section()?;
     let ami = ami.as_ref().map(|ami| ami.id.as_str());
     compare::differences(region, found, &Wanted { machine: &name, wish, ami, key_pair: pair.as_ref() }).await
 }

@@ -230,7 +230,13 @@ fn draw_for_ever() {
                 if item.began.elapsed() > QUICK && live.is_our_turn(&mut state) {
                     // A terminal that does not know its own width says 0.
                     let width = rustix::termios::tcgetwinsize(&live.terminal).map_or(0, |size| size.ws_col.into());
-                    let line = format!("{}: {}{}{}", live.tool, subject(&item), describe(&item), machines(&state));
+                    let line = format!(
+                        "{}: {}{}{}",
+                        live.tool,
+                        log::subject(&item.machine),
+                        describe(&item),
+                        machines(&state)
+                    );
                     live.write(&format!("{ERASE}{}", cut(&line, if width == 0 { 80 } else { width })));
                     state.drawn = true;
                 }
@@ -238,10 +244,6 @@ fn draw_for_ever() {
             }
         }
     }
-}
-
-fn subject(item: &Item) -> String {
-    if item.machine.is_empty() { String::new() } else { format!("{}: ", item.machine) }
 }
 
 /// What is being done, and how far it is.

@@ -141,7 +141,7 @@ fn object(tool: &str, machine: &str, level: &str, text: &str, hint: Option<&str>
 }
 
 fn lines(tool: &str, machine: &str, level: &str, text: &str, hint: Option<&str>) -> String {
-    let subject = if machine.is_empty() { String::new() } else { format!("{}: ", printable(machine)) };
+    let subject = subject(machine);
     let mut word = if level == "warning" { "warning: " } else { "" };
     let mut out = String::new();
     for line in text.lines() {
@@ -151,6 +151,11 @@ fn lines(tool: &str, machine: &str, level: &str, text: &str, hint: Option<&str>)
         out += &format!("{tool}: {subject}hint: {}\n", printable(line));
     }
     out
+}
+
+/// What a line begins with after the tool, if it is about a machine.
+pub(crate) fn subject(machine: &str) -> String {
+    if machine.is_empty() { String::new() } else { format!("{}: ", printable(machine)) }
 }
 
 /// Whether a hint is said for the first time: fifty machines that fail alike need it once.

@@ -68,9 +68,13 @@ pub(crate) struct Heard {
 }
 
 impl Heard {
+    fn bytes(&self) -> usize {
+        self.stdout.len() + self.stderr.len()
+    }
+
     /// Whether so much waits to be read that no more is to be taken in.
     pub(crate) fn is_full(&self) -> bool {
-        self.stdout.len() + self.stderr.len() > MOST_HEARD
+        self.bytes() > MOST_HEARD
     }
 }
 
@@ -172,7 +176,7 @@ impl Channel {
     /// the connection is lost or the command has ended, or talks on and on.
     pub fn keep(&mut self) -> Option<bool> {
         let any = self.wire.keep(&mut self.heard).ok()?;
-        (!self.heard.ended && self.heard.stdout.len() + self.heard.stderr.len() < MOST_IDLE).then_some(any)
+        (!self.heard.ended && self.heard.bytes() < MOST_IDLE).then_some(any)
     }
 
     /// Whether the command's stdout has ended, as far as it was heard.

@@ -22,6 +22,11 @@ const BEGUN: &str = "nix-push:begun\n";
 /// Bytes up to which they and what a login shell says are listened to.
 const MOST: usize = 1 << 20;
 
+/// Tells what is free where the store is.
+const ROOM: &str = r#"
+room() { df -Pk /nix/store | { read -r _; read -r _ _ _ free _; echo "free=$free"; }; }
+"#;
+
 /// Tells the facts, then does as it is told: `root TOPLEVEL`, then perhaps `serve OPTIONS`.
 const FACTS: &str = r#"
 echo "nix-push: facts"
@@ -33,7 +38,7 @@ for link in /run/current-system /nix/var/nix/profiles/system "$roots/pushed"; do
   [ ! -e "$link" ] || set -- "$@" "$link"
 done
 [ $# = 0 ] || printf 'has=%s\n' $(readlink -f "$@")
-df -Pk /nix/store | { read -r _; read -r _ _ _ free _; echo "free=$free"; }
+room
 echo "disk=$(stat -f -c %T /nix/store 2>/dev/null)"
 while read -r name kib _; do [ "$name" = MemAvailable: ] && echo "memory=$kib"; done < /proc/meminfo
 echo "end"
@@ -105,9 +110,13 @@ pub struct Facts {
 
 /// Bytes that the store's file system has left at this moment, if the machine tells.
 pub fn free_now(session: &Session) -> Option<u64> {
-    let told = session.run(&shell(&format!("{PATH}df -Pk /nix/store"), &[]), b"").ok()?;
-    let text = String::from_utf8_lossy(&told.stdout);
-    text.lines().last()?.split_whitespace().nth(3)?.parse::<u64>().ok()?.checked_mul(1024)
+    let told = session.run(&shell(&format!("{PATH}{ROOM}room"), &[]), b"").ok()?;
+    bytes(String::from_utf8_lossy(&told.stdout).trim().strip_prefix("free=")?)
+}
+
+/// KiB as the machine says them.
+fn bytes(kib: &str) -> Option<u64> {
+    kib.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// A machine that has told its facts.
@@ -131,7 +140,7 @@ impl Remote {
     /// that has it roots it in the same round trip.
     pub fn connect(address: &Address, timeout: Duration, toplevel: &OnceLock<StorePath>) -> Result<Self> {
         let session = Session::connect(address, timeout)?;
-        let mut channel = session.open_ahead(&shell(&format!("{PATH}{ROOT}{FACTS}"), &[]))?;
+        let mut channel = session.open_ahead(&shell(&format!("{PATH}{ROOT}{ROOM}{FACTS}"), &[]))?;
         let asked = toplevel.get().cloned();
         if let Some(toplevel) = &asked {
             channel.write_all(format!("root {toplevel}\n").as_bytes())?;
@@ -235,9 +244,9 @@ impl Facts {
                 Some(("tool", "gzip")) => facts.gzip = true,
                 // A system is asked for as valid before anything rests on it.
                 Some(("has", path)) => facts.has.extend(StorePath::new(path)),
-                Some(("free", kib)) => facts.free = kib.parse::<u64>().ok().map(|kib| kib * 1024),
+                Some(("free", kib)) => facts.free = bytes(kib),
                 Some(("disk", kind)) => facts.disk = kind.into(),
-                Some(("memory", kib)) => facts.memory = kib.parse::<u64>().ok().map(|kib| kib * 1024),
+                Some(("memory", kib)) => facts.memory = bytes(kib),
                 Some(("zstd", words)) => facts.zstd_version = version(words),
                 _ => {}
             }

@@ -77,8 +77,6 @@ commit() {
   restore
 }
 
-keep_folder() { [ -d "${pending%/*}" ] || mkdir -m 0700 "${pending%/*}"; }
-
 # On disk before anything is changed: what is committed, and what was there.
 note_pending() {
   printf '%s\n' "$toplevel" "$link" "$old" "$generation" >"$pending.new" && sync "$pending.new" &&

@@ -61,6 +61,9 @@ clear_away() {
   unlock
 }
 
+# What outlives a reboot has a folder.
+keep_folder() { [ -d "${pending%/*}" ] || mkdir -m 0700 "${pending%/*}"; }
+
 # A file of one line that is whole or absent.
 put() {
   { printf '%s\n' "$2" 2>/dev/null >"$1.new.$$" || { make_room && printf '%s\n' "$2" >"$1.new.$$"; }; } &&

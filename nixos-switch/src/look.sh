@@ -23,9 +23,7 @@ dry() {
     case $ended:$(reboot_reasons "$system" | paste -sd' ') in
       # What only a reboot may change is told of already.
       0:* | 100:* | 1:*inhibitors*) ;;
-      11:*) fail locked "another switch-to-configuration holds NixOS's own lock" 'wait for it' ;;
-      *) fail activation "the new system would refuse to start: $(printf '%s\n' "$says" | tail -n 3 | paste -sd' ')" \
-          "on the machine, $system/bin/switch-to-configuration dry-activate says all of it" ;;
+      *) fact vetoed "$ended $system $(printf '%s\n' "$says" | tail -n 3 | paste -sd' ')" ;;
     esac
     new_units "$running" "$system"
   fi

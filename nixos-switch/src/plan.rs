@@ -3,9 +3,10 @@
 use crate::answers::Answers;
 use crate::deploy::{self, Wish};
 use crate::difference::{self, Package, signed};
+use crate::report::HELD;
 use crate::{Action, Args, Reboot, TOOL};
 use anyhow::Result;
-use machine_record::{Activation, Closure, PlanEntry, Record, Section, StorePath, log};
+use machine_record::{Activation, Closure, Failure, Kind, PlanEntry, Record, Section, StorePath, log};
 use serde_json::json;
 use std::time::Instant;
 
@@ -29,9 +30,25 @@ pub fn plan_unknown(record: &mut Record) -> Result<()> {
     Ok(record.plan(&PlanEntry::new(TOOL.name, "update", format!("system/{name}"), "known after apply"))?)
 }
 
+/// Asks the machine what the switch would do.
+///
+/// # Errors
+/// Also where switch-to-configuration would not begin: kind `locked`, or `activation`.
+fn look(wish: &Wish) -> Result<Answers> {
+    let answers = deploy::ask_once(wish, "dry")?;
+    let veto: Vec<&str> = answers.one("vetoed").unwrap_or_default().splitn(3, ' ').collect();
+    Err(match veto[..] {
+        ["11", ..] => Failure::new(Kind::Locked, HELD).hint("wait for it").into(),
+        [_, system, words] => Failure::new(Kind::Activation, format!("the new system would refuse to start: {words}"))
+            .hint(format!("on the machine, {system}/bin/switch-to-configuration dry-activate says all of it"))
+            .into(),
+        _ => return Ok(answers),
+    })
+}
+
 /// Adds to the plan what the switch would do.
 pub fn plan(wish: &Wish, record: &mut Record) -> Result<()> {
-    let answers = deploy::ask_once(wish, "dry")?;
+    let answers = look(wish)?;
     for entry in show(wish, &answers) {
         record.plan(&entry)?;
     }
@@ -41,7 +58,7 @@ pub fn plan(wish: &Wish, record: &mut Record) -> Result<()> {
 /// Shows what starting the system would do, and adds `activation`.
 pub fn dry_activate(wish: &Wish, record: &mut Record) -> Result<()> {
     let start = Instant::now();
-    let answers = deploy::ask_once(wish, "dry")?;
+    let answers = look(wish)?;
     show(wish, &answers);
     for line in answers.all("says") {
         log::detail(&wish.machine, &line);

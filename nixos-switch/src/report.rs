@@ -7,6 +7,9 @@ use anyhow::Result;
 use machine_record::{Activation, Failure, Kind, StorePath, log};
 use serde_json::json;
 
+/// Why switch-to-configuration did not begin, or would not.
+pub const HELD: &str = "another switch-to-configuration holds NixOS's own lock";
+
 /// Puts together what is known; no section if nothing was learned of the machine.
 pub fn report(wish: &Wish, end: End) -> (Option<Activation>, Result<()>) {
     let End { answers, seconds, booted, begun, failure } = end;
@@ -92,11 +95,7 @@ fn verdict(wish: &Wish, answers: &Answers, booted: bool) -> (Option<&'static str
             "somebody else switched the machine before this switch was committed".into(),
             "see --status, and agree on who deploys",
         ),
-        "locked" => refused(
-            Kind::Locked,
-            "another switch-to-configuration holds NixOS's own lock".into(),
-            "wait for it, with a longer --lock-timeout",
-        ),
+        "locked" => refused(Kind::Locked, HELD.into(), "wait for it, with a longer --lock-timeout"),
         "reboot-needed" => refused(
             Kind::Activation,
             "the new system cannot be started without a reboot: see the log above".into(),

@@ -20,7 +20,7 @@ keys_folders() {
 }
 note_folder() {
   case $keys in /run/keys | /var/keys) return ;; esac
-  mkdir -p -m 0700 "${noted%/*}" && { grep -qxF "$keys" "$noted" 2>/dev/null || { printf '%s\n' "$keys" >>"$noted" && sync "$noted"; }; }
+  keep_folder && { grep -qxF "$keys" "$noted" 2>/dev/null || { printf '%s\n' "$keys" >>"$noted" && sync "$noted"; }; }
 }
 
 # Who may read a file, last of all: until then it is root's. False if there is no such user yet.
